@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every way the world can fail us, in one union, and one table that answers for each:
+// may it be tried again, which errno the kernel gets, what the operator should do,
+// and the exit status of a command that ends with it.
+// Match on fault.code, never on message text.
+
+/** What a fault carries: enough to name what failed and where. Never a secret. */
+export type Fault =
+  | { code: "config_invalid"; where: string; detail: string }
+  | { code: "usage_invalid"; detail: string }
+  | { code: "reference_invalid"; reference: string; detail: string }
+  | { code: "registry_unreachable"; host: string; detail: string }
+  | { code: "registry_timeout"; host: string; detail: string }
+  | { code: "registry_unauthorized"; host: string; repository: string; status: number }
+  | { code: "registry_throttled"; host: string; retryAfterMs: number | undefined }
+  | { code: "registry_failed"; host: string; status: number; detail: string }
+  | { code: "registry_protocol"; host: string; detail: string }
+  | { code: "manifest_not_found"; host: string; repository: string; wanted: string }
+  | { code: "blob_not_found"; host: string; repository: string; digest: string }
+  | { code: "blob_truncated"; where: string; digest: string; detail: string }
+  | { code: "digest_mismatch"; where: string; expected: string; actual: string }
+  | { code: "manifest_invalid"; where: string; detail: string }
+  | { code: "image_unsupported"; where: string; detail: string }
+  | { code: "image_invalid"; where: string; detail: string }
+  | { code: "layout_failed"; path: string; detail: string }
+  | { code: "key_refused"; key: string; detail: string }
+  | { code: "key_unknown"; key: string; detail: string }
+  | { code: "device_missing"; path: string }
+  | { code: "device_busy"; path: string }
+  | { code: "device_denied"; path: string }
+  | { code: "door_unsupported"; path: string; detail: string }
+  | { code: "cache_dir_unsuitable"; path: string; detail: string }
+  | { code: "kernel_message_invalid"; detail: string }
+  | { code: "syscall_failed"; syscall: string; errno: number; errnoName: string; detail: string }
+  | { code: "cache_no_space"; key: string; detail: string }
+  | { code: "cache_write_failed"; key: string; detail: string }
+  | { code: "deadline_exceeded"; what: string; timeoutMs: number }
+  | { code: "failed_recently"; what: string; detail: string }
+  | { code: "cancelled"; what: string }
+  | { code: "stopping" }
+  | { code: "state_damaged"; path: string; detail: string }
+  | { code: "daemon_unreachable"; socketPath: string; detail: string }
+  | { code: "socket_in_use"; socketPath: string }
+  | { code: "request_invalid"; field: string; detail: string }
+  | { code: "mount_failed"; target: string; detail: string }
+  | { code: "addon_missing"; detail: string };
+
+export type Code = Fault["code"];
+
+export interface Policy {
+  /** `same-source`: may succeed on a second try at the same host. `never`: trying again cannot help. */
+  readonly retry: "never" | "same-source";
+  /** What the kernel is told where its protocol carries an errno (copen). */
+  readonly errno: number;
+  /** Exit status of a command that ends with this fault (README "Exit status"). */
+  readonly exitCode: number;
+  readonly hint: string;
+}
+
+const EIO = 5;
+const ENOENT = 2;
+const EACCES = 13;
+const EINVAL = 22;
+const ENOSPC = 28;
+const ETIMEDOUT = 110;
+
+const USAGE = 2;
+const ENVIRONMENT = 3;
+const REMOTE = 4;
+const IMAGE = 5;
+const DAEMON = 6;
+
+export const ERROR_POLICY = {
+  config_invalid: policy("never", EINVAL, USAGE, "correct the configuration file"),
+  usage_invalid: policy("never", EINVAL, USAGE, "see `erofsd --help`"),
+  reference_invalid: policy(
+    "never",
+    EINVAL,
+    USAGE,
+    "write host[:port]/repo[:tag][@digest], or oci:PATH[:tag]",
+  ),
+  registry_unreachable: policy(
+    "same-source",
+    EIO,
+    REMOTE,
+    "check the network, the host name and that the registry runs",
+  ),
+  registry_timeout: policy(
+    "same-source",
+    ETIMEDOUT,
+    REMOTE,
+    "the registry is too slow or the deadline too short ([registry] and [limits] in the config)",
+  ),
+  registry_unauthorized: policy(
+    "never",
+    EACCES,
+    REMOTE,
+    "the registry wants credentials for this repository",
+  ),
+  registry_throttled: policy(
+    "same-source",
+    EIO,
+    REMOTE,
+    "the registry limits our rate; lower registry.connections",
+  ),
+  registry_failed: policy("same-source", EIO, REMOTE, "the registry itself fails; see its log"),
+  registry_protocol: policy(
+    "same-source",
+    EIO,
+    REMOTE,
+    "the registry, or a proxy before it, does not serve byte ranges as RFC 9110 asks",
+  ),
+  manifest_not_found: policy("never", ENOENT, REMOTE, "check the repository and the tag"),
+  blob_not_found: policy(
+    "never",
+    EIO,
+    REMOTE,
+    "the image in the registry is incomplete; push it again",
+  ),
+  blob_truncated: policy(
+    "never",
+    EIO,
+    REMOTE,
+    "the blob in the registry is damaged; push it again",
+  ),
+  digest_mismatch: policy(
+    "same-source",
+    EIO,
+    REMOTE,
+    "the bytes are not what their digest says; do not trust this source",
+  ),
+  manifest_invalid: policy(
+    "never",
+    EINVAL,
+    IMAGE,
+    "the manifest does not follow the OCI image specification",
+  ),
+  image_unsupported: policy("never", EINVAL, IMAGE, "convert the image to EROFS layers"),
+  image_invalid: policy("never", EINVAL, IMAGE, "the image is damaged; build and push it again"),
+  layout_failed: policy("never", EIO, IMAGE, "check the OCI image-layout directory"),
+  key_refused: policy("never", EINVAL, USAGE, "use `erofsd mount`, which chooses a safe name"),
+  key_unknown: policy(
+    "never",
+    ENOENT,
+    IMAGE,
+    "mount the image with `erofsd mount`, which names its devices",
+  ),
+  device_missing: policy(
+    "never",
+    ENOENT,
+    ENVIRONMENT,
+    "this kernel has no cachefiles: it needs CONFIG_CACHEFILES and CONFIG_CACHEFILES_ONDEMAND (modprobe cachefiles)",
+  ),
+  device_busy: policy(
+    "never",
+    EIO,
+    ENVIRONMENT,
+    "stop the other daemon first (a cachefilesd, nydusd or erofsd)",
+  ),
+  device_denied: policy("never", EACCES, ENVIRONMENT, "run as root (CAP_SYS_ADMIN)"),
+  door_unsupported: policy(
+    "never",
+    EINVAL,
+    ENVIRONMENT,
+    "use a kernel with CONFIG_CACHEFILES_ONDEMAND=y and CONFIG_EROFS_FS_ONDEMAND=y",
+  ),
+  cache_dir_unsuitable: policy("never", EINVAL, ENVIRONMENT, "put cache.dir on ext4 or xfs"),
+  kernel_message_invalid: policy("never", EIO, DAEMON, "report it with the kernel's version"),
+  syscall_failed: policy("never", EIO, ENVIRONMENT, "see the errno"),
+  cache_no_space: policy(
+    "never",
+    ENOSPC,
+    ENVIRONMENT,
+    "free space on the cache's filesystem, or give it more",
+  ),
+  cache_write_failed: policy(
+    "never",
+    EIO,
+    ENVIRONMENT,
+    "check the cache's filesystem and the kernel's log",
+  ),
+  deadline_exceeded: policy(
+    "same-source",
+    ETIMEDOUT,
+    REMOTE,
+    "the source was too slow; see limits.open_timeout and limits.read_timeout",
+  ),
+  failed_recently: policy(
+    "same-source",
+    EIO,
+    REMOTE,
+    "the same bytes failed a moment ago; the first failure is logged above",
+  ),
+  cancelled: policy("never", EIO, DAEMON, "nobody waits for it any more"),
+  stopping: policy("never", EIO, DAEMON, "the daemon is stopping"),
+  state_damaged: policy(
+    "never",
+    EIO,
+    ENVIRONMENT,
+    "the file is set aside; names are resolved anew",
+  ),
+  daemon_unreachable: policy(
+    "never",
+    EIO,
+    DAEMON,
+    "is `erofsd serve` running, with this control.socket?",
+  ),
+  socket_in_use: policy(
+    "never",
+    EIO,
+    ENVIRONMENT,
+    "another erofsd answers there; give this one its own control.socket",
+  ),
+  request_invalid: policy("never", EINVAL, USAGE, "correct the field"),
+  mount_failed: policy("never", EIO, DAEMON, "the daemon's log has the cause"),
+  addon_missing: policy(
+    "never",
+    EIO,
+    ENVIRONMENT,
+    "install build-essential and python3, then run `npm rebuild`",
+  ),
+} as const satisfies Record<Code, Policy>;
+
+function policy(retry: Policy["retry"], errno: number, exitCode: number, hint: string): Policy {
+  return { retry, errno, exitCode, hint };
+}
+
+/** A failure of the world. Its message is derived from the fault and names what and where. */
+export class DaemonError extends Error {
+  readonly fault: Fault;
+
+  constructor(fault: Fault, options?: ErrorOptions) {
+    super(describeFault(fault), options);
+    this.name = "DaemonError";
+    this.fault = fault;
+  }
+
+  get policy(): Policy {
+    return ERROR_POLICY[this.fault.code];
+  }
+}
+
+/** Any thrown value as a DaemonError; one of ours is returned as it is. */
+export function asDaemonError(error: unknown, otherwise: (detail: string) => Fault): DaemonError {
+  if (error instanceof DaemonError) return error;
+  const detail = error instanceof Error ? error.message : String(error);
+  return new DaemonError(otherwise(detail), { cause: error });
+}
+
+/** Our own bug: stop at once rather than serve a wrong byte. */
+export function invariant(condition: unknown, message: string): asserts condition {
+  if (!condition) throw new Error(`invariant broken: ${message}`);
+}
+
+/** One line for people: what failed, where, without the hint. */
+export function describeFault(fault: Fault): string {
+  switch (fault.code) {
+    case "config_invalid":
+      return `${fault.where}: ${fault.detail}`;
+    case "usage_invalid":
+    case "kernel_message_invalid":
+    case "addon_missing":
+      return fault.detail;
+    case "reference_invalid":
+      return `"${fault.reference}" is not an image reference: ${fault.detail}`;
+    case "registry_unreachable":
+      return `registry ${fault.host} cannot be reached: ${fault.detail}`;
+    case "registry_timeout":
+      return `registry ${fault.host} is too slow: ${fault.detail}`;
+    case "registry_unauthorized":
+      return `registry ${fault.host} refuses access to ${fault.repository} (HTTP ${fault.status})`;
+    case "registry_throttled":
+      return `registry ${fault.host} answers 429 Too Many Requests`;
+    case "registry_failed":
+      return `registry ${fault.host} answers HTTP ${fault.status}: ${fault.detail}`;
+    case "registry_protocol":
+      return `registry ${fault.host} answers wrongly: ${fault.detail}`;
+    case "manifest_not_found":
+      return `registry ${fault.host} has no ${fault.wanted} in ${fault.repository}`;
+    case "blob_not_found":
+      return `registry ${fault.host} has no blob ${fault.digest} in ${fault.repository}`;
+    case "blob_truncated":
+      return `blob ${fault.digest} at ${fault.where} is damaged: ${fault.detail}`;
+    case "digest_mismatch":
+      return `${fault.where}: content is ${fault.actual}, not ${fault.expected}`;
+    case "manifest_invalid":
+    case "image_unsupported":
+    case "image_invalid":
+      return `${fault.where}: ${fault.detail}`;
+    case "layout_failed":
+    case "door_unsupported":
+    case "cache_dir_unsuitable":
+    case "state_damaged":
+      return `${fault.path}: ${fault.detail}`;
+    case "key_refused":
+    case "key_unknown":
+      return `"${fault.key}": ${fault.detail}`;
+    case "device_missing":
+      return `${fault.path} does not exist`;
+    case "device_busy":
+      return `${fault.path} is in use by another daemon`;
+    case "device_denied":
+      return `${fault.path} may not be opened`;
+    case "syscall_failed":
+      return `${fault.syscall}: ${fault.errnoName} (${fault.errno})${fault.detail ? `, ${fault.detail}` : ""}`;
+    case "cache_no_space":
+      return `no space to cache "${fault.key}": ${fault.detail}`;
+    case "cache_write_failed":
+      return `writing the cache file of "${fault.key}" failed: ${fault.detail}`;
+    case "deadline_exceeded":
+      return `${fault.what} took longer than ${fault.timeoutMs} ms`;
+    case "failed_recently":
+      return `${fault.what} failed a moment ago: ${fault.detail}`;
+    case "cancelled":
+      return `${fault.what} was cancelled`;
+    case "stopping":
+      return "the daemon is stopping";
+    case "daemon_unreachable":
+      return `no daemon answers at ${fault.socketPath}: ${fault.detail}`;
+    case "socket_in_use":
+      return `a running daemon answers at ${fault.socketPath}`;
+    case "request_invalid":
+      return `${fault.field}: ${fault.detail}`;
+    case "mount_failed":
+      return `mounting ${fault.target} failed: ${fault.detail}`;
+    default:
+      return unreachable(fault);
+  }
+}
+
+function unreachable(value: never): never {
+  throw new Error(`unreachable: ${JSON.stringify(value)}`);
+}

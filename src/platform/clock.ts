@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// Time and chance as arguments: rooms get a Clock and a Random, never the globals,
+// so that a test or a simulation can drive them.
+
+import { DaemonError } from "../errors.ts";
+
+export interface Clock {
+  /** Milliseconds on a monotonic clock; only differences mean anything. */
+  nowMs(): number;
+  /** Calls `run` once after `delayMs`; the returned function cancels it (harmless when it ran). */
+  after(delayMs: number, run: () => void): () => void;
+}
+
+/** A number in [0, 1). */
+export type Random = () => number;
+
+export const systemClock: Clock = {
+  nowMs: () => performance.now(),
+  after(delayMs, run) {
+    const timer = setTimeout(run, delayMs);
+    return () => {
+      clearTimeout(timer);
+    };
+  },
+};
+
+/** Settles after `delayMs`, or rejects with `cancelled` as soon as `signal` aborts. */
+export function sleep(clock: Clock, delayMs: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const aborted = (): void => {
+      cancel();
+      reject(cancelledBy(signal));
+    };
+    const cancel = clock.after(delayMs, () => {
+      signal.removeEventListener("abort", aborted);
+      resolve();
+    });
+    if (signal.aborted) aborted();
+    else signal.addEventListener("abort", aborted, { once: true });
+  });
+}
+
+/** The fault an aborted signal stands for: its reason when that is one of ours. */
+export function cancelledBy(signal: AbortSignal): DaemonError {
+  const reason: unknown = signal.reason;
+  return reason instanceof DaemonError
+    ? reason
+    : new DaemonError({ code: "cancelled", what: "the request" });
+}
