@@ -43,7 +43,8 @@ export type Fault =
   | { code: "socket_in_use"; socketPath: string }
   | { code: "request_invalid"; field: string; detail: string }
   | { code: "mount_failed"; target: string; detail: string }
-  | { code: "addon_missing"; detail: string };
+  | { code: "addon_missing"; detail: string }
+  | { code: "internal"; detail: string };
 
 export type Code = Fault["code"];
 
@@ -213,6 +214,7 @@ export const ERROR_POLICY = {
   ),
   request_invalid: policy("never", EINVAL, USAGE, "correct the field"),
   mount_failed: policy("never", EIO, DAEMON, "the daemon's log has the cause"),
+  internal: policy("never", EIO, 1, "this is a bug in erofsd: report it with the log"),
   addon_missing: policy(
     "never",
     EIO,
@@ -240,8 +242,11 @@ export class DaemonError extends Error {
   }
 }
 
-/** Any thrown value as a DaemonError; one of ours is returned as it is. */
-export function asDaemonError(error: unknown, otherwise: (detail: string) => Fault): DaemonError {
+/** Any thrown value as a DaemonError; what is not one of ours becomes `otherwise`, or a bug. */
+export function asDaemonError(
+  error: unknown,
+  otherwise: (detail: string) => Fault = (detail) => ({ code: "internal", detail }),
+): DaemonError {
   if (error instanceof DaemonError) return error;
   const detail = error instanceof Error ? error.message : String(error);
   return new DaemonError(otherwise(detail), { cause: error });
@@ -260,6 +265,7 @@ export function describeFault(fault: Fault): string {
     case "usage_invalid":
     case "kernel_message_invalid":
     case "addon_missing":
+    case "internal":
       return fault.detail;
     case "reference_invalid":
       return `"${fault.reference}" is not an image reference: ${fault.detail}`;

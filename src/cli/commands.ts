@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// The commands and their help. Each is thin: it asks the daemon, and for mounts the kernel.
+
+import { readFile } from "node:fs/promises";
+import yargs, { type Argv } from "yargs";
+import { DEFAULT_CONFIG_PATH, DEFAULT_SOCKET_PATH, loadConfig } from "../config/config.ts";
+import { ask } from "../control/client.ts";
+import { statusAnswer } from "../control/schema.ts";
+import { DaemonError } from "../errors.ts";
+import { findPackageRoot } from "../platform/package-root.ts";
+
+const EXIT_STATUS = `Exit status: 0 done, 1 a bug, 2 wrong usage or configuration,
+3 this machine lacks something, 4 the registry, 5 the image, 6 the daemon.`;
+
+/** Runs one command line (without node and script) and returns its exit status. */
+export async function runCommand(words: string[]): Promise<number> {
+  const parser = yargs(words)
+    .scriptName("erofsd")
+    .usage("$0 <command>\n\nMounts container images before their data has arrived.")
+    .command(
+      "serve",
+      "run the daemon in the foreground",
+      (y) =>
+        y.option("config", {
+          type: "string",
+          describe: `configuration file (default ${DEFAULT_CONFIG_PATH}, if it exists)`,
+        }),
+      () => undefined,
+    )
+    .command(
+      "mount <reference> <directory>",
+      "mount an image",
+      (y) =>
+        socketOptions(y)
+          .positional("reference", {
+            type: "string",
+            demandOption: true,
+            describe: "host[:port]/repo[:tag][@digest], or oci:PATH[:tag]",
+          })
+          .positional("directory", { type: "string", demandOption: true })
+          .option("json", { type: "boolean", default: false, describe: "print the result as JSON" }),
+      async (given) => {
+        const { mountCommand } = await import("./mount-command.ts");
+        await mountCommand({ ...given, socketPath: await socketPath(given) });
+      },
+    )
+    .command(
+      "umount <directory>",
+      "unmount an image",
+      (y) =>
+        y
+          .positional("directory", { type: "string", demandOption: true })
+          .option("lazy", {
+            type: "boolean",
+            default: false,
+            describe: "detach it now, finish when its last user has left",
+          }),
+      async (given) => {
+        const { umountCommand } = await import("./mount-command.ts");
+        await umountCommand(given);
+      },
+    )
+    .command(
+      "status",
+      "what the daemon is doing",
+      (y) =>
+        socketOptions(y).option("json", { type: "boolean", default: false, describe: "print JSON" }),
+      async (given) => {
+        const { printStatus } = await import("./status-command.ts");
+        const path = await socketPath(given);
+        const request = { method: "GET", path: "/v1/status", answer: statusAnswer } as const;
+        printStatus(await ask(path, request), given);
+      },
+    )
+    .demandCommand(1, "which command?")
+    .strict()
+    .exitProcess(false)
+    .version(await packageVersion())
+    .alias("help", "h")
+    .epilogue(EXIT_STATUS)
+    .fail((message, error) => {
+      throw error ?? new DaemonError({ code: "usage_invalid", detail: message });
+    });
+  await parser.parseAsync();
+  return 0;
+}
+
+function socketOptions<T>(y: Argv<T>) {
+  return y
+    .option("socket", { type: "string", describe: `control socket (default ${DEFAULT_SOCKET_PATH})` })
+    .option("config", { type: "string", describe: "take the socket's path from this configuration" });
+}
+
+/** The socket named on the command line, else the given or the default configuration's. */
+async function socketPath(given: { socket?: string | undefined; config?: string | undefined }) {
+  if (given.socket !== undefined) return given.socket;
+  if (given.config !== undefined) return (await loadConfig(given.config)).control.socket;
+  const hasDefault = await readFile(DEFAULT_CONFIG_PATH).catch(() => undefined);
+  if (hasDefault === undefined) return DEFAULT_SOCKET_PATH;
+  return (await loadConfig(DEFAULT_CONFIG_PATH)).control.socket;
+}
+
+async function packageVersion(): Promise<string> {
+  const text = await readFile(new URL("package.json", findPackageRoot()), "utf8");
+  const { version } = JSON.parse(text) as { version: string };
+  return version;
+}

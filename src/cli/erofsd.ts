@@ -1,0 +1,33 @@
+#!/usr/bin/env node
+// SPDX-License-Identifier: Apache-2.0
+// The `erofsd` command. `serve` goes straight to the daemon, without loading the command-line
+// library: its start-up time is somebody's waiting time.
+
+import { parseArgs } from "node:util";
+import { DaemonError } from "../errors.ts";
+
+const [command, ...rest] = process.argv.slice(2);
+const wantsHelp = rest.some((word) => word === "--help" || word === "-h");
+
+try {
+  if (command === "serve" && !wantsHelp) {
+    const { serve } = await import("../main.ts");
+    process.exitCode = await serve(serveOptions(rest));
+  } else {
+    const { runCommand } = await import("./commands.ts");
+    process.exitCode = await runCommand(process.argv.slice(2));
+  }
+} catch (error) {
+  const { reportError } = await import("./report.ts");
+  process.exitCode = reportError(error);
+}
+
+function serveOptions(words: string[]): { configPath: string | undefined } {
+  try {
+    const { values } = parseArgs({ args: words, options: { config: { type: "string" } } });
+    return { configPath: values.config };
+  } catch (error) {
+    const detail = error instanceof Error ? error.message : String(error);
+    throw new DaemonError({ code: "usage_invalid", detail: `serve: ${detail}` }, { cause: error });
+  }
+}

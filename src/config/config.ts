@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// The daemon's configuration: its schema, its defaults, and errors that name the key.
+// Pure but for loadConfig. The text is TOML 1.0.
+
+import { readFile } from "node:fs/promises";
+import { distance } from "fastest-levenshtein";
+import { TomlError, parse } from "smol-toml";
+import { z } from "zod";
+import { DaemonError } from "../errors.ts";
+import { volumePartProblem } from "../kernel/cachefiles/keys.ts";
+import { LOG_FORMATS, LOG_LEVELS } from "../platform/log.ts";
+import { bytes, milliseconds } from "./quantities.ts";
+
+export const DEFAULT_CONFIG_PATH = "/etc/erofsd/config.toml";
+export const DEFAULT_SOCKET_PATH = "/run/erofsd/erofsd.sock";
+
+const absolutePath = z.string().startsWith("/", "an absolute path");
+const percent = z.int().min(0).max(99);
+
+const cache = z
+  .strictObject({
+    /** Holds the kernel's cache files and the daemon's state; ext4 or xfs. */
+    dir: absolutePath.default("/var/lib/erofsd"),
+    tag: z.string().regex(/^[!-~]{1,64}$/, "1 to 64 visible ASCII characters").default("erofsd"),
+    brun: percent.default(7),
+    bcull: percent.default(5),
+    bstop: percent.default(1),
+    frun: percent.default(7),
+    fcull: percent.default(5),
+    fstop: percent.default(1),
+  })
+  .superRefine((limits, context) => {
+    for (const kind of ["b", "f"] as const) {
+      const [stop, cull, run] = [limits[`${kind}stop`], limits[`${kind}cull`], limits[`${kind}run`]];
+      if (stop < cull && cull < run) continue;
+      const message = `${kind}stop < ${kind}cull < ${kind}run must hold (${stop}, ${cull}, ${run})`;
+      context.addIssue({ code: "custom", message, path: [`${kind}cull`] });
+    }
+  });
+
+const domainId = z.string().superRefine((value, context) => {
+  const problem = volumePartProblem(value);
+  if (problem !== undefined) context.addIssue(problem);
+  else if (/[,\s]/.test(value)) context.addIssue("it holds a comma or a blank");
+});
+
+export const configSchema = z.strictObject({
+  cache: cache.prefault({}),
+  kernel: z
+    .strictObject({
+      device: absolutePath.default("/dev/cachefiles"),
+      domain_id: domainId.default("erofsd"),
+    })
+    .prefault({}),
+  control: z.strictObject({ socket: absolutePath.default(DEFAULT_SOCKET_PATH) }).prefault({}),
+  log: z
+    .strictObject({
+      level: z.enum(LOG_LEVELS).default("info"),
+      format: z.enum(LOG_FORMATS).default("auto"),
+    })
+    .prefault({}),
+  engine: z
+    .strictObject({
+      window: bytes("4KiB", "8MiB").prefault("1MiB"),
+      answer_hold: milliseconds("0ms", "1s").prefault("50ms"),
+      integrity: z.enum(["prefer", "require"]).default("prefer"),
+      writer_threads: z.int().min(1).max(64).default(4),
+    })
+    .prefault({}),
+  limits: z
+    .strictObject({
+      open_timeout: milliseconds("1s", "10m").prefault("15s"),
+      read_timeout: milliseconds("1s", "10m").prefault("30s"),
+      drain_timeout: milliseconds("0s", "10m").prefault("5s"),
+      bytes_in_flight: bytes("4MiB", "4GiB").prefault("64MiB"),
+    })
+    .prefault({}),
+  registry: z
+    .strictObject({
+      connections: z.int().min(1).max(256).default(8),
+      attempts: z.int().min(1).max(20).default(4),
+      connect_timeout: milliseconds("100ms", "5m").prefault("5s"),
+      headers_timeout: milliseconds("100ms", "5m").prefault("10s"),
+      stall_timeout: milliseconds("100ms", "5m").prefault("10s"),
+      /** Hosts (host or host:port) spoken to without TLS; loopback hosts always are. */
+      plain_http: z.array(z.string().min(1)).max(1000).default([]),
+    })
+    .prefault({}),
+});
+
+export type Config = z.infer<typeof configSchema>;
+
+/** Reads and checks a config file. Fault: config_invalid, naming the file and the key or line. */
+export async function loadConfig(path: string): Promise<Config> {
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch (error) {
+    const code = error instanceof Error && "code" in error ? String(error.code) : String(error);
+    const detail = code === "ENOENT" ? "no such file" : `cannot be read (${code})`;
+    throw new DaemonError({ code: "config_invalid", where: path, detail }, { cause: error });
+  }
+  return parseConfig(text, path);
+}
+
+/** Checks a config's text; `where` names it in errors. */
+export function parseConfig(text: string, where: string): Config {
+  let table: unknown;
+  try {
+    table = parse(text);
+  } catch (error) {
+    if (!(error instanceof TomlError)) throw error;
+    const [reason] = error.message.split("\n");
+    const detail = `line ${error.line}, column ${error.column}: ${reason}`;
+    throw new DaemonError({ code: "config_invalid", where, detail }, { cause: error });
+  }
+  const result = configSchema.safeParse(table);
+  if (result.success) return result.data;
+  const detail = result.error.issues.map((issue) => describeIssue(issue)).join("; ");
+  throw new DaemonError({ code: "config_invalid", where, detail });
+}
+
+function describeIssue(issue: z.core.$ZodIssue): string {
+  const at = issue.path.map(String).join(".");
+  if (issue.code !== "unrecognized_keys") return `${at}: ${issue.message}`;
+  return issue.keys
+    .map((key) => {
+      const nearest = nearestKey(key, knownKeys(issue.path.map(String)));
+      const hint = nearest === undefined ? "" : `, did you mean "${nearest}"?`;
+      return `unknown key "${[...issue.path.map(String), key].join(".")}"${hint}`;
+    })
+    .join("; ");
+}
+
+function knownKeys(path: readonly string[]): string[] {
+  const defaults: unknown = configSchema.parse({});
+  let table: unknown = defaults;
+  for (const key of path) {
+    table = typeof table === "object" && table !== null ? Object.entries(table).find(([k]) => k === key)?.[1] : undefined;
+  }
+  return typeof table === "object" && table !== null ? Object.keys(table) : [];
+}
+
+function nearestKey(key: string, known: readonly string[]): string | undefined {
+  const ranked = known
+    .map((candidate) => ({ candidate, steps: distance(key, candidate) }))
+    .sort((a, b) => a.steps - b.steps);
+  const best = ranked[0];
+  return best !== undefined && best.steps <= Math.max(2, key.length / 2) ? best.candidate : undefined;
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// The command line's side of the control socket.
+
+import { Client } from "undici";
+import { z } from "zod";
+import { DaemonError } from "../errors.ts";
+import { errorBody, type Failure } from "./schema.ts";
+
+/** Resolving an image may take as long as the daemon allows itself; this only ends a hang. */
+const ANSWER_TIMEOUT_MS = 120_000;
+
+/** An error that the daemon reported, with its own words. */
+export class RemoteError extends Error {
+  readonly failure: Failure;
+
+  constructor(failure: Failure) {
+    super(failure.message);
+    this.name = "RemoteError";
+    this.failure = failure;
+  }
+}
+
+/** One request to the daemon. Rejects with a RemoteError, or with daemon_unreachable. */
+export async function ask<T>(
+  socketPath: string,
+  request: { method: "GET" | "POST"; path: string; body?: object; answer: z.ZodType<T> },
+): Promise<T> {
+  const client = new Client("http://erofsd", {
+    socketPath,
+    headersTimeout: ANSWER_TIMEOUT_MS,
+    bodyTimeout: ANSWER_TIMEOUT_MS,
+  });
+  try {
+    const { method, path } = request;
+    const body = request.body === undefined ? null : JSON.stringify(request.body);
+    const response = await client.request({ method, path, body });
+    const json: unknown = await response.body.json();
+    if (response.statusCode === 200) return request.answer.parse(json);
+    throw new RemoteError(errorBody.parse(json).error);
+  } catch (error) {
+    if (error instanceof RemoteError) throw error;
+    const detail = error instanceof Error ? error.message : String(error);
+    throw new DaemonError({ code: "daemon_unreachable", socketPath, detail }, { cause: error });
+  } finally {
+    await client.destroy();
+  }
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// The control operations, told in the rooms' terms. Remembers the last failure of each key,
+// since the kernel shows whoever mounts only ENOBUFS or EIO.
+
+import { LRUCache } from "lru-cache";
+import { DaemonError } from "../errors.ts";
+import type { NameResolver } from "../flow/name-resolver.ts";
+import { cookieKeyProblem } from "../kernel/cachefiles/keys.ts";
+import type { PastFailure, RegisteredImage, Status } from "./schema.ts";
+import type { ControlOperations } from "./server.ts";
+
+const FAILURES_MAX = 1024;
+const FAILURE_KEPT_MS = 10 * 60_000;
+
+export class FailureLog {
+  readonly #failures = new LRUCache<string, NonNullable<PastFailure>>({
+    max: FAILURES_MAX,
+    ttl: FAILURE_KEPT_MS,
+  });
+
+  record(cookieKey: string, error: DaemonError): void {
+    const { code } = error.fault;
+    const hint = error.policy.hint;
+    this.#failures.set(cookieKey, { code, message: error.message, hint, atMs: Date.now() });
+  }
+
+  last(cookieKey: string): PastFailure {
+    return this.#failures.get(cookieKey);
+  }
+}
+
+export function controlOperations(parts: {
+  readonly names: NameResolver;
+  readonly failures: FailureLog;
+  readonly domainId: string;
+  readonly status: () => Status;
+}): ControlOperations {
+  return {
+    async register({ reference, fsid }, signal): Promise<RegisteredImage> {
+      const problem = fsid === undefined ? undefined : cookieKeyProblem(fsid);
+      if (fsid !== undefined && problem !== undefined) {
+        throw new DaemonError({ code: "key_refused", key: fsid, detail: problem });
+      }
+      const { cookieKey, binding } = await parts.names.prepare(reference, { fsid, signal });
+      return {
+        reference: binding.reference,
+        manifestDigest: binding.manifestDigest,
+        fsid: cookieKey,
+        domainId: parts.domainId,
+        devices: binding.devices.map((device) => device.digest),
+        sizeBytes: [binding.stream, ...binding.devices].reduce((sum, each) => sum + each.size, 0),
+      };
+    },
+    lastFailure: (cookieKey) => parts.failures.last(cookieKey),
+    status: parts.status,
+  };
+}

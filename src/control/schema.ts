@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is said over the control socket: HTTP/1.1 with JSON bodies. The daemon checks requests
+// and the CLI checks answers with these same schemas; the two share nothing else.
+
+import { z } from "zod";
+
+export const API_VERSION = "v1";
+
+const failure = z.strictObject({ code: z.string(), message: z.string(), hint: z.string() });
+export type Failure = z.infer<typeof failure>;
+
+/** Every answer that is not 200. */
+export const errorBody = z.strictObject({ error: failure });
+
+/** POST /v1/images: make a reference mountable under a key of the daemon's choosing, or a given one. */
+export const registerRequest = z.strictObject({
+  reference: z.string().min(1).max(4096),
+  /** The cookie key to mount it by; default: a digest. */
+  fsid: z.string().min(1).max(252).optional(),
+});
+
+export const registeredImage = z.strictObject({
+  reference: z.string(),
+  manifestDigest: z.string(),
+  fsid: z.string(),
+  domainId: z.string(),
+  /** Names for the `device=` options, in the superblock's order. */
+  devices: z.array(z.string()),
+  sizeBytes: z.number(),
+});
+export type RegisteredImage = z.infer<typeof registeredImage>;
+
+/** GET /v1/failures?key=KEY: the last failure of a key, for whoever saw only ENOBUFS. */
+export const failureAnswer = z.strictObject({
+  failure: failure.extend({ atMs: z.number() }).optional(),
+});
+export type PastFailure = z.infer<typeof failureAnswer>["failure"];
+
+/** GET /v1/status */
+export const statusAnswer = z.strictObject({
+  version: z.string(),
+  pid: z.number(),
+  ready: z.boolean(),
+  kernelMessages: z.strictObject({
+    open: z.number(),
+    read: z.number(),
+    close: z.number(),
+    malformed: z.number(),
+  }),
+  source: z.strictObject({ requests: z.number(), bytes: z.number(), failures: z.number() }),
+  cache: z.strictObject({ writes: z.number(), writtenBytes: z.number() }),
+  waitingReads: z.number(),
+  objects: z.array(
+    z.strictObject({ cookieKey: z.string(), cachedBytes: z.number(), sizeBytes: z.number() }),
+  ),
+});
+export type Status = z.infer<typeof statusAnswer>;

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// The control socket: HTTP on a unix socket, mode 0600. Reads are GET, acts are POST.
+// Limits: 64 KiB a body, 64 connections, 10 s for a request to arrive.
+
+import { chmod, mkdir, unlink } from "node:fs/promises";
+import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
+import { connect } from "node:net";
+import { dirname } from "node:path";
+import { z } from "zod";
+import { DaemonError, asDaemonError } from "../errors.ts";
+import type { Log } from "../platform/log.ts";
+import { registerRequest, type PastFailure, type RegisteredImage, type Status } from "./schema.ts";
+
+const BODY_BYTES_MAX = 64 * 1024;
+const CONNECTIONS_MAX = 64;
+const REQUEST_TIMEOUT_MS = 10_000;
+
+/** What the daemon can be asked; each method may reject with a DaemonError. */
+export interface ControlOperations {
+  register(request: z.infer<typeof registerRequest>, signal: AbortSignal): Promise<RegisteredImage>;
+  lastFailure(cookieKey: string): PastFailure;
+  status(): Status;
+}
+
+export class ControlServer {
+  readonly #server: Server;
+  readonly #socketPath: string;
+
+  constructor(parts: { socketPath: string; operations: ControlOperations; log: Log }) {
+    this.#socketPath = parts.socketPath;
+    this.#server = createServer({ requestTimeout: REQUEST_TIMEOUT_MS }, (request, response) => {
+      answer(request, parts.operations)
+        .then(({ status, body }) => send(response, status, body))
+        .catch((error: unknown) => {
+          const fault = asDaemonError(error);
+          const { code } = fault.fault;
+          parts.log.debug({ code, url: request.url }, `control request failed: ${fault.message}`);
+          const failure = { code, message: fault.message, hint: fault.policy.hint };
+          send(response, statusOf(fault), { error: failure });
+        });
+    });
+    this.#server.maxConnections = CONNECTIONS_MAX;
+  }
+
+  /** Listens; a socket left by a dead daemon is replaced. Faults: socket_in_use, syscall_failed. */
+  async listen(): Promise<void> {
+    const path = this.#socketPath;
+    await mkdir(dirname(path), { recursive: true, mode: 0o755 });
+    if (await isAnswered(path)) throw new DaemonError({ code: "socket_in_use", socketPath: path });
+    await unlink(path).catch((error: unknown) => {
+      if (!(error instanceof Error && "code" in error && error.code === "ENOENT")) throw error;
+    });
+    const umask = process.umask(0o177);
+    try {
+      await new Promise<void>((resolve, reject) => {
+        this.#server.once("error", reject);
+        this.#server.listen(path, resolve);
+      });
+    } finally {
+      process.umask(umask);
+    }
+    await chmod(path, 0o600);
+  }
+
+  async close(): Promise<void> {
+    this.#server.closeAllConnections();
+    await new Promise<void>((resolve) => {
+      this.#server.close(() => {
+        resolve();
+      });
+    });
+  }
+}
+
+async function answer(
+  request: IncomingMessage,
+  operations: ControlOperations,
+): Promise<{ status: number; body: object }> {
+  const url = new URL(request.url ?? "/", "http://erofsd");
+  const route = `${request.method} ${url.pathname}`;
+  switch (route) {
+    case "GET /v1/status":
+      return { status: 200, body: operations.status() };
+    case "GET /v1/failures": {
+      const key = url.searchParams.get("key");
+      if (key === null) throw invalid("key", "the query names no key");
+      return { status: 200, body: { failure: operations.lastFailure(key) } };
+    }
+    case "POST /v1/images": {
+      const gone = new AbortController();
+      request.socket.once("close", () => {
+        gone.abort();
+      });
+      const body = parseBody(registerRequest, await readBody(request));
+      return { status: 200, body: await operations.register(body, gone.signal) };
+    }
+    default:
+      throw invalid(route, "no such operation");
+  }
+}
+
+function parseBody<T>(schema: z.ZodType<T>, text: string): T {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    throw invalid("body", error instanceof Error ? error.message : "not JSON");
+  }
+  const result = schema.safeParse(json);
+  if (result.success) return result.data;
+  const [issue] = result.error.issues;
+  throw invalid(issue?.path.map(String).join(".") || "body", issue?.message ?? "not as expected");
+}
+
+async function readBody(request: IncomingMessage): Promise<string> {
+  const pieces: Buffer[] = [];
+  let length = 0;
+  for await (const piece of request) {
+    const bytes = Buffer.from(piece as Uint8Array);
+    length += bytes.length;
+    if (length > BODY_BYTES_MAX) throw invalid("body", `longer than ${BODY_BYTES_MAX} bytes`);
+    pieces.push(bytes);
+  }
+  return Buffer.concat(pieces).toString("utf8");
+}
+
+function send(response: ServerResponse, status: number, body: object): void {
+  const text = `${JSON.stringify(body)}\n`;
+  response.writeHead(status, { "content-type": "application/json" });
+  response.end(text);
+}
+
+function statusOf(error: DaemonError): number {
+  switch (error.policy.exitCode) {
+    case 2:
+      return 400;
+    case 4:
+      return 502;
+    case 5:
+      return 422;
+    default:
+      return 500;
+  }
+}
+
+function invalid(field: string, detail: string): DaemonError {
+  return new DaemonError({ code: "request_invalid", field, detail });
+}
+
+/** True when something listens at `path`. */
+function isAnswered(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once("connect", () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once("error", () => {
+      resolve(false);
+    });
+  });
+}

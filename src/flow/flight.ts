@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+// One fetch in progress: a range of a stream on its way from the source, through one slab,
+// into the cache file of every open object that wants it.
+//
+//   slab   |##### written #####|#### arrived ####|.... to come ....|
+//
+//   queued (for a slab) -> fetching -> draining (all has arrived, or will never) -> ended
+//
+// Bytes stay in the slab until the flight ends, so an object that joins late still gets all
+// of them. A byte is written only after it has been taken whole from the source, in 4 KiB
+// blocks, and a reader is answered only after its last block is written.
+
+import { DaemonError, asDaemonError } from "../errors.ts";
+import type { Clock } from "../platform/clock.ts";
+import type { Slab, SlabPool } from "../platform/slab-pool.ts";
+import { BLOCK_BYTES, type Extent, alignDown } from "../units.ts";
+import type { OpenObject } from "./open-object.ts";
+
+/** Fetches stored bytes of one stream, in order, each once. */
+export type FetchRange = (
+  stored: Extent,
+  onPiece: (piece: Uint8Array) => void,
+  options: { signal: AbortSignal; deadlineMs: number },
+) => Promise<void>;
+
+export interface FlightParts {
+  /** Whole blocks, at most a slab long. */
+  readonly extent: Extent;
+  /** The stored bytes; shorter than `extent` at the stream's tail, where zeros follow. */
+  readonly stored: Extent;
+  readonly fetch: FetchRange;
+  readonly slabs: SlabPool;
+  readonly clock: Clock;
+  readonly deadlineMs: number;
+  /** How long a patient reader's bytes may wait for the rest of the window. */
+  readonly answerHoldMs: number;
+  /** Given once all bytes have arrived, before any is written; throws to refuse them. */
+  readonly verify?: ((bytes: Uint8Array) => void) | undefined;
+  /** The fetch is being cancelled: nobody may join it any more. */
+  readonly onUnwanted: () => void;
+  /** A part that will never arrive, or could not be written to these objects. */
+  readonly onFailure: (rest: Extent, error: DaemonError, objects: readonly OpenObject[]) => void;
+}
+
+interface Target {
+  written: number;
+  writing: boolean;
+}
+
+interface ArrivalWaiter {
+  readonly bytes: number;
+  readonly resolve: (bytes: Uint8Array) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+export class Flight {
+  readonly extent: Extent;
+  readonly #parts: FlightParts;
+  readonly #abort = new AbortController();
+  readonly #targets = new Map<OpenObject, Target>();
+  readonly #arrivals = new Set<ArrivalWaiter>();
+  #slab: Slab | undefined;
+  #fetched = 0;
+  /** Bytes that may be written; behind #fetched while a verification is outstanding. */
+  #usable = 0;
+  #draining = false;
+  #error: DaemonError | undefined;
+  #pins = 0;
+  #writesUnderWay = 0;
+  #holdOver = false;
+  #cancelHold: (() => void) | undefined;
+  #drained: (() => void) | undefined;
+
+  constructor(parts: FlightParts) {
+    this.extent = parts.extent;
+    this.#parts = parts;
+  }
+
+  /** `object` wants this flight's bytes, all of them, or has a new reader waiting for some. */
+  addTarget(object: OpenObject): void {
+    if (!this.#targets.has(object)) this.#targets.set(object, { written: 0, writing: false });
+    this.advance();
+  }
+
+  /** Nobody needs `object`'s copy any more; without targets and pins the fetch is cancelled. */
+  removeTarget(object: OpenObject): void {
+    this.#targets.delete(object);
+    this.advance();
+    this.#cancelWhenUnwanted();
+  }
+
+  /** Keeps the flight alive without a target until the returned function is called. */
+  pin(): () => void {
+    this.#pins += 1;
+    let pinned = true;
+    return () => {
+      if (!pinned) return;
+      pinned = false;
+      this.#pins -= 1;
+      this.advance();
+      this.#cancelWhenUnwanted();
+    };
+  }
+
+  /** The first `bytes` bytes, as soon as they have arrived; valid while the flight is pinned. */
+  untilArrived(bytes: number): Promise<Uint8Array> {
+    return new Promise((resolve, reject) => {
+      this.#arrivals.add({ bytes, resolve, reject });
+      this.#settleArrivals();
+    });
+  }
+
+  abort(error: DaemonError): void {
+    this.#abort.abort(error);
+  }
+
+  /** Runs to the end; never rejects. */
+  async run(): Promise<void> {
+    const { slabs, stored, extent, verify } = this.#parts;
+    try {
+      const slab = await slabs.acquire(this.#abort.signal);
+      this.#slab = slab;
+      await this.#parts.fetch(stored, (piece) => this.#take(piece), {
+        signal: this.#abort.signal,
+        deadlineMs: this.#parts.deadlineMs,
+      });
+      slab.bytes.fill(0, stored.length, extent.length);
+      this.#fetched = extent.length;
+      verify?.(slab.bytes.subarray(0, stored.length));
+      this.#usable = extent.length;
+    } catch (error) {
+      this.#error = asDaemonError(error);
+    }
+    this.#draining = true;
+    this.#settleArrivals();
+    await this.#drain();
+    this.#cancelHold?.();
+    if (this.#slab !== undefined) slabs.release(this.#slab);
+    this.#slab = undefined;
+  }
+
+  /** Starts every write that is due. Called when bytes arrive, targets change, time passes. */
+  advance(): void {
+    for (const [object, target] of this.#targets) this.#pump(object, target);
+    if (this.#draining && this.#isDrained()) this.#drained?.();
+  }
+
+  #take(piece: Uint8Array): void {
+    this.#slab?.bytes.set(piece, this.#fetched);
+    this.#fetched += piece.byteLength;
+    if (this.#parts.verify === undefined) this.#usable = alignDown(this.#fetched, BLOCK_BYTES);
+    this.#settleArrivals();
+    this.advance();
+  }
+
+  #pump(object: OpenObject, target: Target): void {
+    const slab = this.#slab;
+    if (slab === undefined || target.writing || this.#usable <= target.written) return;
+    if (!this.#draining && !this.#isDue(object, target)) return;
+    const from = target.written;
+    const length = this.#usable - from;
+    const fileOffset = this.extent.offset + from;
+    target.writing = true;
+    this.#writesUnderWay += 1;
+    object.kernel.write(slab.bytes, { bytesOffset: from, length, fileOffset }).then(
+      () => {
+        this.#writesUnderWay -= 1;
+        target.writing = false;
+        target.written = from + length;
+        if (!object.closed) object.markCached({ offset: fileOffset, length });
+        this.advance();
+      },
+      (error: unknown) => {
+        this.#writesUnderWay -= 1;
+        this.#targets.delete(object);
+        if (!object.closed) {
+          this.#parts.onFailure(this.#restFrom(from), asDaemonError(error), [object]);
+        }
+        this.#cancelWhenUnwanted();
+        this.advance();
+      },
+    );
+  }
+
+  // Before the last byte is here, a write is due only when it lets an impatient reader go on,
+  // or when patient ones have waited long enough: fewer, larger writes and kernel messages.
+  #isDue(object: OpenObject, target: Target): boolean {
+    if (this.#holdOver) return true;
+    const arrivedEnd = this.extent.offset + this.#usable;
+    if (object.urgentEnd(this.extent, arrivedEnd) > this.extent.offset + target.written) {
+      return true;
+    }
+    this.#cancelHold ??= this.#parts.clock.after(this.#parts.answerHoldMs, () => {
+      this.#holdOver = true;
+      this.advance();
+    });
+    return false;
+  }
+
+  async #drain(): Promise<void> {
+    this.advance();
+    while (!this.#isDrained()) {
+      await new Promise<void>((resolve) => {
+        this.#drained = resolve;
+      });
+    }
+    if (this.#error === undefined) return;
+    const rest = this.#restFrom(this.#usable);
+    this.#parts.onFailure(rest, this.#error, [...this.#targets.keys()]);
+  }
+
+  #isDrained(): boolean {
+    // A removed target's write may still be reading the slab.
+    if (this.#pins > 0 || this.#writesUnderWay > 0) return false;
+    return [...this.#targets.values()].every((target) => target.written >= this.#usable);
+  }
+
+  #restFrom(written: number): Extent {
+    return { offset: this.extent.offset + written, length: this.extent.length - written };
+  }
+
+  #cancelWhenUnwanted(): void {
+    if (this.#targets.size > 0 || this.#pins > 0 || this.#draining) return;
+    this.#parts.onUnwanted();
+    this.abort(new DaemonError({ code: "cancelled", what: "a fetch nobody waits for" }));
+  }
+
+  #settleArrivals(): void {
+    const usable = this.#parts.verify === undefined ? this.#fetched : this.#usable;
+    for (const arrival of this.#arrivals) {
+      const bytes = Math.min(arrival.bytes, this.#parts.stored.length);
+      if (usable >= bytes && this.#slab !== undefined) {
+        this.#arrivals.delete(arrival);
+        arrival.resolve(this.#slab.bytes.subarray(0, bytes));
+      } else if (this.#error !== undefined) {
+        this.#arrivals.delete(arrival);
+        arrival.reject(this.#error);
+      }
+    }
+  }
+}

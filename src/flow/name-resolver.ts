@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a cookie key stands for: a stream, and the size the kernel is told.
+//
+//   key -> a digest we know?  -> its stream
+//       -> a name?            -> resolve it, or, with the registry away, what it was bound to
+//       -> look at its superblock once -> bind it durably
+//
+// A binding is on disk before anything is told to the kernel (state/bindings.ts says why).
+
+import { LRUCache } from "lru-cache";
+import { type Code, DaemonError, asDaemonError } from "../errors.ts";
+import type { Clock } from "../platform/clock.ts";
+import type { Log } from "../platform/log.ts";
+import type { BlobLocation, FetchOptions } from "../source/source.ts";
+import type { Binding, Bindings, CookieName } from "../state/bindings.ts";
+import { type Digest, isDigest } from "../units.ts";
+import type { Engine } from "./engine.ts";
+import { inspectPrimary } from "./inspect-image.ts";
+import type { PinnedHead } from "./stream-flow.ts";
+
+/** A name that has a binding does not wait longer than this for a registry that is away. */
+const RESOLVE_BOUND_MS = 5000;
+/** How long a resolution that came too late for its OPEN is kept for the next one. */
+const LATE_RESULT_MS = 60_000;
+/** A prepared image's first bytes wait this long for its mount, so that they come only once. */
+const HELD_HEAD_MS = 10_000;
+const HELD_HEADS_MAX = 8;
+
+/** Faults that say the registry is away, not that the name is wrong. */
+const AWAY: readonly Code[] = [
+  "registry_unreachable",
+  "registry_timeout",
+  "registry_failed",
+  "registry_throttled",
+  "deadline_exceeded",
+];
+
+/** A reference and what it names at this moment. */
+export interface ResolvedReference {
+  /** In its canonical form. */
+  readonly reference: string;
+  readonly manifestDigest: Digest;
+  readonly stream: BlobLocation;
+  /** In the manifest's order. */
+  readonly devices: readonly BlobLocation[];
+}
+
+export interface ReferenceResolver {
+  /** Faults: reference_invalid, registry_*, manifest_*, image_unsupported, layout_failed. */
+  resolve(reference: string, options: FetchOptions): Promise<ResolvedReference>;
+  /** True when the reference names one content for ever. */
+  isImmutable(reference: string): boolean;
+}
+
+export interface NameResolverParts {
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly bindings: Bindings;
+  readonly engine: Engine;
+  readonly references: ReferenceResolver;
+  /** `erofs,<domain_id>` of this daemon. */
+  readonly volumeKey: string;
+  readonly openTimeoutMs: number;
+  readonly servesCompressed: boolean;
+}
+
+/** What to answer an OPEN with. `release` must be called once the object is served, or is not. */
+export interface Found {
+  readonly blob: BlobLocation;
+  readonly copenSize: number;
+  readonly release: () => void;
+}
+
+export class NameResolver {
+  readonly #parts: NameResolverParts;
+  readonly #stopping = new AbortController();
+  readonly #late: LRUCache<string, ResolvedReference>;
+  readonly #heldHeads = new Map<string, () => void>();
+
+  constructor(parts: NameResolverParts) {
+    this.#parts = parts;
+    const perf = { now: () => parts.clock.nowMs() };
+    this.#late = new LRUCache({ max: 256, ttl: LATE_RESULT_MS, perf, ttlResolution: 0 });
+  }
+
+  stop(error: DaemonError): void {
+    this.#stopping.abort(error);
+    for (const release of this.#heldHeads.values()) release();
+  }
+
+  /** Finds the stream behind a key that the kernel opens. */
+  async find(name: CookieName): Promise<Found> {
+    const { bindings } = this.#parts;
+    const bound = bindings.get(name);
+    const content = digestOfKey(name.cookieKey);
+    if (bound === undefined && content !== undefined) {
+      const stream = await this.#confirmed(bindings.findStreams(content));
+      if (stream !== undefined) {
+        return { blob: stream, copenSize: stream.size, release: () => undefined };
+      }
+      const detail = "no image known to this daemon has a device with this digest";
+      throw new DaemonError({ code: "key_unknown", key: name.cookieKey, detail });
+    }
+    const current = await this.#current(name, bound);
+    const head = current.inspected === undefined ? this.#pinHead(current) : undefined;
+    const release = (): void => {
+      head?.release();
+      this.#heldHeads.get(name.cookieKey)?.();
+    };
+    try {
+      if (head !== undefined) await this.#inspect(name, current, head);
+      return { blob: current.stream, copenSize: await bindings.copenSize(name), release };
+    } catch (error) {
+      release();
+      throw error;
+    }
+  }
+
+  /**
+   * Makes a reference mountable under `fsid`, by default a digest of its content, and returns the
+   * binding. Its superblock has been read, and `devices` are in its device table's order.
+   */
+  async prepare(
+    reference: string,
+    options: { fsid: string | undefined; signal: AbortSignal },
+  ): Promise<CookieName & { readonly binding: Binding }> {
+    const { bindings, engine, volumeKey } = this.#parts;
+    const known = this.#knownAs(reference, options.fsid);
+    const resolved = await this.#resolve(reference, known?.binding, options.signal);
+    if (resolved === undefined && known !== undefined) return known;
+    const content = contentOf(resolved, reference);
+    const name = { volumeKey, cookieKey: options.fsid ?? ownKey(content) };
+    if (digestOfKey(name.cookieKey) !== undefined && name.cookieKey !== ownKey(content)) {
+      const detail = `a digest names its content, and "${reference}" is ${ownKey(content)}`;
+      throw new DaemonError({ code: "key_refused", key: name.cookieKey, detail });
+    }
+    const before = bindings.get(name);
+    const moved = before !== undefined && before.stream.digest !== content.stream.digest;
+    if (moved && engine.isOpen(name.volumeKey, name.cookieKey)) {
+      const detail = `it is mounted and names ${before.manifestDigest}`;
+      throw new DaemonError({ code: "key_refused", key: name.cookieKey, detail });
+    }
+    if (before?.inspected !== undefined && !moved) return { ...name, binding: before };
+    const bound = await bindings.bind(name, content);
+    const head = this.#pinHead(bound);
+    try {
+      const inspected = await this.#inspect(name, bound, head);
+      this.#holdHead(name.cookieKey, head);
+      return { ...name, binding: inspected };
+    } catch (error) {
+      head.release();
+      throw error;
+    }
+  }
+
+  #knownAs(
+    reference: string,
+    fsid: string | undefined,
+  ): (CookieName & { readonly binding: Binding }) | undefined {
+    for (const known of this.#parts.bindings.all()) {
+      const { cookieKey, binding } = known;
+      const isOurs = fsid === undefined ? isDigest(cookieKey) : cookieKey === fsid;
+      if (isOurs && binding.reference === reference && binding.inspected !== undefined) return known;
+    }
+    return undefined;
+  }
+
+  /** The record whose size its source confirms, where images disagree about a blob's size. */
+  async #confirmed(records: readonly BlobLocation[]): Promise<BlobLocation | undefined> {
+    if (records.length <= 1) return records[0];
+    for (const record of records) {
+      if (await this.#parts.engine.confirmSize(record)) return record;
+    }
+    return undefined;
+  }
+
+  /** What the name stands for now; its binding is on disk. */
+  async #current(name: CookieName, bound: Binding | undefined): Promise<Binding> {
+    const { bindings, engine, references } = this.#parts;
+    if (bound !== undefined) {
+      const fixed = isDigest(name.cookieKey) || references.isImmutable(bound.reference);
+      if (fixed || engine.isOpen(name.volumeKey, name.cookieKey)) return bound;
+    }
+    const reference = bound?.reference ?? name.cookieKey;
+    const resolved = await this.#resolve(reference, bound, this.#stopping.signal);
+    if (resolved === undefined && bound !== undefined) return bound;
+    const content = contentOf(resolved, reference);
+    if (bound?.manifestDigest === content.manifestDigest) return bound;
+    return bindings.bind(name, content);
+  }
+
+  /** Undefined: the registry is away, and `bound` holds what the name stood for. */
+  async #resolve(
+    reference: string,
+    bound: Binding | undefined,
+    signal: AbortSignal,
+  ): Promise<ResolvedReference | undefined> {
+    const late = this.#late.get(reference);
+    if (late !== undefined) {
+      this.#late.delete(reference);
+      return late;
+    }
+    const { clock, log, openTimeoutMs, references } = this.#parts;
+    const startMs = clock.nowMs();
+    const patience =
+      bound === undefined
+        ? { deadlineMs: startMs + 4 * openTimeoutMs }
+        : { deadlineMs: startMs + Math.min(RESOLVE_BOUND_MS, openTimeoutMs / 2), attemptsMax: 1 };
+    try {
+      const resolved = await references.resolve(reference, { signal, ...patience });
+      if (clock.nowMs() - startMs > openTimeoutMs) this.#late.set(reference, resolved);
+      return resolved;
+    } catch (error) {
+      const fault = asDaemonError(error);
+      if (bound === undefined || !AWAY.includes(fault.fault.code)) throw fault;
+      log.warn(
+        { reference, manifest: bound.manifestDigest, code: fault.fault.code },
+        `served as it was bound before: ${fault.message}`,
+      );
+      return undefined;
+    }
+  }
+
+  #pinHead(binding: Binding): PinnedHead {
+    return this.#parts.engine.flowOf(binding.stream).pinHead();
+  }
+
+  async #inspect(name: CookieName, current: Binding, head: PinnedHead): Promise<Binding> {
+    const { bindings, servesCompressed, log } = this.#parts;
+    const facts = await inspectPrimary(head, {
+      where: current.reference,
+      stream: current.stream,
+      devices: current.devices,
+      isDigestKey: isDigest(name.cookieKey),
+      servesCompressed,
+    });
+    log.warn(
+      { key: name.cookieKey, stream: current.stream.digest },
+      "a raw EROFS layer: its bytes cannot be verified piece by piece",
+    );
+    const { compressed, devices } = facts;
+    return bindings.bind(name, { ...current, devices: [...devices], inspected: { compressed } });
+  }
+
+  #holdHead(cookieKey: string, head: PinnedHead): void {
+    this.#heldHeads.get(cookieKey)?.();
+    if (this.#heldHeads.size >= HELD_HEADS_MAX) {
+      head.release();
+      return;
+    }
+    const release = (): void => {
+      cancel();
+      this.#heldHeads.delete(cookieKey);
+      head.release();
+    };
+    const cancel = this.#parts.clock.after(HELD_HEAD_MS, release);
+    this.#heldHeads.set(cookieKey, release);
+  }
+}
+
+function contentOf(resolved: ResolvedReference | undefined, reference: string) {
+  if (resolved === undefined) throw new Error(`"${reference}" has no content`);
+  const { manifestDigest, stream, devices } = resolved;
+  return { reference, manifestDigest, stream, devices: [...devices] };
+}
+
+/** Where we choose the key it names the content: the layer, or the manifest when there are devices. */
+function ownKey(content: { stream: BlobLocation; devices: readonly BlobLocation[]; manifestDigest: Digest }): Digest {
+  return content.devices.length === 0 ? content.stream.digest : content.manifestDigest;
+}
+
+/** The digest a key stands for: `sha256:<hex>`, or what a device slot's 64 bytes hold of it. */
+function digestOfKey(key: string): string | undefined {
+  if (isDigest(key) || /^sha256:[0-9a-f]{57}$/.test(key)) return key;
+  const prefixed = `sha256:${key.toLowerCase()}`;
+  return isDigest(prefixed) ? prefixed : undefined;
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// Answers OPENs. A process waiting for one cannot be killed, so each has a deadline of its own;
+// what misses it goes on in the background, and the next try finds the result.
+
+import { DaemonError, asDaemonError } from "../errors.ts";
+import type { OpenRequest } from "../kernel/transport.ts";
+import type { Clock } from "../platform/clock.ts";
+import type { Log } from "../platform/log.ts";
+import type { CookieName } from "../state/bindings.ts";
+import type { Engine } from "./engine.ts";
+import type { Found, NameResolver } from "./name-resolver.ts";
+
+export interface OpenerParts {
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly engine: Engine;
+  readonly names: NameResolver;
+  /** `erofs,<domain_id>` of this daemon. */
+  readonly volumeKey: string;
+  readonly openTimeoutMs: number;
+  /** `require` refuses streams without digests per chunk. */
+  readonly integrity: "require" | "prefer";
+  readonly onFailure: (cookieKey: string, error: DaemonError) => void;
+}
+
+interface WaitingOpen {
+  readonly request: OpenRequest;
+  readonly cancelDeadline: () => void;
+}
+
+export class Opener {
+  readonly #parts: OpenerParts;
+  readonly #waiting = new Map<string, WaitingOpen[]>();
+
+  constructor(parts: OpenerParts) {
+    this.#parts = parts;
+  }
+
+  get waitingCount(): number {
+    return this.#waiting.size;
+  }
+
+  /** Answers `request` within the open timeout: accepted and served, or refused. */
+  open(request: OpenRequest): void {
+    const { clock, openTimeoutMs } = this.#parts;
+    const name = { volumeKey: request.volumeKey, cookieKey: request.cookieKey };
+    const cancelDeadline = clock.after(openTimeoutMs, () => {
+      const what = `opening "${name.cookieKey}"`;
+      const timeoutMs = openTimeoutMs;
+      this.#refuse(request, new DaemonError({ code: "deadline_exceeded", what, timeoutMs }));
+    });
+    const id = `${name.volumeKey}\0${name.cookieKey}`;
+    const others = this.#waiting.get(id);
+    if (others !== undefined) {
+      others.push({ request, cancelDeadline });
+      return;
+    }
+    const waiting = [{ request, cancelDeadline }];
+    this.#waiting.set(id, waiting);
+    // #openOne never rejects: it answers with what went wrong.
+    void this.#openOne(name, waiting).finally(() => this.#waiting.delete(id));
+  }
+
+  async #openOne(name: CookieName, waiting: readonly WaitingOpen[]): Promise<void> {
+    let found: Found | undefined;
+    try {
+      this.#checkServed(name);
+      found = await this.#parts.names.find(name);
+      for (const { request } of waiting) this.#accept(request, found);
+    } catch (error) {
+      const fault = asDaemonError(error);
+      for (const { request } of waiting) this.#refuse(request, fault);
+    } finally {
+      for (const { cancelDeadline } of waiting) cancelDeadline();
+      found?.release();
+    }
+  }
+
+  #checkServed(name: CookieName): void {
+    const { volumeKey, integrity } = this.#parts;
+    if (name.volumeKey !== volumeKey) {
+      const domain = volumeKey.slice("erofs,".length);
+      throw new DaemonError({
+        code: "key_refused",
+        key: name.cookieKey,
+        detail: `mounted in the volume "${name.volumeKey}"; this daemon serves domain_id=${domain} alone`,
+      });
+    }
+    if (integrity === "require") {
+      throw new DaemonError({
+        code: "image_unsupported",
+        where: name.cookieKey,
+        detail: 'a raw EROFS layer has no digests per chunk, and integrity = "require" asks for them',
+      });
+    }
+  }
+
+  #accept(request: OpenRequest, { blob, copenSize }: Found): void {
+    if (request.answered) return;
+    const object = request.accept(copenSize);
+    if (object === undefined) return;
+    this.#parts.engine.serve(blob, object);
+    this.#parts.log.info(
+      { key: request.cookieKey, stream: blob.digest, sizeBytes: blob.size, copenSize },
+      "object opened",
+    );
+  }
+
+  #refuse(request: OpenRequest, error: DaemonError): void {
+    if (request.answered) return;
+    request.refuse(error);
+    const key = request.cookieKey;
+    this.#parts.onFailure(key, error);
+    this.#parts.log.warn(
+      { key, code: error.fault.code, hint: error.policy.hint },
+      `open refused: ${error.message}`,
+    );
+  }
+}

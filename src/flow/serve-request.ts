@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// The way of a miss, top to bottom:
+//
+//   kernel READ -> cached? -> failed just now? -> plan -> flights (fetch, write) -> answer
+//
+// A request that is not answered here waits in object.waiters; the flight that writes its last
+// block answers it, the flight that cannot fails it, and its own deadline ends what is left.
+
+import { DaemonError } from "../errors.ts";
+import type { ReadRequest } from "../kernel/transport.ts";
+import { planFill } from "../planner/plan-fill.ts";
+import { extentEnd } from "../units.ts";
+import { overlaps } from "./failure-memory.ts";
+import type { OpenObject, Waiter } from "./open-object.ts";
+import type { StreamFlow } from "./stream-flow.ts";
+
+/** Serves one READ of an object that has finished loading. Answers it now or arranges for it. */
+export function serveRead(flow: StreamFlow, object: OpenObject, request: ReadRequest): void {
+  const { extent } = request;
+  const sequential = extent.offset === object.lastReadEnd;
+  object.lastReadEnd = extentEnd(extent);
+
+  const missing = object.blocks.missing(extent);
+  if (missing.length === 0) {
+    request.complete();
+    return;
+  }
+  const failure = flow.failures.find(missing) ?? object.failures.find(missing);
+  if (failure !== undefined) {
+    request.fail(failure);
+    return;
+  }
+
+  wait(flow, object, request, sequential);
+  // The fetch gives up a little before the reader does, so that its cause is what is reported.
+  const deadlineMs = flow.parts.clock.nowMs() + 0.95 * flow.parts.limits.readTimeoutMs;
+  const plan = planFill({
+    want: flow.stream.map.widen(extent),
+    windowBytes: flow.parts.limits.windowBytes,
+    fetchBytesMax: flow.parts.slabs.slabBytes,
+    streamEnd: flow.streamEnd,
+    missing: (within) => object.blocks.missing(within),
+    inFlight: [...flow.flights].map((flight) => flight.extent),
+  });
+  for (const flight of flow.flights) {
+    if (overlaps(flight.extent, extent)) flight.addTarget(object);
+  }
+  for (const fetch of plan.fetches) flow.launch(fetch, deadlineMs).addTarget(object);
+}
+
+function wait(flow: StreamFlow, object: OpenObject, request: ReadRequest, patient: boolean): void {
+  const { clock, limits, log } = flow.parts;
+  const { extent } = request;
+  const cancelDeadline = clock.after(limits.readTimeoutMs, () => {
+    object.waiters.delete(waiter);
+    const what = `reading ${extent.length} bytes at ${extent.offset} of ${flow.stream.digest} from ${flow.stream.where}`;
+    const error = new DaemonError({
+      code: "deadline_exceeded",
+      what,
+      timeoutMs: limits.readTimeoutMs,
+    });
+    // Only what is still missing has failed; the kernel will ask for it again at once.
+    for (const part of object.blocks.missing(extent)) object.failures.remember(part, error);
+    log.warn(
+      { code: error.fault.code, key: object.kernel.cookieKey, hint: error.policy.hint },
+      error.message,
+    );
+    request.fail(error);
+  });
+  const waiter: Waiter = { request, patient, cancelDeadline };
+  object.waiters.add(waiter);
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// One stream being served: its open objects and its flights. Whoever needs bytes that are
+// already on their way joins that flight, in whatever object or mount they wait.
+
+import { BlockSet } from "../cache/block-set.ts";
+import { DaemonError } from "../errors.ts";
+import type { ChunkMap } from "../image/chunk-map.ts";
+import type { KernelObject } from "../kernel/transport.ts";
+import type { Clock } from "../platform/clock.ts";
+import type { Log } from "../platform/log.ts";
+import type { SlabPool } from "../platform/slab-pool.ts";
+import { BLOCK_BYTES, type Digest, type Extent, alignUp } from "../units.ts";
+import { FailureMemory, overlaps } from "./failure-memory.ts";
+import { type FetchRange, Flight } from "./flight.ts";
+import { OpenObject } from "./open-object.ts";
+
+export interface FlowLimits {
+  /** Read-ahead past a miss, bytes. */
+  readonly windowBytes: number;
+  /** A READ is answered, with data or without, within this time. */
+  readonly readTimeoutMs: number;
+  /** How long a sequential reader's answer may wait for the rest of its window. */
+  readonly answerHoldMs: number;
+}
+
+export interface FlowParts {
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly slabs: SlabPool;
+  readonly limits: FlowLimits;
+  /** A fill of these keys failed; for whoever asks why their mount did. */
+  readonly onFillFailure: (cookieKeys: readonly string[], error: DaemonError) => void;
+}
+
+export interface Stream {
+  readonly digest: Digest;
+  readonly map: ChunkMap;
+  /** Where it comes from, for the log: host and repository. */
+  readonly where: string;
+  readonly fetch: FetchRange;
+  /** Checks the stream's whole stored content; used when one flight carries all of it. */
+  readonly verifyWhole: (bytes: Uint8Array) => void;
+}
+
+/** A stream's first bytes, held while an OPEN looks at them. */
+export interface PinnedHead {
+  /** The first `bytes` bytes (fewer when the head is shorter); valid until `release`. */
+  bytes(bytes: number): Promise<Uint8Array>;
+  release(): void;
+}
+
+export class StreamFlow {
+  readonly stream: Stream;
+  readonly parts: FlowParts;
+  readonly objects = new Set<OpenObject>();
+  readonly flights = new Set<Flight>();
+  readonly failures: FailureMemory;
+  readonly streamEnd: number;
+
+  constructor(stream: Stream, parts: FlowParts) {
+    this.stream = stream;
+    this.parts = parts;
+    this.failures = new FailureMemory(parts.clock);
+    this.streamEnd = alignUp(stream.map.sizeBytes, BLOCK_BYTES);
+  }
+
+  get isIdle(): boolean {
+    return this.objects.size === 0 && this.flights.size === 0;
+  }
+
+  /** Adds an object the kernel has just opened; flights under way will fill it too. */
+  attach(kernel: KernelObject): OpenObject {
+    const blocks = new BlockSet(this.stream.map.sizeBytes);
+    const object = new OpenObject(kernel, blocks, this.parts.clock);
+    this.objects.add(object);
+    for (const flight of this.flights) flight.addTarget(object);
+    return object;
+  }
+
+  detach(object: OpenObject): void {
+    this.objects.delete(object);
+    object.close();
+    for (const flight of this.flights) flight.removeTarget(object);
+  }
+
+  /** Fetches the first window and keeps its bytes until they are released. */
+  pinHead(): PinnedHead {
+    const first: Extent = { offset: 0, length: BLOCK_BYTES };
+    let flight = [...this.flights].find((known) => overlaps(known.extent, first));
+    if (flight === undefined) {
+      const { windowBytes } = this.parts.limits;
+      const length = Math.min(windowBytes, this.streamEnd, this.parts.slabs.slabBytes);
+      const extent = this.stream.map.widen({ offset: 0, length });
+      flight = this.launch(extent, this.parts.clock.nowMs() + this.parts.limits.readTimeoutMs);
+    }
+    const pinned = flight;
+    return { bytes: (bytes) => pinned.untilArrived(bytes), release: pinned.pin() };
+  }
+
+  /** Starts fetching `extent` for every open object that is ready; it joins `flights` until it ends. */
+  launch(extent: Extent, deadlineMs: number): Flight {
+    const stored = this.stream.map.stored(extent);
+    const isWhole = stored.length === this.stream.map.sizeBytes;
+    const flight: Flight = new Flight({
+      extent,
+      stored,
+      fetch: this.stream.fetch,
+      slabs: this.parts.slabs,
+      clock: this.parts.clock,
+      deadlineMs,
+      answerHoldMs: this.parts.limits.answerHoldMs,
+      verify: isWhole ? this.stream.verifyWhole : undefined,
+      onUnwanted: () => this.flights.delete(flight),
+      onFailure: (rest, error, objects) => {
+        this.#failed(rest, error, objects);
+      },
+    });
+    this.flights.add(flight);
+    for (const object of this.objects) {
+      if (object.queued === undefined && object.blocks.missing(extent).length > 0) {
+        flight.addTarget(object);
+      }
+    }
+    // run() never rejects: its failures come through onFailure.
+    void flight.run().finally(() => this.flights.delete(flight));
+    return flight;
+  }
+
+  abort(error: DaemonError): void {
+    for (const flight of this.flights) flight.abort(error);
+  }
+
+  #failed(rest: Extent, error: DaemonError, objects: readonly OpenObject[]): void {
+    if (error.fault.code === "cancelled") return;
+    const ofCache = error.fault.code.startsWith("cache_");
+    if (!ofCache) this.failures.remember(rest, error);
+    let readers = 0;
+    for (const object of objects) {
+      if (ofCache) object.failures.remember(rest, error);
+      readers += object.failWaiters(rest, error);
+    }
+    this.parts.onFillFailure(
+      objects.map((object) => object.kernel.cookieKey),
+      error,
+    );
+    this.parts.log.warn(
+      {
+        code: error.fault.code,
+        stream: this.stream.digest,
+        from: this.stream.where,
+        offset: rest.offset,
+        length: rest.length,
+        readers,
+        hint: error.policy.hint,
+      },
+      `a fill failed: ${error.message}`,
+    );
+  }
+}

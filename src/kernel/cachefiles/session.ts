@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+// The cachefiles door: reads messages off the bound device, hands them on as requests, and
+// keeps the tables that make sure each is answered once and each fd is closed.
+//
+//   device readable -> readMessage -> parseMessage -> OPEN | READ | CLOSE -> KernelHandler
+//
+// Message reads, copen and READ_COMPLETE are microsecond calls and run here, on the event
+// loop. A dropped OPEN leaves a process that cannot be killed, so every path below answers.
+
+import { DaemonError, asDaemonError } from "../../errors.ts";
+import type { Clock } from "../../platform/clock.ts";
+import type { Log } from "../../platform/log.ts";
+import type { FdWatcher, Native } from "../../platform/native.ts";
+import { PendingRequest } from "../pending-request.ts";
+import type { KernelDoor, KernelHandler, OpenRequest, ReadRequest } from "../transport.ts";
+import { CacheObject } from "./cache-object.ts";
+import {
+  MESSAGE_BYTES_MAX,
+  type MalformedMessage,
+  OPCODE,
+  type OpenMessage,
+  type ReadMessage,
+  encodeCopen,
+  parseMessage,
+} from "./codec.ts";
+
+/** Messages taken per readiness, so that answers and network data get their turn in between. */
+const MESSAGES_PER_TURN_MAX = 64;
+
+interface PendingOpen {
+  readonly pending: PendingRequest;
+  readonly refuse: (error: DaemonError) => void;
+}
+
+interface PendingRead extends PendingOpen {
+  readonly object: CacheObject;
+}
+
+export interface SessionParts {
+  readonly native: Native;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** A device that openBoundDevice returned; the session owns it from now on. */
+  readonly deviceFd: number;
+}
+
+export class CachefilesSession implements KernelDoor {
+  readonly #native: Native;
+  readonly #clock: Clock;
+  readonly #log: Log;
+  readonly #deviceFd: number;
+  readonly #buffer = new Uint8Array(MESSAGE_BYTES_MAX);
+  readonly #objects = new Map<number, CacheObject>();
+  readonly #opens = new Map<number, PendingOpen>();
+  readonly #reads = new Map<number, PendingRead>();
+  readonly #closing = new Set<Promise<void>>();
+  #stopped = false;
+  #watcher: FdWatcher | undefined;
+  #handler: KernelHandler | undefined;
+  #onFatal: ((error: DaemonError) => void) | undefined;
+  /** Kernel messages taken, by kind. */
+  readonly messages = { open: 0, read: 0, close: 0, malformed: 0 };
+  /** Writes into cache files, by all objects. */
+  readonly writes = { writes: 0, writtenBytes: 0 };
+
+  constructor(parts: SessionParts) {
+    this.#native = parts.native;
+    this.#clock = parts.clock;
+    this.#log = parts.log;
+    this.#deviceFd = parts.deviceFd;
+  }
+
+  start(handler: KernelHandler, onFatal: (error: DaemonError) => void): void {
+    this.#handler = handler;
+    this.#onFatal = onFatal;
+    this.#watcher = this.#native.watch(this.#deviceFd, () => {
+      this.#drain();
+    });
+  }
+
+  get objectCount(): number {
+    return this.#objects.size;
+  }
+
+  async stop(error: DaemonError): Promise<void> {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    // Undelivered messages would die with the device anyway; taken here, they are answered below.
+    for (let left = 1024; left > 0 && this.#takeMessage(() => undefined); left -= 1);
+    this.#watcher?.close();
+    this.#watcher = undefined;
+    for (const open of [...this.#opens.values()]) open.refuse(error);
+    for (const read of [...this.#reads.values()]) read.refuse(error);
+    for (const object of this.#objects.values()) this.#closeObject(object);
+    this.#objects.clear();
+    await Promise.all(this.#closing);
+    this.#native.close(this.#deviceFd);
+  }
+
+  #drain(): void {
+    const handler = this.#handler;
+    if (handler === undefined) return;
+    for (let left = MESSAGES_PER_TURN_MAX; left > 0; left -= 1) {
+      if (!this.#takeMessage((deliver) => deliver(handler))) return;
+    }
+  }
+
+  // Returns false when nothing is pending (read() gives 0, which is not an end of file).
+  #takeMessage(deliver: (run: (handler: KernelHandler) => void) => void): boolean {
+    let length: number;
+    try {
+      length = this.#native.readMessage(this.#deviceFd, this.#buffer);
+    } catch (error) {
+      this.#fatal(error);
+      return false;
+    }
+    if (length === 0) return false;
+    const message = parseMessage(this.#buffer.subarray(0, length));
+    this.messages[message.kind] += 1;
+    switch (message.kind) {
+      case "open": {
+        const request = this.#openRequest(message);
+        deliver((handler) => {
+          handler.open(request);
+        });
+        break;
+      }
+      case "read": {
+        const request = this.#readRequest(message);
+        if (request !== undefined) {
+          deliver((handler) => {
+            handler.read(request);
+          });
+        }
+        break;
+      }
+      case "close":
+        this.#forgetObject(message.objectId);
+        break;
+      case "malformed":
+        this.#failMalformed(message);
+        break;
+    }
+    return true;
+  }
+
+  #openRequest(message: OpenMessage): OpenRequest {
+    const { msgId, objectId, anonFd, volumeKey, cookieKey } = message;
+    const pending = new PendingRequest(`OPEN ${msgId} of "${cookieKey}"`, () => {
+      this.#opens.delete(msgId);
+    });
+    const accept = (sizeBytes: number): CacheObject | undefined => {
+      let object: CacheObject | undefined;
+      pending.answer(() => {
+        if (!this.#copen(msgId, sizeBytes)) {
+          this.#native.close(anonFd);
+          return;
+        }
+        object = new CacheObject({
+          native: this.#native,
+          clock: this.#clock,
+          writes: this.writes,
+          id: objectId,
+          volumeKey,
+          cookieKey,
+          anonFd,
+        });
+        this.#objects.set(objectId, object);
+      });
+      return object;
+    };
+    const refuse = (error: DaemonError): void => {
+      pending.answer(() => {
+        this.#copen(msgId, -error.policy.errno);
+        // No CLOSE follows a refused OPEN, and the next mount of the key hangs while the fd is open.
+        this.#native.close(anonFd);
+      });
+    };
+    this.#opens.set(msgId, { pending, refuse });
+    return {
+      volumeKey,
+      cookieKey,
+      accept,
+      refuse,
+      get answered() {
+        return pending.answered;
+      },
+    };
+  }
+
+  /** False when the kernel no longer waits for this OPEN. */
+  #copen(msgId: number, result: number): boolean {
+    try {
+      this.#native.write(this.#deviceFd, encodeCopen(msgId, result));
+      return true;
+    } catch (error) {
+      this.#log.debug({ msgId, result, err: error }, "the kernel no longer waits for this OPEN");
+      return false;
+    }
+  }
+
+  #readRequest(message: ReadMessage): ReadRequest | undefined {
+    const { msgId, objectId, extent } = message;
+    const object = this.#objects.get(objectId);
+    if (object === undefined) {
+      this.#log.warn({ msgId, objectId }, "READ for an object that is not open");
+      return undefined;
+    }
+    // The same READ comes twice only after a `restore`; the first is still being served.
+    if (this.#reads.has(msgId)) return undefined;
+    object.markReady();
+    const pending = new PendingRequest(`READ ${msgId} of "${object.cookieKey}"`, () => {
+      this.#reads.delete(msgId);
+    });
+    const complete = (): void => {
+      pending.answer(() => {
+        object.readComplete(msgId);
+      });
+    };
+    // A READ has no error reply: completed without data, the kernel looks once more and gives EIO.
+    this.#reads.set(msgId, { pending, object, refuse: complete });
+    return {
+      object,
+      extent,
+      complete,
+      fail: complete,
+      get answered() {
+        return pending.answered;
+      },
+    };
+  }
+
+  #forgetObject(objectId: number): void {
+    const object = this.#objects.get(objectId);
+    // CLOSE of an object that a dead daemon had: nothing of ours.
+    if (object === undefined) return;
+    this.#objects.delete(objectId);
+    for (const read of [...this.#reads.values()]) {
+      if (read.object === object) read.pending.withdraw();
+    }
+    this.#closeObject(object);
+    this.#handler?.closed(object);
+  }
+
+  #closeObject(object: CacheObject): void {
+    const closing = object
+      .close()
+      .catch((error: unknown) => {
+        this.#log.error({ key: object.cookieKey, err: error }, "closing an anonymous fd failed");
+      })
+      .finally(() => this.#closing.delete(closing));
+    this.#closing.add(closing);
+  }
+
+  #failMalformed(message: MalformedMessage): void {
+    this.#log.error({ ...message }, `a kernel message cannot be served: ${message.reason}`);
+    if (message.opcode === OPCODE.open) {
+      if (message.msgId !== undefined) this.#copen(message.msgId, -22);
+      if (message.anonFd !== undefined) this.#native.close(message.anonFd);
+    } else if (message.opcode === OPCODE.read && message.msgId !== undefined) {
+      this.#objects.get(message.objectId ?? -1)?.readComplete(message.msgId);
+    }
+  }
+
+  #fatal(error: unknown): void {
+    this.#watcher?.close();
+    const detail = (text: string) => `reading the cachefiles device failed: ${text}`;
+    const fault = asDaemonError(error, (text) => ({
+      code: "kernel_message_invalid",
+      detail: detail(text),
+    }));
+    this.#onFatal?.(fault);
+  }
+}

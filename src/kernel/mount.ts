@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+// Mounting and unmounting, for the command line: the system calls through ffi, since this is a
+// cold path. Never called in the daemon: mount(2) blocks its process, unkillably, until the
+// daemon has answered. Source: fsopen(2), fsconfig(2), fsmount(2), move_mount(2), umount2(2);
+// call numbers are the same on every architecture (asm-generic/unistd.h).
+
+import { closeSync, readSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { constants } from "node:os";
+import ffi from "ffi-napi";
+import ref from "ref-napi";
+import { DaemonError } from "../errors.ts";
+
+const SYS_MOVE_MOUNT = 429;
+const SYS_FSOPEN = 430;
+const SYS_FSCONFIG = 431;
+const SYS_FSMOUNT = 432;
+
+const FSOPEN_CLOEXEC = 1;
+const FSMOUNT_CLOEXEC = 1;
+const FSCONFIG_SET_FLAG = 0;
+const FSCONFIG_SET_STRING = 1;
+const FSCONFIG_CMD_CREATE = 6;
+const MOVE_MOUNT_F_EMPTY_PATH = 4;
+const MOUNT_ATTR_RDONLY = 1;
+const AT_FDCWD = -100;
+const MS_BIND = 4096;
+const MNT_DETACH = 2;
+
+// syscall(2) is variadic; one declaration for each call's arguments.
+const { syscall: fsopen } = ffi.Library(null, { syscall: ["long", ["long", "string", "int"]] });
+const { syscall: fsconfig } = ffi.Library(null, {
+  syscall: ["long", ["long", "int", "int", "string", "string", "int"]],
+});
+const { syscall: fsmount } = ffi.Library(null, {
+  syscall: ["long", ["long", "int", "int", "int"]],
+});
+const { syscall: moveMount } = ffi.Library(null, {
+  syscall: ["long", ["long", "int", "string", "int", "string", "int"]],
+});
+const libc = ffi.Library(null, {
+  mount: ["int", ["string", "string", "pointer", "ulong", "pointer"]],
+  umount2: ["int", ["string", "int"]],
+});
+
+export interface ErofsMount {
+  readonly fsid: string;
+  readonly domainId: string;
+  /** Names for the extra devices, in the superblock's order. */
+  readonly devices: readonly string[];
+  readonly target: string;
+}
+
+/** A mount as /proc/self/mountinfo lists it (proc(5)). */
+export interface MountEntry {
+  readonly mountPoint: string;
+  readonly fsType: string;
+  readonly superOptions: readonly string[];
+}
+
+/**
+ * Mounts an EROFS image over fscache, read-only. Blocks until the daemon has answered.
+ * Fault: syscall_failed, whose detail holds what the kernel said about it.
+ */
+export function mountErofs(mount: ErofsMount): void {
+  const context = checked("fsopen", fsopen(SYS_FSOPEN, "erofs", FSOPEN_CLOEXEC));
+  try {
+    const options: [string, string][] = [
+      ["source", "none"],
+      ["fsid", mount.fsid],
+      ["domain_id", mount.domainId],
+      ...mount.devices.map((device): [string, string] => ["device", device]),
+    ];
+    configure(context, FSCONFIG_SET_FLAG, "ro", null);
+    for (const [key, value] of options) configure(context, FSCONFIG_SET_STRING, key, value);
+    configure(context, FSCONFIG_CMD_CREATE, null, null);
+    const made = fsmount(SYS_FSMOUNT, context, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY);
+    const mounted = checked("fsmount", made);
+    try {
+      const flags = MOVE_MOUNT_F_EMPTY_PATH;
+      const moved = moveMount(SYS_MOVE_MOUNT, mounted, "", AT_FDCWD, mount.target, flags);
+      checked("move_mount", moved, () => mount.target);
+    } finally {
+      closeSync(mounted);
+    }
+  } finally {
+    closeSync(context);
+  }
+}
+
+function configure(context: number, command: number, key: string | null, value: string | null): void {
+  const result = fsconfig(SYS_FSCONFIG, context, command, key, value, 0);
+  checked("fsconfig", result, () => kernelMessages(context));
+}
+
+/** What the kernel has to say about a failed step: fsopen(2) "Message retrieval interface". */
+function kernelMessages(context: number): string {
+  const messages: string[] = [];
+  const buffer = Buffer.alloc(4096);
+  for (;;) {
+    try {
+      const length = readSync(context, buffer);
+      if (length <= 0) break;
+      messages.push(buffer.toString("utf8", 0, length).trim());
+    } catch {
+      break; // ENODATA: no more of them
+    }
+  }
+  return messages.join("; ");
+}
+
+/** Makes what is mounted at `source` visible at `target` too. */
+export function bindMount(source: string, target: string): void {
+  const result = libc.mount(source, target, ref.NULL, MS_BIND, ref.NULL);
+  checked("mount", result, () => target);
+}
+
+/** Unmounts `target`; `lazy` detaches it now and lets its last user finish. */
+export function unmount(target: string, options: { lazy: boolean }): void {
+  const result = libc.umount2(target, options.lazy ? MNT_DETACH : 0);
+  checked("umount2", result, () => target);
+}
+
+export async function listMounts(): Promise<MountEntry[]> {
+  return parseMountinfo(await readFile("/proc/self/mountinfo", "utf8"));
+}
+
+/** Parses mountinfo's lines; malformed ones are left out. */
+export function parseMountinfo(text: string): MountEntry[] {
+  const entries: MountEntry[] = [];
+  for (const line of text.split("\n")) {
+    const [left, right] = line.split(" - ", 2);
+    const mountPoint = left?.split(" ")[4];
+    const [fsType, , superOptions] = right?.split(" ") ?? [];
+    if (mountPoint === undefined || fsType === undefined || superOptions === undefined) continue;
+    entries.push({
+      mountPoint: unescapeOctal(mountPoint),
+      fsType,
+      superOptions: superOptions.split(",").map(unescapeOctal),
+    });
+  }
+  return entries;
+}
+
+function unescapeOctal(text: string): string {
+  return text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) =>
+    String.fromCharCode(Number.parseInt(octal, 8)),
+  );
+}
+
+// errno must be read before anything else runs.
+function checked(syscall: string, result: number | string, detail?: () => string): number {
+  const value = Number(result);
+  if (value >= 0) return value;
+  const errno = ffi.errno();
+  const errnoName =
+    Object.entries(constants.errno).find(([, number]) => number === errno)?.[0] ?? `E${errno}`;
+  throw new DaemonError({
+    code: "syscall_failed",
+    syscall,
+    errno,
+    errnoName,
+    detail: detail?.() ?? "",
+  });
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the rooms need of a logger (pino's shape), and how the daemon makes one:
+// JSON lines on stdout, or readable text on a terminal.
+
+import { type Logger, pino } from "pino";
+
+export type LogMethod = (fields: object, message: string) => void;
+
+export interface Log {
+  debug: LogMethod;
+  info: LogMethod;
+  warn: LogMethod;
+  error: LogMethod;
+}
+
+export const LOG_LEVELS = ["trace", "debug", "info", "warn", "error"] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+export const LOG_FORMATS = ["auto", "json", "pretty"] as const;
+export type LogFormat = (typeof LOG_FORMATS)[number];
+
+/** Headers and fields whose values never reach a log. */
+const SECRET_PATHS = ["authorization", "password", "token", "*.authorization", "*.password", "*.token"];
+
+export interface RootLog {
+  readonly log: Logger;
+  /** Writes out what is buffered; call it before the process ends. */
+  flush(): void;
+}
+
+/** The root logger on stdout. `auto` is pretty on a terminal, JSON elsewhere. */
+export async function createLog(options: {
+  level: LogLevel;
+  format: LogFormat;
+}): Promise<RootLog> {
+  const pretty =
+    options.format === "pretty" || (options.format === "auto" && process.stdout.isTTY === true);
+  const settings = {
+    level: options.level,
+    base: null,
+    timestamp: pino.stdTimeFunctions.isoTime,
+    redact: { paths: SECRET_PATHS, censor: "[secret]" },
+  };
+  if (pretty) {
+    const { default: prettyStream } = await import("pino-pretty");
+    const stream = prettyStream({ ignore: "time", singleLine: true, sync: true });
+    return { log: pino(settings, stream), flush: () => undefined };
+  }
+  const destination = pino.destination({ fd: 1, sync: false });
+  return {
+    log: pino(settings, destination),
+    flush: () => {
+      destination.flushSync();
+    },
+  };
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which content each cookie key names, durably, and written before the kernel is told.
+//
+// The kernel trusts a cached file by its key and the size given to copen, nothing else. So a
+// key whose content we do not choose (a tag may move) gets a size no other content of that
+// key ever had: the real size, rounded up, plus 4096 n. The kernel then drops the old file.
+// (Cachefiles keeps the size in the xattr user.CacheFiles.cache: kernel-notes/cachefiles-coherency.md)
+
+import { z } from "zod";
+import { DaemonError } from "../errors.ts";
+import { BLOCK_BYTES, type Digest, alignUp, isDigest } from "../units.ts";
+import { JsonFile } from "./json-file.ts";
+
+const VERSION = 1;
+/** Sizes remembered for one key; a tag that moved more often forgets its oldest contents. */
+const PAST_MAX = 1024;
+
+const digest = z.custom<Digest>((value) => typeof value === "string" && isDigest(value));
+const size = z.int().positive();
+
+const streamRecord = z.strictObject({
+  digest,
+  size,
+  origin: z.strictObject({
+    kind: z.enum(["registry", "layout"]),
+    host: z.string(),
+    repository: z.string(),
+  }),
+});
+
+const binding = z.strictObject({
+  /** The reference behind the key: the key itself, or what it was registered for. */
+  reference: z.string(),
+  manifestDigest: digest,
+  stream: streamRecord,
+  devices: z.array(streamRecord),
+  /** What the superblock said when it was read; absent until then. */
+  inspected: z.strictObject({ compressed: z.boolean() }).optional(),
+  /** Size given to copen; undefined until the first. */
+  copenSize: size.optional(),
+  /** Every content this key ever had with the size given for it, oldest first. */
+  past: z.array(z.strictObject({ digest, copenSize: size })),
+});
+
+const document = z.strictObject({
+  version: z.literal(VERSION),
+  volumes: z.record(z.string(), z.record(z.string(), binding)),
+});
+
+export type StreamRecord = z.infer<typeof streamRecord>;
+export type Binding = z.infer<typeof binding>;
+
+export interface CookieName {
+  readonly volumeKey: string;
+  readonly cookieKey: string;
+}
+
+/** What a key is about to name. */
+export type Content = Pick<Binding, "reference" | "manifestDigest" | "stream" | "devices"> & {
+  readonly inspected?: Binding["inspected"];
+};
+
+export class Bindings {
+  readonly #file: JsonFile;
+  readonly #volumes = new Map<string, Map<string, Binding>>();
+  readonly #streams = new Map<Digest, StreamRecord[]>();
+
+  constructor(path: string) {
+    this.#file = new JsonFile(path, () => this.#document());
+  }
+
+  /**
+   * Reads what the last daemon wrote. `missing` and `damaged` mean that nothing is known of the
+   * files in the cache: the caller must drop those whose key is not a content digest.
+   */
+  async load(): Promise<"loaded" | "missing" | DaemonError> {
+    const text = await this.#file.read();
+    if (text === undefined) return "missing";
+    try {
+      const parsed = document.parse(JSON.parse(text));
+      for (const [volumeKey, keys] of Object.entries(parsed.volumes)) {
+        for (const [cookieKey, known] of Object.entries(keys)) {
+          this.#put({ volumeKey, cookieKey }, known);
+        }
+      }
+      return "loaded";
+    } catch (error) {
+      const aside = await this.#file.setAside();
+      const reason = error instanceof Error ? error.message.slice(0, 200) : String(error);
+      const detail = `not a state document (set aside as ${aside}): ${reason}`;
+      return new DaemonError({ code: "state_damaged", path: this.#file.path, detail });
+    }
+  }
+
+  get(name: CookieName): Binding | undefined {
+    return this.#volumes.get(name.volumeKey)?.get(name.cookieKey);
+  }
+
+  *all(): Iterable<CookieName & { readonly binding: Binding }> {
+    for (const [volumeKey, keys] of this.#volumes) {
+      for (const [cookieKey, known] of keys) yield { volumeKey, cookieKey, binding: known };
+    }
+  }
+
+  /**
+   * A stream of the known images by its content: one record for each size images claim for it.
+   * A device slot's tag has room for 57 digits of a prefixed digest, so a prefix will do.
+   */
+  findStreams(wanted: string): readonly StreamRecord[] {
+    const exact = this.#streams.get(wanted as Digest);
+    if (exact !== undefined) return exact;
+    const found = [...this.#streams].filter(([known]) => known.startsWith(wanted));
+    return found.length === 1 ? (found[0]?.[1] ?? []) : [];
+  }
+
+  /** Says what `name` stands for, and resolves when that is on disk. */
+  async bind(name: CookieName, content: Content): Promise<Binding> {
+    const before = this.get(name);
+    const same = before?.stream.digest === content.stream.digest;
+    const bound: Binding = {
+      ...content,
+      inspected: content.inspected ?? (same ? before.inspected : undefined),
+      copenSize: same ? before.copenSize : undefined,
+      past: before?.past ?? [],
+    };
+    this.#put(name, bound);
+    await this.#file.save();
+    return bound;
+  }
+
+  /** The size to give to copen, on disk before it is returned. Digest keys always get the real one. */
+  async copenSize(name: CookieName): Promise<number> {
+    const known = this.get(name);
+    if (known === undefined) throw new Error(`"${name.cookieKey}" is not bound`);
+    if (isDigest(name.cookieKey)) return known.stream.size;
+    if (known.copenSize !== undefined) return known.copenSize;
+    const { digest: content, size: realSize } = known.stream;
+    const earlier = known.past.find((entry) => entry.digest === content);
+    const copenSize = earlier?.copenSize ?? unusedSize(realSize, known.past);
+    const others = known.past.filter((entry) => entry.digest !== content);
+    const past = [...others, { digest: content, copenSize }].slice(-PAST_MAX);
+    this.#put(name, { ...known, copenSize, past });
+    await this.#file.save();
+    return copenSize;
+  }
+
+  #put(name: CookieName, known: Binding): void {
+    let keys = this.#volumes.get(name.volumeKey);
+    if (keys === undefined) {
+      keys = new Map();
+      this.#volumes.set(name.volumeKey, keys);
+    }
+    keys.set(name.cookieKey, known);
+    for (const stream of [known.stream, ...known.devices]) {
+      const others = (this.#streams.get(stream.digest) ?? []).filter(
+        (other) => other.size !== stream.size,
+      );
+      this.#streams.set(stream.digest, [stream, ...others]);
+    }
+  }
+
+  #document(): z.infer<typeof document> {
+    const volumes = Object.fromEntries(
+      [...this.#volumes].map(([volumeKey, keys]) => [volumeKey, Object.fromEntries(keys)]),
+    );
+    return { version: VERSION, volumes };
+  }
+}
+
+/** The smallest size of the form roundup(real) + 4096 n that no other content of the key had. */
+function unusedSize(realSize: number, past: Binding["past"]): number {
+  const used = new Set(past.map((entry) => entry.copenSize));
+  let candidate = alignUp(realSize, BLOCK_BYTES);
+  while (used.has(candidate)) candidate += BLOCK_BYTES;
+  return candidate;
+}
