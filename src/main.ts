@@ -5,7 +5,7 @@
 //
 // Nothing imports this file but the command line.
 
-import { mkdir, readFile, stat } from "node:fs/promises";
+import { mkdir, stat } from "node:fs/promises";
 import { release } from "node:os";
 import { join } from "node:path";
 import { dropUntrustedFiles } from "./cache/untrusted-files.ts";
@@ -14,19 +14,22 @@ import { FailureLog, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
 import { ControlServer } from "./control/server.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
+import { Admission } from "./flow/admission.ts";
 import { Engine } from "./flow/engine.ts";
 import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
 import { CachefilesSession } from "./kernel/cachefiles/session.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { openBoundDevice, servesCompressed } from "./kernel/cachefiles/setup.ts";
-import type { KernelHandler } from "./kernel/transport.ts";
-import { systemClock } from "./platform/clock.ts";
+import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
-import { findPackageRoot } from "./platform/package-root.ts";
+import { packageVersion } from "./platform/package-root.ts";
 import { SlabPool } from "./platform/slab-pool.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
+import { createLayoutSource } from "./source/layout.ts";
+import { isLoopback } from "./source/registry/options.ts";
+import { createRegistrySource } from "./source/registry/registry-source.ts";
 import { createSources } from "./source/sources.ts";
 import { Bindings } from "./state/bindings.ts";
 import { KIB, MIB } from "./units.ts";
@@ -55,7 +58,7 @@ async function readConfig(path: string | undefined): Promise<Config> {
 }
 
 async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
-  const startMs = systemClock.nowMs();
+  const startMs = clock.nowMs();
   const stopped = stopSignal(log);
   const native = loadNative({ writerThreads: config.engine.writer_threads });
   const rooms = await buildRooms(config, native, log);
@@ -73,7 +76,7 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
       cacheDir: config.cache.dir,
       domainId: config.kernel.domain_id,
       socket: config.control.socket,
-      startMs: Math.round(systemClock.nowMs() - startMs),
+      startMs: Math.round(clock.nowMs() - startMs),
     },
     "ready",
   );
@@ -86,27 +89,10 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
 type Rooms = Awaited<ReturnType<typeof buildRooms>>;
 
 async function buildRooms(config: Config, native: Native, log: RootLog["log"]) {
-  const clock = systemClock;
-  const counts = { requests: 0, bytes: 0, failures: 0 };
   const failures = new FailureLog();
   const bindings = await loadState(config, log);
-  const source = createSources({
-    clock,
-    random: Math.random,
-    log,
-    registry: config.registry,
-    observe: {
-      request: () => (counts.requests += 1),
-      bytes: (_host, bytes) => (counts.bytes += bytes),
-      failure: () => (counts.failures += 1),
-    },
-  });
-  const slabBytes = Math.min(Math.max(config.engine.window, 256 * KIB), MIB);
-  const slabs = new SlabPool({
-    slabBytes,
-    slabsMax: Math.floor(config.limits.bytes_in_flight / slabBytes),
-    allocate: (bytes) => native.allocateAligned(bytes),
-  });
+  const { source, counts } = buildSource(config, log);
+  const slabs = buildSlabs(config, native);
   const engine = new Engine({
     clock,
     log,
@@ -121,63 +107,103 @@ async function buildRooms(config: Config, native: Native, log: RootLog["log"]) {
       for (const key of keys) failures.record(key, error);
     },
   });
-  const volumeKey = volumeKeyOf(config.kernel.domain_id);
-  const openTimeoutMs = config.limits.open_timeout;
-  const names = new NameResolver({
+  const domainId = config.kernel.domain_id;
+  const common = {
     clock,
     log,
-    bindings,
     engine,
-    volumeKey,
-    openTimeoutMs,
+    volumeKey: volumeKeyOf(domainId),
+    openTimeoutMs: config.limits.open_timeout,
+  };
+  const names = new NameResolver({
+    ...common,
+    bindings,
     references: createReferenceResolver(source),
     servesCompressed: servesCompressed(release()),
   });
   const opener = new Opener({
-    clock,
-    log,
-    engine,
+    ...common,
     names,
-    volumeKey,
-    openTimeoutMs,
     integrity: config.engine.integrity,
     onFailure: (key, error) => {
       failures.record(key, error);
     },
   });
+  const door = openDoor(config, native, log);
+  const status = await statusOf({ engine, door, counts });
+  const operations = controlOperations({ names, failures, domainId, status });
+  const control = new ControlServer({ socketPath: config.control.socket, operations, log });
+  return { source, engine, names, opener, door, control, handler: new Admission(opener, engine) };
+}
+
+function buildSource(config: Config, log: RootLog["log"]) {
+  const counts = { requests: 0, bytes: 0, failures: 0 };
+  const { registry } = config;
+  const registrySource = createRegistrySource({
+    clock,
+    random: Math.random,
+    log,
+    options: {
+      plainHttp: (host) => isLoopback(host) || registry.plain_http.includes(host),
+      connections: registry.connections,
+      attemptsMax: registry.attempts,
+      connectTimeoutMs: registry.connect_timeout,
+      headersTimeoutMs: registry.headers_timeout,
+      stallTimeoutMs: registry.stall_timeout,
+    },
+    observe: {
+      request() {
+        counts.requests += 1;
+      },
+      bytes(_host, count) {
+        counts.bytes += count;
+      },
+      failure() {
+        counts.failures += 1;
+      },
+    },
+  });
+  return {
+    source: createSources({ registry: registrySource, layout: createLayoutSource({ clock }) }),
+    counts,
+  };
+}
+
+function buildSlabs(config: Config, native: Native): SlabPool {
+  const slabBytes = Math.min(Math.max(config.engine.window, 256 * KIB), MIB);
+  return new SlabPool({
+    slabBytes,
+    slabsMax: Math.floor(config.limits.bytes_in_flight / slabBytes),
+    allocate: (bytes) => native.allocateAligned(bytes),
+  });
+}
+
+function openDoor(config: Config, native: Native, log: RootLog["log"]): CachefilesSession {
   const deviceFd = openBoundDevice(native, {
     devicePath: config.kernel.device,
     cacheDir: config.cache.dir,
     tag: config.cache.tag,
     limits: config.cache,
   });
-  const door = new CachefilesSession({ native, clock, log, deviceFd });
+  return new CachefilesSession({ native, clock, log, deviceFd });
+}
+
+async function statusOf(parts: {
+  engine: Engine;
+  door: CachefilesSession;
+  counts: Status["source"];
+}): Promise<() => Status> {
   const version = await packageVersion();
-  const status = (): Status => ({
+  return () => ({
     version,
     pid: process.pid,
     ready: true,
-    kernelMessages: door.messages,
-    source: counts,
-    cache: door.writes,
-    waitingReads: engine.waitingReads,
-    objects: [...engine.openObjects],
+    kernelMessages: parts.door.messages,
+    source: parts.counts,
+    cache: parts.door.writes,
+    waitingReads: parts.engine.waitingReads,
+    objects: [...parts.engine.openObjects],
   });
-  const domainId = config.kernel.domain_id;
-  const operations = controlOperations({ names, failures, domainId, status });
-  const control = new ControlServer({ socketPath: config.control.socket, operations, log });
-  const handler = new Admission({
-    open: (request) => {
-      opener.open(request);
-    },
-    read: (request) => {
-      engine.read(request);
-    },
-    closed: (object) => {
-      engine.closed(object);
-    },
-  });
-  return { source, engine, names, opener, door, control, handler };
 }
 
 async function loadState(config: Config, log: RootLog["log"]): Promise<Bindings> {
@@ -194,44 +220,16 @@ async function loadState(config: Config, log: RootLog["log"]): Promise<Bindings>
   return bindings;
 }
 
-/** Lets requests through until the daemon stops; then refuses them at once. */
-class Admission implements KernelHandler {
-  readonly #inner: KernelHandler;
-  #stopping: DaemonError | undefined;
-
-  constructor(inner: KernelHandler) {
-    this.#inner = inner;
-  }
-
-  refuseNew(error: DaemonError): void {
-    this.#stopping = error;
-  }
-
-  open(request: Parameters<KernelHandler["open"]>[0]): void {
-    if (this.#stopping === undefined) this.#inner.open(request);
-    else request.refuse(this.#stopping);
-  }
-
-  read(request: Parameters<KernelHandler["read"]>[0]): void {
-    if (this.#stopping === undefined) this.#inner.read(request);
-    else request.fail(this.#stopping);
-  }
-
-  closed(object: Parameters<KernelHandler["closed"]>[0]): void {
-    this.#inner.closed(object);
-  }
-}
-
 // stop admitting -> let what waits finish, for a while -> fail the rest -> close the device
 async function shutDown(config: Config, rooms: Rooms, log: RootLog["log"]): Promise<void> {
   const error = new DaemonError({ code: "stopping" });
   rooms.handler.refuseNew(error);
   await rooms.control.close();
-  const untilMs = systemClock.nowMs() + config.limits.drain_timeout;
+  const untilMs = clock.nowMs() + config.limits.drain_timeout;
   const isBusy = () => rooms.engine.waitingReads > 0 || rooms.opener.waitingCount > 0;
-  while (isBusy() && systemClock.nowMs() < untilMs) {
+  while (isBusy() && clock.nowMs() < untilMs) {
     await new Promise<void>((resolve) => {
-      systemClock.after(20, resolve);
+      clock.after(20, resolve);
     });
   }
   const objects = rooms.door.objectCount;
@@ -269,10 +267,4 @@ function stopSignal(log: RootLog["log"]) {
     stop(asDaemonError(error));
   });
   return { reason, stop };
-}
-
-async function packageVersion(): Promise<string> {
-  const text = await readFile(new URL("package.json", findPackageRoot()), "utf8");
-  const { version } = JSON.parse(text) as { version: string };
-  return version;
 }

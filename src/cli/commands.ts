@@ -7,24 +7,39 @@ import { DEFAULT_CONFIG_PATH, DEFAULT_SOCKET_PATH, loadConfig } from "../config/
 import { ask } from "../control/client.ts";
 import { statusAnswer } from "../control/schema.ts";
 import { DaemonError } from "../errors.ts";
-import { findPackageRoot } from "../platform/package-root.ts";
+import { packageVersion } from "../platform/package-root.ts";
 
 const EXIT_STATUS = `Exit status: 0 done, 1 a bug, 2 wrong usage or configuration,
 3 this machine lacks something, 4 the registry, 5 the image, 6 the daemon.`;
 
+const CONFIG_FILE = `configuration file (default ${DEFAULT_CONFIG_PATH}, if it exists)`;
+const REFERENCE = "host[:port]/repo[:tag][@digest], or oci:PATH[:tag]";
+const LAZY = "detach it now, finish when its last user has left";
+
 /** Runs one command line (without node and script) and returns its exit status. */
 export async function runCommand(words: string[]): Promise<number> {
-  const parser = yargs(words)
+  const parser = addCommands(yargs(words))
     .scriptName("erofsd")
     .usage("$0 <command>\n\nMounts container images before their data has arrived.")
+    .demandCommand(1, "which command?")
+    .strict()
+    .exitProcess(false)
+    .version(await packageVersion())
+    .alias("help", "h")
+    .epilogue(EXIT_STATUS)
+    .fail((message: string | null, error: unknown) => {
+      throw error ?? new DaemonError({ code: "usage_invalid", detail: message ?? "" });
+    });
+  await parser.parseAsync();
+  return 0;
+}
+
+function addCommands(parser: Argv): Argv {
+  return parser
     .command(
       "serve",
       "run the daemon in the foreground",
-      (y) =>
-        y.option("config", {
-          type: "string",
-          describe: `configuration file (default ${DEFAULT_CONFIG_PATH}, if it exists)`,
-        }),
+      (y) => y.option("config", { type: "string", describe: CONFIG_FILE }),
       () => undefined,
     )
     .command(
@@ -32,13 +47,9 @@ export async function runCommand(words: string[]): Promise<number> {
       "mount an image",
       (y) =>
         socketOptions(y)
-          .positional("reference", {
-            type: "string",
-            demandOption: true,
-            describe: "host[:port]/repo[:tag][@digest], or oci:PATH[:tag]",
-          })
+          .positional("reference", { type: "string", demandOption: true, describe: REFERENCE })
           .positional("directory", { type: "string", demandOption: true })
-          .option("json", { type: "boolean", default: false, describe: "print the result as JSON" }),
+          .option("json", { type: "boolean", default: false, describe: "print JSON" }),
       async (given) => {
         const { mountCommand } = await import("./mount-command.ts");
         await mountCommand({ ...given, socketPath: await socketPath(given) });
@@ -50,11 +61,7 @@ export async function runCommand(words: string[]): Promise<number> {
       (y) =>
         y
           .positional("directory", { type: "string", demandOption: true })
-          .option("lazy", {
-            type: "boolean",
-            default: false,
-            describe: "detach it now, finish when its last user has left",
-          }),
+          .option("lazy", { type: "boolean", default: false, describe: LAZY }),
       async (given) => {
         const { umountCommand } = await import("./mount-command.ts");
         await umountCommand(given);
@@ -64,31 +71,30 @@ export async function runCommand(words: string[]): Promise<number> {
       "status",
       "what the daemon is doing",
       (y) =>
-        socketOptions(y).option("json", { type: "boolean", default: false, describe: "print JSON" }),
+        socketOptions(y).option("json", {
+          type: "boolean",
+          default: false,
+          describe: "print JSON",
+        }),
       async (given) => {
         const { printStatus } = await import("./status-command.ts");
         const path = await socketPath(given);
         const request = { method: "GET", path: "/v1/status", answer: statusAnswer } as const;
         printStatus(await ask(path, request), given);
       },
-    )
-    .demandCommand(1, "which command?")
-    .strict()
-    .exitProcess(false)
-    .version(await packageVersion())
-    .alias("help", "h")
-    .epilogue(EXIT_STATUS)
-    .fail((message, error) => {
-      throw error ?? new DaemonError({ code: "usage_invalid", detail: message });
-    });
-  await parser.parseAsync();
-  return 0;
+    );
 }
 
 function socketOptions<T>(y: Argv<T>) {
   return y
-    .option("socket", { type: "string", describe: `control socket (default ${DEFAULT_SOCKET_PATH})` })
-    .option("config", { type: "string", describe: "take the socket's path from this configuration" });
+    .option("socket", {
+      type: "string",
+      describe: `control socket (default ${DEFAULT_SOCKET_PATH})`,
+    })
+    .option("config", {
+      type: "string",
+      describe: "take the socket's path from this configuration",
+    });
 }
 
 /** The socket named on the command line, else the given or the default configuration's. */
@@ -98,10 +104,4 @@ async function socketPath(given: { socket?: string | undefined; config?: string 
   const hasDefault = await readFile(DEFAULT_CONFIG_PATH).catch(() => undefined);
   if (hasDefault === undefined) return DEFAULT_SOCKET_PATH;
   return (await loadConfig(DEFAULT_CONFIG_PATH)).control.socket;
-}
-
-async function packageVersion(): Promise<string> {
-  const text = await readFile(new URL("package.json", findPackageRoot()), "utf8");
-  const { version } = JSON.parse(text) as { version: string };
-  return version;
 }

@@ -43,8 +43,12 @@ export async function umountCommand(given: { directory: string; lazy: boolean })
   const target = await realpath(given.directory).catch(() => resolve(given.directory));
   const here = (await listMounts()).findLast((entry) => entry.mountPoint === target);
   if (here === undefined || !isOverFscache(here)) {
-    const found = here === undefined ? "nothing is mounted there" : `a ${here.fsType} is mounted there`;
-    throw new DaemonError({ code: "usage_invalid", detail: `${target} is no mount of erofsd: ${found}` });
+    const found =
+      here === undefined ? "nothing is mounted there" : `a ${here.fsType} is mounted there`;
+    throw new DaemonError({
+      code: "usage_invalid",
+      detail: `${target} is no mount of erofsd: ${found}`,
+    });
   }
   try {
     unmount(target, { lazy: given.lazy });
@@ -126,7 +130,9 @@ async function causeOf(
 }
 
 function isOverFscache(entry: MountEntry): boolean {
-  return entry.fsType === "erofs" && entry.superOptions.some((option) => option.startsWith("fsid="));
+  return (
+    entry.fsType === "erofs" && entry.superOptions.some((option) => option.startsWith("fsid="))
+  );
 }
 
 function errnoOf(error: unknown): string | undefined {

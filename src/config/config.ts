@@ -9,6 +9,7 @@ import { z } from "zod";
 import { DaemonError } from "../errors.ts";
 import { volumePartProblem } from "../kernel/cachefiles/keys.ts";
 import { LOG_FORMATS, LOG_LEVELS } from "../platform/log.ts";
+import { BLOCK_BYTES } from "../units.ts";
 import { bytes, milliseconds } from "./quantities.ts";
 
 export const DEFAULT_CONFIG_PATH = "/etc/erofsd/config.toml";
@@ -21,7 +22,10 @@ const cache = z
   .strictObject({
     /** Holds the kernel's cache files and the daemon's state; ext4 or xfs. */
     dir: absolutePath.default("/var/lib/erofsd"),
-    tag: z.string().regex(/^[!-~]{1,64}$/, "1 to 64 visible ASCII characters").default("erofsd"),
+    tag: z
+      .string()
+      .regex(/^[!-~]{1,64}$/, "1 to 64 visible ASCII characters")
+      .default("erofsd"),
     brun: percent.default(7),
     bcull: percent.default(5),
     bstop: percent.default(1),
@@ -31,7 +35,11 @@ const cache = z
   })
   .superRefine((limits, context) => {
     for (const kind of ["b", "f"] as const) {
-      const [stop, cull, run] = [limits[`${kind}stop`], limits[`${kind}cull`], limits[`${kind}run`]];
+      const [stop, cull, run] = [
+        limits[`${kind}stop`],
+        limits[`${kind}cull`],
+        limits[`${kind}run`],
+      ];
       if (stop < cull && cull < run) continue;
       const message = `${kind}stop < ${kind}cull < ${kind}run must hold (${stop}, ${cull}, ${run})`;
       context.addIssue({ code: "custom", message, path: [`${kind}cull`] });
@@ -61,7 +69,9 @@ export const configSchema = z.strictObject({
     .prefault({}),
   engine: z
     .strictObject({
-      window: bytes("4KiB", "8MiB").prefault("1MiB"),
+      window: bytes("4KiB", "8MiB")
+        .refine((value) => value % BLOCK_BYTES === 0, "not a multiple of 4KiB")
+        .prefault("1MiB"),
       answer_hold: milliseconds("0ms", "1s").prefault("50ms"),
       integrity: z.enum(["prefer", "require"]).default("prefer"),
       writer_threads: z.int().min(1).max(64).default(4),
@@ -136,7 +146,10 @@ function knownKeys(path: readonly string[]): string[] {
   const defaults: unknown = configSchema.parse({});
   let table: unknown = defaults;
   for (const key of path) {
-    table = typeof table === "object" && table !== null ? Object.entries(table).find(([k]) => k === key)?.[1] : undefined;
+    table =
+      typeof table === "object" && table !== null
+        ? Object.entries(table).find(([k]) => k === key)?.[1]
+        : undefined;
   }
   return typeof table === "object" && table !== null ? Object.keys(table) : [];
 }
@@ -146,5 +159,7 @@ function nearestKey(key: string, known: readonly string[]): string | undefined {
     .map((candidate) => ({ candidate, steps: distance(key, candidate) }))
     .sort((a, b) => a.steps - b.steps);
   const best = ranked[0];
-  return best !== undefined && best.steps <= Math.max(2, key.length / 2) ? best.candidate : undefined;
+  return best !== undefined && best.steps <= Math.max(2, key.length / 2)
+    ? best.candidate
+    : undefined;
 }

@@ -5,7 +5,12 @@ import { z } from "zod";
 import { KIB, MIB } from "../units.ts";
 
 const SIZE_UNITS: Readonly<Record<string, number>> = { B: 1, KiB: KIB, MiB: MIB, GiB: KIB * MIB };
-const DURATION_UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+const DURATION_UNITS: Readonly<Record<string, number>> = {
+  ms: 1,
+  s: 1000,
+  m: 60_000,
+  h: 3_600_000,
+};
 
 /** A size in bytes between `min` and `max`, written with its unit: "64KiB". */
 export function bytes(min: string, max: string) {
@@ -24,19 +29,21 @@ function quantity(
 ) {
   const min = parseQuantity(range.min, units) ?? 0;
   const max = parseQuantity(range.max, units) ?? 0;
-  return z.string({ error: `${what} as text, for example "${range.example}"` }).transform((text, context) => {
-    const value = parseQuantity(text, units);
-    if (value === undefined) {
-      const known = Object.keys(units).join(", ");
-      context.addIssue(`"${text}" is not ${what}: write a number and one of ${known}`);
-      return z.NEVER;
-    }
-    if (value < min || value > max) {
-      context.addIssue(`${text} is not between ${range.min} and ${range.max}`);
-      return z.NEVER;
-    }
-    return value;
-  });
+  return z
+    .string({ error: `${what} as text, for example "${range.example}"` })
+    .transform((text, context) => {
+      const value = parseQuantity(text, units);
+      if (value === undefined) {
+        const known = Object.keys(units).join(", ");
+        context.addIssue(`"${text}" is not ${what}: write a number and one of ${known}`);
+        return z.NEVER;
+      }
+      if (value < min || value > max) {
+        context.addIssue(`${text} is not between ${range.min} and ${range.max}`);
+        return z.NEVER;
+      }
+      return value;
+    });
 }
 
 function parseQuantity(text: string, units: Readonly<Record<string, number>>): number | undefined {

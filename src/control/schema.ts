@@ -44,6 +44,8 @@ export const statusAnswer = z.strictObject({
   kernelMessages: z.strictObject({
     open: z.number(),
     read: z.number(),
+    /** Bytes that READs asked for: what was not cached when a reader came. */
+    readBytes: z.number(),
     close: z.number(),
     malformed: z.number(),
   }),

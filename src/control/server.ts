@@ -2,7 +2,7 @@
 // The control socket: HTTP on a unix socket, mode 0600. Reads are GET, acts are POST.
 // Limits: 64 KiB a body, 64 connections, 10 s for a request to arrive.
 
-import { chmod, mkdir, unlink } from "node:fs/promises";
+import { chmod, lstat, mkdir, unlink } from "node:fs/promises";
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
 import { connect } from "node:net";
 import { dirname } from "node:path";
@@ -46,6 +46,7 @@ export class ControlServer {
   async listen(): Promise<void> {
     const path = this.#socketPath;
     await mkdir(dirname(path), { recursive: true, mode: 0o755 });
+    await refuseOtherFiles(path);
     if (await isAnswered(path)) throw new DaemonError({ code: "socket_in_use", socketPath: path });
     await unlink(path).catch((error: unknown) => {
       if (!(error instanceof Error && "code" in error && error.code === "ENOENT")) throw error;
@@ -87,15 +88,28 @@ async function answer(
       return { status: 200, body: { failure: operations.lastFailure(key) } };
     }
     case "POST /v1/images": {
-      const gone = new AbortController();
-      request.socket.once("close", () => {
-        gone.abort();
-      });
       const body = parseBody(registerRequest, await readBody(request));
-      return { status: 200, body: await operations.register(body, gone.signal) };
+      const register = (signal: AbortSignal) => operations.register(body, signal);
+      return { status: 200, body: await whileConnected(request, register) };
     }
     default:
       throw invalid(route, "no such operation");
+  }
+}
+
+async function whileConnected<T>(
+  { socket }: IncomingMessage,
+  run: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const gone = new AbortController();
+  const abort = (): void => {
+    gone.abort();
+  };
+  socket.once("close", abort);
+  try {
+    return await run(gone.signal);
+  } finally {
+    socket.removeListener("close", abort);
   }
 }
 
@@ -113,15 +127,14 @@ function parseBody<T>(schema: z.ZodType<T>, text: string): T {
 }
 
 async function readBody(request: IncomingMessage): Promise<string> {
-  const pieces: Buffer[] = [];
-  let length = 0;
-  for await (const piece of request) {
-    const bytes = Buffer.from(piece as Uint8Array);
-    length += bytes.length;
-    if (length > BODY_BYTES_MAX) throw invalid("body", `longer than ${BODY_BYTES_MAX} bytes`);
-    pieces.push(bytes);
+  request.setEncoding("utf8");
+  let text = "";
+  // The connection must live on to carry the answer, whatever the body is.
+  for await (const piece of request.iterator({ destroyOnReturn: false })) {
+    text += String(piece);
+    if (text.length > BODY_BYTES_MAX) throw invalid("body", `longer than ${BODY_BYTES_MAX} bytes`);
   }
-  return Buffer.concat(pieces).toString("utf8");
+  return text;
 }
 
 function send(response: ServerResponse, status: number, body: object): void {
@@ -147,7 +160,15 @@ function invalid(field: string, detail: string): DaemonError {
   return new DaemonError({ code: "request_invalid", field, detail });
 }
 
-/** True when something listens at `path`. */
+/** Only a socket is ever replaced: a mistyped control.socket must not cost a file. */
+async function refuseOtherFiles(path: string): Promise<void> {
+  const found = await lstat(path).catch(() => undefined);
+  if (found === undefined || found.isSocket()) return;
+  const detail = `control.socket: ${path} exists and is no socket`;
+  throw new DaemonError({ code: "config_invalid", where: "control", detail });
+}
+
+/** True when something listens at `path`, also when it is too busy to answer. */
 function isAnswered(path: string): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(path);
@@ -155,8 +176,8 @@ function isAnswered(path: string): Promise<boolean> {
       socket.destroy();
       resolve(true);
     });
-    socket.once("error", () => {
-      resolve(false);
+    socket.once("error", (error: NodeJS.ErrnoException) => {
+      resolve(error.code !== "ENOENT" && error.code !== "ECONNREFUSED");
     });
   });
 }

@@ -9,7 +9,7 @@ import type { KernelObject, ReadRequest } from "../kernel/transport.ts";
 import type { BlobLocation, Source } from "../source/source.ts";
 import type { Digest } from "../units.ts";
 import type { OpenObject } from "./open-object.ts";
-import { serveRead } from "./serve-request.ts";
+import { queuedRead, serveRead } from "./serve-request.ts";
 import { type FlowParts, type Stream, StreamFlow } from "./stream-flow.ts";
 
 interface Served {
@@ -76,7 +76,7 @@ export class Engine {
     } else if (served.object.queued === undefined) {
       serveRead(served.flow, served.object, request);
     } else {
-      served.object.queued.push(request);
+      served.object.queued.push(queuedRead(served.flow, served.object, request));
     }
   }
 
@@ -138,7 +138,10 @@ export class Engine {
       { key: object.kernel.cookieKey, cachedBytes: object.blocks.cachedBytes },
       "object ready",
     );
-    for (const request of queued) if (!request.answered) serveRead(flow, object, request);
+    for (const { request, cancelDeadline } of queued) {
+      cancelDeadline();
+      if (!request.answered) serveRead(flow, object, request);
+    }
   }
 
   #rawStream(blob: BlobLocation): Stream {

@@ -10,7 +10,7 @@
 // of them. A byte is written only after it has been taken whole from the source, in 4 KiB
 // blocks, and a reader is answered only after its last block is written.
 
-import { DaemonError, asDaemonError } from "../errors.ts";
+import { DaemonError, asDaemonError, invariant } from "../errors.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { Slab, SlabPool } from "../platform/slab-pool.ts";
 import { BLOCK_BYTES, type Extent, alignDown } from "../units.ts";
@@ -36,8 +36,8 @@ export interface FlightParts {
   readonly answerHoldMs: number;
   /** Given once all bytes have arrived, before any is written; throws to refuse them. */
   readonly verify?: ((bytes: Uint8Array) => void) | undefined;
-  /** The fetch is being cancelled: nobody may join it any more. */
-  readonly onUnwanted: () => void;
+  /** Cancelled, failed or over: nobody may join it any more. Called once or more often. */
+  readonly onUnjoinable: () => void;
   /** A part that will never arrive, or could not be written to these objects. */
   readonly onFailure: (rest: Extent, error: DaemonError, objects: readonly OpenObject[]) => void;
 }
@@ -124,6 +124,9 @@ export class Flight {
         signal: this.#abort.signal,
         deadlineMs: this.#parts.deadlineMs,
       });
+      // A source that gives too little or too much must never turn into bytes of the image.
+      this.#abort.signal.throwIfAborted();
+      invariant(this.#fetched === stored.length, "a fetch that resolves has given every byte");
       slab.bytes.fill(0, stored.length, extent.length);
       this.#fetched = extent.length;
       verify?.(slab.bytes.subarray(0, stored.length));
@@ -133,7 +136,15 @@ export class Flight {
     }
     this.#draining = true;
     this.#settleArrivals();
-    await this.#drain();
+    if (this.#error !== undefined) this.#fail(this.#error);
+    this.advance();
+    while (!this.#isDrained()) {
+      await new Promise<void>((resolve) => {
+        this.#drained = resolve;
+      });
+    }
+    // No await from here on: who joined after the last look would read a slab already given back.
+    this.#parts.onUnjoinable();
     this.#cancelHold?.();
     if (this.#slab !== undefined) slabs.release(this.#slab);
     this.#slab = undefined;
@@ -146,8 +157,15 @@ export class Flight {
   }
 
   #take(piece: Uint8Array): void {
-    this.#slab?.bytes.set(piece, this.#fetched);
-    this.#fetched += piece.byteLength;
+    // A piece of a fetch that was given up may still come.
+    if (this.#slab === undefined || this.#draining) return;
+    const fetched = this.#fetched + piece.byteLength;
+    if (fetched > this.#parts.stored.length) {
+      this.abort(new DaemonError({ code: "internal", detail: "a fetch gave more than was asked" }));
+      return;
+    }
+    this.#slab.bytes.set(piece, this.#fetched);
+    this.#fetched = fetched;
     if (this.#parts.verify === undefined) this.#usable = alignDown(this.#fetched, BLOCK_BYTES);
     this.#settleArrivals();
     this.advance();
@@ -197,16 +215,10 @@ export class Flight {
     return false;
   }
 
-  async #drain(): Promise<void> {
-    this.advance();
-    while (!this.#isDrained()) {
-      await new Promise<void>((resolve) => {
-        this.#drained = resolve;
-      });
-    }
-    if (this.#error === undefined) return;
-    const rest = this.#restFrom(this.#usable);
-    this.#parts.onFailure(rest, this.#error, [...this.#targets.keys()]);
+  // What has arrived is still written; who needs more is failed now, not after the last pin.
+  #fail(error: DaemonError): void {
+    this.#parts.onUnjoinable();
+    this.#parts.onFailure(this.#restFrom(this.#usable), error, [...this.#targets.keys()]);
   }
 
   #isDrained(): boolean {
@@ -221,7 +233,7 @@ export class Flight {
 
   #cancelWhenUnwanted(): void {
     if (this.#targets.size > 0 || this.#pins > 0 || this.#draining) return;
-    this.#parts.onUnwanted();
+    this.#parts.onUnjoinable();
     this.abort(new DaemonError({ code: "cancelled", what: "a fetch nobody waits for" }));
   }
 

@@ -43,7 +43,8 @@ export async function inspectPrimary(head: PinnedHead, inspection: Inspection): 
     throw new DaemonError({
       code: "image_unsupported",
       where,
-      detail: "it has compressed files, which this kernel cannot read over fscache (Linux 6.9 and newer can)",
+      detail:
+        "it has compressed files, which this kernel cannot read over fscache (Linux 6.9 and newer can)",
     });
   }
   const slots = await deviceSlots(head, superblock, where);
@@ -53,7 +54,10 @@ export async function inspectPrimary(head: PinnedHead, inspection: Inspection): 
   if (!inspection.isDigestKey) refuseForeignTags(matched, where);
   const byDigest = new Map<Digest, BlobLocation>(devices.map((device) => [device.digest, device]));
   const inOrder = matched.map(({ layer }) => byDigest.get(layer.digest));
-  return { compressed: superblock.compressed, devices: inOrder.filter((found) => found !== undefined) };
+  return {
+    compressed: superblock.compressed,
+    devices: inOrder.filter((found) => found !== undefined),
+  };
 }
 
 async function deviceSlots(
@@ -73,7 +77,9 @@ async function deviceSlots(
 
 // A bare mount opens each device by its slot's tag, so a tag must name one content for ever.
 function refuseForeignTags(matched: readonly MatchedDevice[], where: string): void {
-  const foreign = matched.find(({ tag }) => tag !== "" && !/^(sha256:)?[0-9a-fA-F]{57,64}$/.test(tag));
+  const foreign = matched.find(
+    ({ tag }) => tag !== "" && !/^(sha256:)?[0-9a-fA-F]{57,64}$/.test(tag),
+  );
   if (foreign === undefined) return;
   throw new DaemonError({
     code: "image_unsupported",

@@ -11,8 +11,15 @@ import { LRUCache } from "lru-cache";
 import { type Code, DaemonError, asDaemonError } from "../errors.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { Log } from "../platform/log.ts";
-import type { BlobLocation, FetchOptions } from "../source/source.ts";
-import type { Binding, Bindings, CookieName } from "../state/bindings.ts";
+import type { ReferenceResolver, ResolvedReference } from "../source/reference-resolver.ts";
+import type { BlobLocation } from "../source/source.ts";
+import {
+  type Binding,
+  type Bindings,
+  type Content,
+  type CookieName,
+  isSameImage,
+} from "../state/bindings.ts";
 import { type Digest, isDigest } from "../units.ts";
 import type { Engine } from "./engine.ts";
 import { inspectPrimary } from "./inspect-image.ts";
@@ -34,23 +41,6 @@ const AWAY: readonly Code[] = [
   "registry_throttled",
   "deadline_exceeded",
 ];
-
-/** A reference and what it names at this moment. */
-export interface ResolvedReference {
-  /** In its canonical form. */
-  readonly reference: string;
-  readonly manifestDigest: Digest;
-  readonly stream: BlobLocation;
-  /** In the manifest's order. */
-  readonly devices: readonly BlobLocation[];
-}
-
-export interface ReferenceResolver {
-  /** Faults: reference_invalid, registry_*, manifest_*, image_unsupported, layout_failed. */
-  resolve(reference: string, options: FetchOptions): Promise<ResolvedReference>;
-  /** True when the reference names one content for ever. */
-  isImmutable(reference: string): boolean;
-}
 
 export interface NameResolverParts {
   readonly clock: Clock;
@@ -76,6 +66,7 @@ export class NameResolver {
   readonly #stopping = new AbortController();
   readonly #late: LRUCache<string, ResolvedReference>;
   readonly #heldHeads = new Map<string, () => void>();
+  readonly #locks = new Map<string, Promise<void>>();
 
   constructor(parts: NameResolverParts) {
     this.#parts = parts;
@@ -101,14 +92,20 @@ export class NameResolver {
       const detail = "no image known to this daemon has a device with this digest";
       throw new DaemonError({ code: "key_unknown", key: name.cookieKey, detail });
     }
-    const current = await this.#current(name, bound);
-    const head = current.inspected === undefined ? this.#pinHead(current) : undefined;
+    // Until the object is served: nobody else may say meanwhile what the name stands for.
+    const unlock = await this.#lock(name);
+    let head: PinnedHead | undefined;
     const release = (): void => {
       head?.release();
       this.#heldHeads.get(name.cookieKey)?.();
+      unlock();
     };
     try {
-      if (head !== undefined) await this.#inspect(name, current, head);
+      const current = await this.#current(name, bindings.get(name));
+      if (current.inspected === undefined) {
+        head = this.#pinHead(current);
+        await this.#inspect(name, current, head);
+      }
       return { blob: current.stream, copenSize: await bindings.copenSize(name), release };
     } catch (error) {
       release();
@@ -124,8 +121,8 @@ export class NameResolver {
     reference: string,
     options: { fsid: string | undefined; signal: AbortSignal },
   ): Promise<CookieName & { readonly binding: Binding }> {
-    const { bindings, engine, volumeKey } = this.#parts;
-    const known = this.#knownAs(reference, options.fsid);
+    const { references, volumeKey } = this.#parts;
+    const known = this.#knownAs(references.canonical(reference), options.fsid);
     const resolved = await this.#resolve(reference, known?.binding, options.signal);
     if (resolved === undefined && known !== undefined) return known;
     const content = contentOf(resolved, reference);
@@ -134,23 +131,50 @@ export class NameResolver {
       const detail = `a digest names its content, and "${reference}" is ${ownKey(content)}`;
       throw new DaemonError({ code: "key_refused", key: name.cookieKey, detail });
     }
+    const unlock = await this.#lock(name);
+    try {
+      return { ...name, binding: await this.#bindInspected(name, content) };
+    } finally {
+      unlock();
+    }
+  }
+
+  async #bindInspected(name: CookieName, content: Content): Promise<Binding> {
+    const { bindings, engine } = this.#parts;
     const before = bindings.get(name);
-    const moved = before !== undefined && before.stream.digest !== content.stream.digest;
+    const moved = before !== undefined && !isSameImage(before, content);
     if (moved && engine.isOpen(name.volumeKey, name.cookieKey)) {
       const detail = `it is mounted and names ${before.manifestDigest}`;
       throw new DaemonError({ code: "key_refused", key: name.cookieKey, detail });
     }
-    if (before?.inspected !== undefined && !moved) return { ...name, binding: before };
+    if (before?.inspected !== undefined && !moved) return before;
     const bound = await bindings.bind(name, content);
     const head = this.#pinHead(bound);
     try {
       const inspected = await this.#inspect(name, bound, head);
       this.#holdHead(name.cookieKey, head);
-      return { ...name, binding: inspected };
+      return inspected;
     } catch (error) {
       head.release();
       throw error;
     }
+  }
+
+  /** Waits for whoever is saying what `name` stands for, then keeps others out until called. */
+  async #lock(name: CookieName): Promise<() => void> {
+    const id = `${name.volumeKey}\0${name.cookieKey}`;
+    for (let other = this.#locks.get(id); other !== undefined; other = this.#locks.get(id)) {
+      await other;
+    }
+    let wake: () => void = () => undefined;
+    const lock = new Promise<void>((resolve) => {
+      wake = resolve;
+    });
+    this.#locks.set(id, lock);
+    return () => {
+      if (this.#locks.get(id) === lock) this.#locks.delete(id);
+      wake();
+    };
   }
 
   #knownAs(
@@ -160,7 +184,8 @@ export class NameResolver {
     for (const known of this.#parts.bindings.all()) {
       const { cookieKey, binding } = known;
       const isOurs = fsid === undefined ? isDigest(cookieKey) : cookieKey === fsid;
-      if (isOurs && binding.reference === reference && binding.inspected !== undefined) return known;
+      if (isOurs && binding.reference === reference && binding.inspected !== undefined)
+        return known;
     }
     return undefined;
   }
@@ -261,11 +286,15 @@ export class NameResolver {
 function contentOf(resolved: ResolvedReference | undefined, reference: string) {
   if (resolved === undefined) throw new Error(`"${reference}" has no content`);
   const { manifestDigest, stream, devices } = resolved;
-  return { reference, manifestDigest, stream, devices: [...devices] };
+  return { reference: resolved.reference, manifestDigest, stream, devices: [...devices] };
 }
 
 /** Where we choose the key it names the content: the layer, or the manifest when there are devices. */
-function ownKey(content: { stream: BlobLocation; devices: readonly BlobLocation[]; manifestDigest: Digest }): Digest {
+function ownKey(content: {
+  stream: BlobLocation;
+  devices: readonly BlobLocation[];
+  manifestDigest: Digest;
+}): Digest {
   return content.devices.length === 0 ? content.stream.digest : content.manifestDigest;
 }
 

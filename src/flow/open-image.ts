@@ -90,13 +90,16 @@ export class Opener {
       throw new DaemonError({
         code: "image_unsupported",
         where: name.cookieKey,
-        detail: 'a raw EROFS layer has no digests per chunk, and integrity = "require" asks for them',
+        detail:
+          'a raw EROFS layer has no digests per chunk, and integrity = "require" asks for them',
       });
     }
   }
 
   #accept(request: OpenRequest, { blob, copenSize }: Found): void {
     if (request.answered) return;
+    // Throws when the stream is being served with another size: refused, not opened and dead.
+    this.#parts.engine.flowOf(blob);
     const object = request.accept(copenSize);
     if (object === undefined) return;
     this.#parts.engine.serve(blob, object);

@@ -25,7 +25,7 @@ export class OpenObject {
   readonly failures: FailureMemory;
   readonly waiters = new Set<Waiter>();
   /** Reads that came while loading; undefined once ready. */
-  queued: ReadRequest[] | undefined = [];
+  queued: Waiter[] | undefined = [];
   closed = false;
   /** End of the last read asked for; a read that starts there goes on sequentially. */
   lastReadEnd = -1;
@@ -39,7 +39,7 @@ export class OpenObject {
   /** Marks bytes as cached and answers everyone whose extent is now complete. */
   markCached(extent: Extent): void {
     this.blocks.add(extent);
-    for (const waiter of [...this.waiters]) {
+    for (const waiter of this.waiters) {
       if (this.blocks.covers(waiter.request.extent)) {
         this.#remove(waiter);
         waiter.request.complete();
@@ -50,7 +50,7 @@ export class OpenObject {
   /** Fails everyone who needs a byte of `extent` that is not cached; returns how many that were. */
   failWaiters(extent: Extent, error: DaemonError): number {
     let failed = 0;
-    for (const waiter of [...this.waiters]) {
+    for (const waiter of this.waiters) {
       const needed = this.blocks.missing(waiter.request.extent);
       if (needed.some((part) => overlaps(part, extent))) {
         this.#remove(waiter);
@@ -75,8 +75,8 @@ export class OpenObject {
   /** The kernel is done with it: nobody is answered any more. */
   close(): void {
     this.closed = true;
+    for (const waiter of [...this.waiters, ...(this.queued ?? [])]) waiter.cancelDeadline();
     this.queued = undefined;
-    for (const waiter of this.waiters) waiter.cancelDeadline();
     this.waiters.clear();
   }
 

@@ -31,7 +31,7 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ReadReq
     return;
   }
 
-  wait(flow, object, request, sequential);
+  object.waiters.add(waiterOf(flow, object, { request, patient: sequential }));
   // The fetch gives up a little before the reader does, so that its cause is what is reported.
   const deadlineMs = flow.parts.clock.nowMs() + 0.95 * flow.parts.limits.readTimeoutMs;
   const plan = planFill({
@@ -48,8 +48,18 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ReadReq
   for (const fetch of plan.fetches) flow.launch(fetch, deadlineMs).addTarget(object);
 }
 
-function wait(flow: StreamFlow, object: OpenObject, request: ReadRequest, patient: boolean): void {
+/** A READ that waits for its object to finish loading: served then, or failed when that hangs. */
+export function queuedRead(flow: StreamFlow, object: OpenObject, request: ReadRequest): Waiter {
+  return waiterOf(flow, object, { request, patient: false });
+}
+
+function waiterOf(
+  flow: StreamFlow,
+  object: OpenObject,
+  asked: { request: ReadRequest; patient: boolean },
+): Waiter {
   const { clock, limits, log } = flow.parts;
+  const { request } = asked;
   const { extent } = request;
   const cancelDeadline = clock.after(limits.readTimeoutMs, () => {
     object.waiters.delete(waiter);
@@ -67,6 +77,6 @@ function wait(flow: StreamFlow, object: OpenObject, request: ReadRequest, patien
     );
     request.fail(error);
   });
-  const waiter: Waiter = { request, patient, cancelDeadline };
-  object.waiters.add(waiter);
+  const waiter: Waiter = { ...asked, cancelDeadline };
+  return waiter;
 }

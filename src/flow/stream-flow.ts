@@ -110,7 +110,7 @@ export class StreamFlow {
       deadlineMs,
       answerHoldMs: this.parts.limits.answerHoldMs,
       verify: isWhole ? this.stream.verifyWhole : undefined,
-      onUnwanted: () => this.flights.delete(flight),
+      onUnjoinable: () => this.flights.delete(flight),
       onFailure: (rest, error, objects) => {
         this.#failed(rest, error, objects);
       },
@@ -122,7 +122,7 @@ export class StreamFlow {
       }
     }
     // run() never rejects: its failures come through onFailure.
-    void flight.run().finally(() => this.flights.delete(flight));
+    void flight.run();
     return flight;
   }
 

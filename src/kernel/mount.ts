@@ -88,7 +88,12 @@ export function mountErofs(mount: ErofsMount): void {
   }
 }
 
-function configure(context: number, command: number, key: string | null, value: string | null): void {
+function configure(
+  context: number,
+  command: number,
+  key: string | null,
+  value: string | null,
+): void {
   const result = fsconfig(SYS_FSCONFIG, context, command, key, value, 0);
   checked("fsconfig", result, () => kernelMessages(context));
 }

@@ -28,6 +28,13 @@ export class PendingRequest {
     send();
   }
 
+  // waiting -> gone: the door answers it itself; whoever holds it may answer later, silently.
+  preempt(send: () => void): void {
+    if (this.#state !== "waiting") return;
+    this.withdraw();
+    send();
+  }
+
   // waiting -> gone: the kernel no longer waits (its object closed, its reader was killed).
   withdraw(): void {
     if (this.#state !== "waiting") return;

@@ -44,7 +44,8 @@ export function planFill(question: FillQuestion): FillPlan {
   const wantEnd = Math.min(extentEnd(want), streamEnd);
   // Read-ahead goes on from the last missing byte only when that byte ends the request:
   // what follows a cached end was read ahead before, or will be asked for.
-  const ahead = extentEnd(last) === wantEnd ? { offset: wantEnd, length: windowEnd - wantEnd } : undefined;
+  const ahead =
+    extentEnd(last) === wantEnd ? { offset: wantEnd, length: windowEnd - wantEnd } : undefined;
   const wanted = [...demand];
   if (ahead !== undefined && ahead.length > 0) {
     const next = minus(question.missing(ahead), question.inFlight)[0];

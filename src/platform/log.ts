@@ -19,7 +19,14 @@ export const LOG_FORMATS = ["auto", "json", "pretty"] as const;
 export type LogFormat = (typeof LOG_FORMATS)[number];
 
 /** Headers and fields whose values never reach a log. */
-const SECRET_PATHS = ["authorization", "password", "token", "*.authorization", "*.password", "*.token"];
+const SECRET_PATHS = [
+  "authorization",
+  "password",
+  "token",
+  "*.authorization",
+  "*.password",
+  "*.token",
+];
 
 export interface RootLog {
   readonly log: Logger;
@@ -28,12 +35,8 @@ export interface RootLog {
 }
 
 /** The root logger on stdout. `auto` is pretty on a terminal, JSON elsewhere. */
-export async function createLog(options: {
-  level: LogLevel;
-  format: LogFormat;
-}): Promise<RootLog> {
-  const pretty =
-    options.format === "pretty" || (options.format === "auto" && process.stdout.isTTY === true);
+export async function createLog(options: { level: LogLevel; format: LogFormat }): Promise<RootLog> {
+  const pretty = options.format === "pretty" || (options.format === "auto" && process.stdout.isTTY);
   const settings = {
     level: options.level,
     base: null,

@@ -2,6 +2,10 @@
 // Where this package is installed, from src/ as from dist/.
 
 import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { z } from "zod";
+
+const manifest = z.object({ version: z.string() });
 
 let known: URL | undefined;
 
@@ -16,4 +20,10 @@ export function findPackageRoot(): URL {
   }
   known = directory;
   return directory;
+}
+
+/** This package's version, as package.json gives it. */
+export async function packageVersion(): Promise<string> {
+  const text = await readFile(new URL("package.json", findPackageRoot()), "utf8");
+  return manifest.parse(JSON.parse(text)).version;
 }

@@ -60,10 +60,20 @@ export type Content = Pick<Binding, "reference" | "manifestDigest" | "stream" | 
   readonly inspected?: Binding["inspected"];
 };
 
+/** True when what was learnt of `before` holds for `content`: the same bootstrap and devices. */
+export function isSameImage(before: Content | undefined, content: Content): boolean {
+  if (before?.stream.digest !== content.stream.digest) return false;
+  const alone = before.devices.length === 0 && content.devices.length === 0;
+  return alone || before.manifestDigest === content.manifestDigest;
+}
+
 export class Bindings {
   readonly #file: JsonFile;
   readonly #volumes = new Map<string, Map<string, Binding>>();
   readonly #streams = new Map<Digest, StreamRecord[]>();
+  /** Changes made here, and how many of them are surely on disk: a save may fail. */
+  #changes = 0;
+  #changesSaved = 0;
 
   constructor(path: string) {
     this.#file = new JsonFile(path, () => this.#document());
@@ -83,6 +93,7 @@ export class Bindings {
           this.#put({ volumeKey, cookieKey }, known);
         }
       }
+      this.#changesSaved = this.#changes;
       return "loaded";
     } catch (error) {
       const aside = await this.#file.setAside();
@@ -107,7 +118,7 @@ export class Bindings {
    * A device slot's tag has room for 57 digits of a prefixed digest, so a prefix will do.
    */
   findStreams(wanted: string): readonly StreamRecord[] {
-    const exact = this.#streams.get(wanted as Digest);
+    const exact = isDigest(wanted) ? this.#streams.get(wanted) : undefined;
     if (exact !== undefined) return exact;
     const found = [...this.#streams].filter(([known]) => known.startsWith(wanted));
     return found.length === 1 ? (found[0]?.[1] ?? []) : [];
@@ -119,12 +130,13 @@ export class Bindings {
     const same = before?.stream.digest === content.stream.digest;
     const bound: Binding = {
       ...content,
-      inspected: content.inspected ?? (same ? before.inspected : undefined),
+      inspected:
+        content.inspected ?? (isSameImage(before, content) ? before?.inspected : undefined),
       copenSize: same ? before.copenSize : undefined,
       past: before?.past ?? [],
     };
     this.#put(name, bound);
-    await this.#file.save();
+    await this.#save();
     return bound;
   }
 
@@ -132,19 +144,31 @@ export class Bindings {
   async copenSize(name: CookieName): Promise<number> {
     const known = this.get(name);
     if (known === undefined) throw new Error(`"${name.cookieKey}" is not bound`);
-    if (isDigest(name.cookieKey)) return known.stream.size;
-    if (known.copenSize !== undefined) return known.copenSize;
+    const given = isDigest(name.cookieKey) ? known.stream.size : known.copenSize;
+    if (given !== undefined) {
+      await this.#save();
+      return given;
+    }
     const { digest: content, size: realSize } = known.stream;
     const earlier = known.past.find((entry) => entry.digest === content);
     const copenSize = earlier?.copenSize ?? unusedSize(realSize, known.past);
     const others = known.past.filter((entry) => entry.digest !== content);
     const past = [...others, { digest: content, copenSize }].slice(-PAST_MAX);
     this.#put(name, { ...known, copenSize, past });
-    await this.#file.save();
+    await this.#save();
     return copenSize;
   }
 
+  /** Resolves when every change made so far is on disk, also those whose own save failed. */
+  async #save(): Promise<void> {
+    const changes = this.#changes;
+    if (changes === this.#changesSaved) return;
+    await this.#file.save();
+    this.#changesSaved = Math.max(this.#changesSaved, changes);
+  }
+
   #put(name: CookieName, known: Binding): void {
+    this.#changes += 1;
     let keys = this.#volumes.get(name.volumeKey);
     if (keys === undefined) {
       keys = new Map();

@@ -23,7 +23,7 @@ const TAG_PREFIXED = /^sha256:[0-9a-f]{57}$/;
 export interface DeviceSlot {
   /** Up to the first NUL, one character a byte; empty when mkfs wrote none. */
   readonly tag: string;
-  /** Blocks of 4 KiB on the device. */
+  /** Blocks of 4 KiB on the device; 0 when mkfs wrote none (erofs-utils 1.5 does not). */
   readonly blocks: number;
   /** Where the device lies in the flat address space, in blocks; 0 when it is not in it. */
   readonly mappedBlock: number;
@@ -89,7 +89,10 @@ export function matchDevices(
 function checkPrimary(superblock: Superblock, bootstrap: EROFSLayer, where: string): void {
   const bytes = superblock.blocks * BLOCK_BYTES;
   if (bytes > bootstrap.size) {
-    throw invalid(where, `it is truncated: ${bytes} bytes by its superblock, ${bootstrap.size} stored`);
+    throw invalid(
+      where,
+      `it is truncated: ${bytes} bytes by its superblock, ${bootstrap.size} stored`,
+    );
   }
   const table = superblock.deviceTable;
   if (table !== undefined && table.offset + table.length > bootstrap.size) {

@@ -19,7 +19,12 @@ const FEATURES: readonly Feature[] = [
   { bit: 0x1, name: "lz4_0padding", kernel: "5.4", compression: true },
   { bit: 0x2, name: "compr_cfgs or big_pcluster", kernel: "5.13", compression: true },
   { bit: 0x4, name: "chunked_file", kernel: "5.15", compression: false },
-  { bit: DEVICE_TABLE_BIT, name: "device_table or compr_head2", kernel: "5.16", compression: false },
+  {
+    bit: DEVICE_TABLE_BIT,
+    name: "device_table or compr_head2",
+    kernel: "5.16",
+    compression: false,
+  },
   { bit: 0x10, name: "ztailpacking", kernel: "5.17", compression: true },
   { bit: 0x20, name: "fragments or dedupe", kernel: "6.1", compression: true },
   { bit: 0x40, name: "xattr_prefixes", kernel: "6.4", compression: false },

@@ -56,9 +56,9 @@ export function candidateEntries(
     .filter(({ rank }) => rank > 0)
     .sort((a, b) => b.rank - a.rank || a.position - b.position);
   const chosen = ranked.length > 0 ? ranked.map(({ entry }) => entry) : withoutPlatform(index);
-  const candidates = chosen.slice(0, CANDIDATES_MAX).flatMap(({ digest, mediaType }) =>
-    isDigest(digest) ? [{ digest, mediaType }] : [],
-  );
+  const candidates = chosen
+    .slice(0, CANDIDATES_MAX)
+    .flatMap(({ digest, mediaType }) => (isDigest(digest) ? [{ digest, mediaType }] : []));
   if (candidates.length === 0) {
     throw new DaemonError({
       code: "image_unsupported",

@@ -116,12 +116,14 @@ export class CacheObject implements KernelObject {
   async #whenReady<T>(job: (fd: number) => Promise<T>): Promise<T> {
     for (let tryNumber = 1; ; tryNumber += 1) {
       if (this.isClosed) throw this.#cancelled();
+      // As it was when the job began: a READ may come while the job's ENOBUFS is on its way to us.
+      const wasReady = this.#ready;
       try {
         const result = await this.#fd.borrow(job);
         this.#ready = true;
         return result;
       } catch (error) {
-        const early = error instanceof DaemonError && errnoOf(error) === "ENOBUFS" && !this.#ready;
+        const early = error instanceof DaemonError && errnoOf(error) === "ENOBUFS" && !wasReady;
         if (!early || tryNumber >= READY_TRIES_MAX) throw error;
         await sleep(this.#clock, Math.min(tryNumber, READY_DELAY_MS_MAX), this.#closed.signal);
       }

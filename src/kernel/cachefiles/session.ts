@@ -29,7 +29,7 @@ const MESSAGES_PER_TURN_MAX = 64;
 
 interface PendingOpen {
   readonly pending: PendingRequest;
-  readonly refuse: (error: DaemonError) => void;
+  readonly sendRefusal: (error: DaemonError) => void;
 }
 
 interface PendingRead extends PendingOpen {
@@ -58,8 +58,8 @@ export class CachefilesSession implements KernelDoor {
   #watcher: FdWatcher | undefined;
   #handler: KernelHandler | undefined;
   #onFatal: ((error: DaemonError) => void) | undefined;
-  /** Kernel messages taken, by kind. */
-  readonly messages = { open: 0, read: 0, close: 0, malformed: 0 };
+  /** Kernel messages taken, by kind, and the bytes that READs asked for. */
+  readonly messages = { open: 0, read: 0, readBytes: 0, close: 0, malformed: 0 };
   /** Writes into cache files, by all objects. */
   readonly writes = { writes: 0, writtenBytes: 0 };
 
@@ -89,9 +89,16 @@ export class CachefilesSession implements KernelDoor {
     for (let left = 1024; left > 0 && this.#takeMessage(() => undefined); left -= 1);
     this.#watcher?.close();
     this.#watcher = undefined;
-    for (const open of [...this.#opens.values()]) open.refuse(error);
-    for (const read of [...this.#reads.values()]) read.refuse(error);
-    for (const object of this.#objects.values()) this.#closeObject(object);
+    // Preempted, not answered: flow still holds these requests and may answer them later.
+    for (const { pending, sendRefusal } of [...this.#opens.values(), ...this.#reads.values()]) {
+      pending.preempt(() => {
+        sendRefusal(error);
+      });
+    }
+    for (const object of this.#objects.values()) {
+      this.#closeObject(object);
+      this.#handler?.closed(object);
+    }
     this.#objects.clear();
     await Promise.all(this.#closing);
     this.#native.close(this.#deviceFd);
@@ -111,6 +118,10 @@ export class CachefilesSession implements KernelDoor {
     try {
       length = this.#native.readMessage(this.#deviceFd, this.#buffer);
     } catch (error) {
+      if (isFdShortage(error)) {
+        this.#log.error({ err: error }, "an OPEN was lost: no file descriptor for it");
+        return true;
+      }
       this.#fatal(error);
       return false;
     }
@@ -169,14 +180,17 @@ export class CachefilesSession implements KernelDoor {
       });
       return object;
     };
+    const sendRefusal = (error: DaemonError): void => {
+      this.#copen(msgId, -error.policy.errno);
+      // No CLOSE follows a refused OPEN, and the next mount of the key hangs while the fd is open.
+      this.#native.close(anonFd);
+    };
     const refuse = (error: DaemonError): void => {
       pending.answer(() => {
-        this.#copen(msgId, -error.policy.errno);
-        // No CLOSE follows a refused OPEN, and the next mount of the key hangs while the fd is open.
-        this.#native.close(anonFd);
+        sendRefusal(error);
       });
     };
-    this.#opens.set(msgId, { pending, refuse });
+    this.#opens.set(msgId, { pending, sendRefusal });
     return {
       volumeKey,
       cookieKey,
@@ -201,6 +215,7 @@ export class CachefilesSession implements KernelDoor {
 
   #readRequest(message: ReadMessage): ReadRequest | undefined {
     const { msgId, objectId, extent } = message;
+    this.messages.readBytes += extent.length;
     const object = this.#objects.get(objectId);
     if (object === undefined) {
       this.#log.warn({ msgId, objectId }, "READ for an object that is not open");
@@ -212,13 +227,14 @@ export class CachefilesSession implements KernelDoor {
     const pending = new PendingRequest(`READ ${msgId} of "${object.cookieKey}"`, () => {
       this.#reads.delete(msgId);
     });
+    const sendComplete = (): void => {
+      this.#readComplete(object, msgId);
+    };
     const complete = (): void => {
-      pending.answer(() => {
-        object.readComplete(msgId);
-      });
+      pending.answer(sendComplete);
     };
     // A READ has no error reply: completed without data, the kernel looks once more and gives EIO.
-    this.#reads.set(msgId, { pending, object, refuse: complete });
+    this.#reads.set(msgId, { pending, object, sendRefusal: sendComplete });
     return {
       object,
       extent,
@@ -230,12 +246,20 @@ export class CachefilesSession implements KernelDoor {
     };
   }
 
+  #readComplete(object: CacheObject, msgId: number): void {
+    try {
+      object.readComplete(msgId);
+    } catch (error) {
+      this.#log.error({ msgId, key: object.cookieKey, err: error }, "a READ cannot be answered");
+    }
+  }
+
   #forgetObject(objectId: number): void {
     const object = this.#objects.get(objectId);
     // CLOSE of an object that a dead daemon had: nothing of ours.
     if (object === undefined) return;
     this.#objects.delete(objectId);
-    for (const read of [...this.#reads.values()]) {
+    for (const read of this.#reads.values()) {
       if (read.object === object) read.pending.withdraw();
     }
     this.#closeObject(object);
@@ -258,17 +282,19 @@ export class CachefilesSession implements KernelDoor {
       if (message.msgId !== undefined) this.#copen(message.msgId, -22);
       if (message.anonFd !== undefined) this.#native.close(message.anonFd);
     } else if (message.opcode === OPCODE.read && message.msgId !== undefined) {
-      this.#objects.get(message.objectId ?? -1)?.readComplete(message.msgId);
+      const object = this.#objects.get(message.objectId ?? -1);
+      if (object !== undefined) this.#readComplete(object, message.msgId);
     }
   }
 
   #fatal(error: unknown): void {
     this.#watcher?.close();
-    const detail = (text: string) => `reading the cachefiles device failed: ${text}`;
-    const fault = asDaemonError(error, (text) => ({
-      code: "kernel_message_invalid",
-      detail: detail(text),
-    }));
-    this.#onFatal?.(fault);
+    this.#onFatal?.(asDaemonError(error));
   }
+}
+
+/** The kernel has failed the OPEN it could not give us an fd for; all else goes on. */
+function isFdShortage(error: unknown): boolean {
+  if (!(error instanceof DaemonError) || error.fault.code !== "syscall_failed") return false;
+  return error.fault.errnoName === "EMFILE" || error.fault.errnoName === "ENFILE";
 }

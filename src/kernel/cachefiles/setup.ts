@@ -77,13 +77,15 @@ function bind(native: Native, fd: number, setup: CachefilesSetup): void {
           return {
             code: "door_unsupported",
             path: setup.devicePath,
-            detail: "this kernel's cachefiles has no on-demand mode (or the cache is on an idmapped mount)",
+            detail:
+              "this kernel's cachefiles has no on-demand mode (or the cache is on an idmapped mount)",
           };
         case "EOPNOTSUPP":
           return {
             code: "cache_dir_unsuitable",
             path,
-            detail: "its filesystem cannot hold the cache (tmpfs, overlayfs, network and shared filesystems cannot)",
+            detail:
+              "its filesystem cannot hold the cache (tmpfs, overlayfs, network and shared filesystems cannot)",
           };
         case "ENOENT":
           return { code: "cache_dir_unsuitable", path, detail: "no such directory" };

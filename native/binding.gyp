@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+# One addon, no library but libc. Build it with
+#   node-gyp rebuild --directory native [--nodedir=/usr]
+# `--werror=false` is for compilers newer than the ones this is tested with;
+# `--sanitize=true` (with a preloaded libasan, see asan.sh) for the sanitizers.
+{
+  "variables": { "werror%": "true", "sanitize%": "false" },
+  "targets": [
+    {
+      "target_name": "erofsd",
+      "sources": [
+        "src/addon.cc",
+        "src/args.cc",
+        "src/callback.cc",
+        "src/device.cc",
+        "src/fd-watcher.cc",
+        "src/file.cc",
+        "src/job.cc",
+        "src/layout.cc",
+        "src/loop-handle.cc",
+        "src/memory.cc",
+        "src/workers.cc",
+        "src/writer-pool.cc"
+      ],
+      "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
+      "defines": [
+        "NAPI_VERSION=8",
+        "NODE_ADDON_API_DISABLE_DEPRECATED",
+        "NODE_ADDON_API_DISABLE_CPP_EXCEPTIONS",
+        "_FILE_OFFSET_BITS=64"
+      ],
+      "cflags": ["-Wall", "-Wextra", "-fvisibility=hidden"],
+      "cflags_cc": ["-std=c++17"],
+      "ldflags": ["-Wl,-z,relro,-z,now"],
+      "conditions": [
+        ["werror=='true'", { "cflags": ["-Werror"] }],
+        [
+          "sanitize=='true'",
+          {
+            "cflags": ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"],
+            "ldflags": ["-fsanitize=address,undefined"]
+          }
+        ]
+      ]
+    }
+  ]
+}

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// One registration function for each .cc that exports functions or classes to JS.
+#pragma once
+
+#include <napi.h>
+
+namespace erofsd {
+
+void ExportDevice(Napi::Env env, Napi::Object exports);
+void ExportFdWatcher(Napi::Env env, Napi::Object exports);
+void ExportFile(Napi::Env env, Napi::Object exports);
+void ExportLayout(Napi::Env env, Napi::Object exports);
+void ExportMemory(Napi::Env env, Napi::Object exports);
+void ExportWriterPool(Napi::Env env, Napi::Object exports);
+
+}  // namespace erofsd

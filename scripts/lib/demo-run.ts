@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// The demo itself, on a machine with cachefiles (or in a guest): a registry, the daemon, a bare
+// mount(8), a program run from the image, and what that cost.
+//   demo-run STORAGE REPOSITORY TAG TREE CACHE_DIR
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir, mkdtemp, open, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Status } from "../../src/control/schema.ts";
+import { findPackageRoot } from "../../src/platform/package-root.ts";
+import { MIB } from "../../src/units.ts";
+import { startDaemon } from "../../test/support/daemon.ts";
+import { startDockerRegistry } from "../../test/support/docker-registry.ts";
+
+const SCRIPT = `
+import json, sys, textwrap
+print(textwrap.indent(json.dumps({"python": sys.version.split()[0], "prefix": sys.prefix}), "   "))
+`;
+
+const [storage = "", repository = "", tag = "", tree = "", cacheDir = ""] = process.argv.slice(2);
+const registry = await startDockerRegistry({ storage, port: 5000 });
+const program = new URL("dist/cli/erofsd.js", findPackageRoot()).pathname;
+const daemon = await startDaemon({ program, cacheDir, logLevel: "warn" });
+const home = await mkdtemp(join(tmpdir(), "erofsd-demo-"));
+const target = join(home, "mnt");
+try {
+  await demo();
+} finally {
+  await run("umount", [target], { quiet: true });
+  await daemon.stop();
+  await registry.stop();
+  await rm(home, { recursive: true, force: true });
+}
+
+async function demo(): Promise<void> {
+  await mkdir(target);
+  const fsid = `${registry.host}/${repository}:${tag}`;
+  const options = `fsid=${fsid},domain_id=erofsd`;
+  console.log(`\n$ mount -t erofs -o ${options} none ${target}`);
+  const startMs = performance.now();
+  await must("mount", ["-t", "erofs", "-o", options, "none", target]);
+  await readFirstByte(join(target, "usr/bin/python3"));
+  const firstByteMs = performance.now() - startMs;
+  console.log(`$ ${target}/usr/bin/python3 demo.py`);
+  const python = join(target, "usr/bin/python3");
+  const env = { PYTHONHOME: join(target, "usr"), PYTHONDONTWRITEBYTECODE: "1" };
+  await must(python, ["-c", SCRIPT], env);
+  const programMs = performance.now() - startMs;
+  const used = await daemon.status();
+  printTable(used, { firstByteMs, programMs });
+  console.log("comparing every file with its source ...");
+  const same = await run("diff", ["-r", "--no-dereference", tree, target], { quiet: false });
+  console.log(`digest check   ${same === 0 ? "OK: every byte is the source's" : "FAILED"}`);
+  if (same !== 0) process.exitCode = 1;
+}
+
+function printTable(status: Status, times: { firstByteMs: number; programMs: number }): void {
+  const size = status.objects.reduce((sum, object) => sum + object.sizeBytes, 0);
+  const { kernelMessages, source } = status;
+  const rows: [string, string][] = [
+    ["image size", mebibytes(size)],
+    ["asked for", `${mebibytes(kernelMessages.readBytes)} in ${kernelMessages.read} misses`],
+    ["fetched", `${mebibytes(source.bytes)} (${Math.round((100 * source.bytes) / size)} % of the image)`],
+    ["requests", String(source.requests)],
+    ["first byte", `${Math.round(times.firstByteMs)} ms after mount(2)`],
+    ["program done", `${Math.round(times.programMs)} ms after mount(2)`],
+  ];
+  console.log("");
+  for (const [name, value] of rows) console.log(`${name.padEnd(14)} ${value}`);
+}
+
+async function readFirstByte(path: string): Promise<void> {
+  const file = await open(path);
+  await file.read(Buffer.alloc(1), 0, 1, 0);
+  await file.close();
+}
+
+async function must(command: string, args: string[], env: NodeJS.ProcessEnv = {}): Promise<void> {
+  const status = await run(command, args, { quiet: false, env });
+  if (status === 0) return;
+  for (const line of daemon.log) console.log(`daemon: ${line.msg}`);
+  throw new Error(`${command} ended with status ${status}`);
+}
+
+async function run(
+  command: string,
+  args: string[],
+  options: { quiet: boolean; env?: NodeJS.ProcessEnv },
+): Promise<number | null> {
+  const stdio = options.quiet ? "ignore" : "inherit";
+  const child = spawn(command, args, { stdio, env: { ...process.env, ...options.env } });
+  const [status] = (await once(child, "exit")) as [number | null];
+  return status;
+}
+
+function mebibytes(bytes: number): string {
+  return `${(bytes / MIB).toFixed(1)} MiB`;
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the registry client can be told, with its defaults, and what it tells others: counters
+// and a log. All times are in milliseconds.
+
+import type { Clock, Random } from "../../platform/clock.ts";
+
+export interface RegistryOptions {
+  /** True for hosts (as written, with port) that are spoken to without TLS. */
+  readonly plainHttp: (host: string) => boolean;
+  /** Connections to one host at most, 1 or more; further requests wait. */
+  readonly connections: number;
+  /** Tries of one fetch in all, 1 or more. */
+  readonly attemptsMax: number;
+  readonly backoffBaseMs: number;
+  readonly backoffCapMs: number;
+  /** For TCP and TLS together. Kept by the HTTP client on the system's clock. */
+  readonly connectTimeoutMs: number;
+  /** From a request being written to its response's headers. */
+  readonly headersTimeoutMs: number;
+  /** Between two pieces of a body. */
+  readonly stallTimeoutMs: number;
+  /** PEM certificates to trust beside the system's. */
+  readonly tlsCa?: string | undefined;
+}
+
+export const REGISTRY_DEFAULTS: RegistryOptions = {
+  plainHttp: isLoopback,
+  connections: 8,
+  attemptsMax: 4,
+  backoffBaseMs: 100,
+  backoffCapMs: 3_000,
+  connectTimeoutMs: 10_000,
+  headersTimeoutMs: 30_000,
+  stallTimeoutMs: 30_000,
+};
+
+/** Called in order of events; must not throw. Hosts as in a URL, with the port. */
+export interface RegistryObserver {
+  request?(host: string): void;
+  /** `count` body bytes were received. */
+  bytes?(host: string, count: number): void;
+  failure?(host: string, code: string): void;
+}
+
+/** The part of a logger that is used here. */
+export interface RegistryLog {
+  debug(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+}
+
+export interface RegistryParts {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly options?: Partial<RegistryOptions>;
+  readonly observe?: RegistryObserver;
+  readonly log?: RegistryLog;
+}
+
+/** localhost, 127.0.0.0/8 and [::1], with or without a port. */
+export function isLoopback(host: string): boolean {
+  const name = host.replace(/:[0-9]+$/, "");
+  return (
+    name === "localhost" ||
+    name === "[::1]" ||
+    /^127\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}$/.test(name)
+  );
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// Starts the distribution project's registry (Debian package docker-registry) on a free loopback
+// port with its storage in a directory. Free of test libraries: it also runs inside a guest.
+
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { freePort } from "./port.ts";
+
+const BINARY = "/usr/bin/docker-registry";
+
+export interface RunningRegistry {
+  /** `127.0.0.1:<port>`. */
+  readonly host: string;
+  readonly storage: string;
+  /** Ends the process and waits for it; removes the storage when it was not the caller's. */
+  stop(): Promise<void>;
+}
+
+export interface RegistryStart {
+  /** Where blobs are kept; a new temporary directory by default. */
+  readonly storage?: string;
+  /** A free port of 127.0.0.1 by default. */
+  readonly port?: number;
+  readonly address?: string;
+}
+
+/** Resolves once it listens. Rejects when the binary is missing or it ends before that. */
+export async function startDockerRegistry(start: RegistryStart = {}): Promise<RunningRegistry> {
+  const home = await mkdtemp(join(tmpdir(), "erofsd-registry-"));
+  const storage = start.storage ?? join(home, "storage");
+  const address = start.address ?? "127.0.0.1";
+  const host = `${address}:${start.port ?? (await freePort())}`;
+  const config = join(home, "config.yml");
+  await writeFile(config, configText(host, storage));
+  const child = spawn(BINARY, ["serve", config], { stdio: ["ignore", "ignore", "pipe"] });
+  try {
+    await listening(child);
+  } catch (error) {
+    await rm(home, { recursive: true, force: true });
+    throw error;
+  }
+  return {
+    host,
+    storage,
+    async stop() {
+      if (child.exitCode === null && child.signalCode === null) {
+        const ended = once(child, "exit");
+        child.kill("SIGTERM");
+        await ended;
+      }
+      await rm(home, { recursive: true, force: true });
+    },
+  };
+}
+
+function configText(host: string, storage: string): string {
+  return [
+    "version: 0.1",
+    "log: { level: info, accesslog: { disabled: true } }",
+    "storage:",
+    `  filesystem: { rootdirectory: ${JSON.stringify(storage)} }`,
+    "  delete: { enabled: true }",
+    `http: { addr: ${JSON.stringify(host)} }`,
+    "",
+  ].join("\n");
+}
+
+async function listening(child: ChildProcess): Promise<void> {
+  const { stderr } = child;
+  if (stderr === null) throw new Error("the registry has no stderr");
+  const lines: string[] = [];
+  await new Promise<void>((resolve, reject) => {
+    child.once("error", (cause) => {
+      reject(new Error(`${BINARY} does not start: install docker-registry`, { cause }));
+    });
+    child.once("exit", () => {
+      reject(new Error(`${BINARY} ended: ${lines.slice(-5).join("\n")}`));
+    });
+    // The pipe is read to its end, or the registry would block on its log.
+    createInterface({ input: stderr }).on("line", (line) => {
+      if (lines.length < 50) lines.push(line);
+      if (line.includes("listening on")) resolve();
+    });
+  });
+}

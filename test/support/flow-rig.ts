@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// An engine on a fake kernel, a scripted source and a clock that stands still.
+
+import { createHash } from "node:crypto";
+import type { DaemonError } from "../../src/errors.ts";
+import { Engine } from "../../src/flow/engine.ts";
+import type { FlowLimits } from "../../src/flow/stream-flow.ts";
+import { SlabPool } from "../../src/platform/slab-pool.ts";
+import type { BlobLocation } from "../../src/source/source.ts";
+import { BLOCK_BYTES, type Digest, type Extent } from "../../src/units.ts";
+import { FakeClock } from "./fake-clock.ts";
+import { FakeObject, FakeRead } from "./fake-kernel.ts";
+import { QuietLog } from "./quiet-log.ts";
+import { ScriptedSource } from "./scripted-source.ts";
+import { turns } from "./turns.ts";
+
+export const LIMITS: FlowLimits = {
+  windowBytes: 8 * BLOCK_BYTES,
+  readTimeoutMs: 10_000,
+  answerHoldMs: 50,
+};
+const ORIGIN = { kind: "registry", host: "registry.example", repository: "app" } as const;
+
+export interface RigOptions {
+  readonly limits?: Partial<FlowLimits>;
+  readonly slabBlocks?: number;
+  readonly slabsMax?: number;
+}
+
+export class FlowRig {
+  readonly clock = new FakeClock();
+  readonly log = new QuietLog();
+  readonly source = new ScriptedSource();
+  readonly slabs: SlabPool;
+  readonly engine: Engine;
+  readonly fillFailures: { keys: readonly string[]; error: DaemonError }[] = [];
+  #nextId = 1;
+
+  constructor(options: RigOptions = {}) {
+    this.slabs = new SlabPool({
+      slabBytes: (options.slabBlocks ?? 8) * BLOCK_BYTES,
+      slabsMax: options.slabsMax ?? 4,
+      // What an earlier tenant left in a slab must never show.
+      allocate: (bytes) => new Uint8Array(bytes).fill(0xdd),
+    });
+    this.engine = new Engine({
+      clock: this.clock,
+      log: this.log,
+      source: this.source,
+      slabs: this.slabs,
+      limits: { ...LIMITS, ...options.limits },
+      onFillFailure: (keys, error) => {
+        this.fillFailures.push({ keys, error });
+      },
+    });
+  }
+
+  /** A blob of `bytes` in the source. */
+  blob(bytes: Uint8Array): BlobLocation {
+    const digest = digestOf(bytes);
+    this.source.put(digest, bytes);
+    return { origin: ORIGIN, digest, size: bytes.length };
+  }
+
+  /** Opens an object on `blob`; `prepare` may set the fake up before the engine sees it. */
+  async open(blob: BlobLocation, prepare?: (object: FakeObject) => void): Promise<FakeObject> {
+    const object = this.object(blob.size);
+    prepare?.(object);
+    this.engine.serve(blob, object);
+    await turns();
+    return object;
+  }
+
+  object(sizeBytes: number): FakeObject {
+    const id = this.#nextId++;
+    return new FakeObject({ id, cookieKey: `key-${id}`, sizeBytes });
+  }
+
+  /** A READ of blocks [first, end). */
+  read(object: FakeObject, first: number, end: number): FakeRead {
+    const read = new FakeRead(object, blocks(first, end));
+    this.engine.read(read);
+    return read;
+  }
+
+  close(object: FakeObject): void {
+    object.closed = true;
+    this.engine.closed(object);
+  }
+}
+
+export function blocks(first: number, end: number): Extent {
+  return { offset: first * BLOCK_BYTES, length: (end - first) * BLOCK_BYTES };
+}
+
+export function digestOf(bytes: Uint8Array): Digest {
+  return `sha256:${createHash("sha256").update(bytes).digest("hex")}` as Digest;
+}
+
+/** Bytes in which no two blocks are alike and none is zero. */
+export function patternBytes(length: number, salt = 1): Uint8Array {
+  const bytes = new Uint8Array(length);
+  for (let i = 0; i < length; i += 1) bytes[i] = 1 + ((i * 31 + (i >>> 12) * 7 + salt * 13) % 250);
+  return bytes;
+}

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+// Objects coming and going while fetches and writes are under way, streams verified as a whole,
+// and heads pinned by an OPEN.
+
+import { describe, expect, test } from "vitest";
+import { DaemonError } from "../../../src/errors.ts";
+import { BLOCK_BYTES } from "../../../src/units.ts";
+import { codeOf, rejectionOf, thrownBy } from "../../support/fault-code.ts";
+import { FlowRig, blocks, patternBytes } from "../../support/flow-rig.ts";
+import { turns } from "../../support/turns.ts";
+
+const B = BLOCK_BYTES;
+const unreachable = new DaemonError({ code: "registry_unreachable", host: "r", detail: "down" });
+
+describe("an object that closes", () => {
+  test("in the middle of a native write keeps the buffer lent until that write has ended", async () => {
+    const rig = new FlowRig();
+    const content = patternBytes(20 * B);
+    const object = await rig.open(rig.blob(content), (fake) => {
+      fake.holdsWrites = true;
+    });
+    const read = rig.read(object, 0, 1);
+    await turns();
+    rig.source.fetches[0]?.finish();
+    await turns();
+    expect(object.writes).toHaveLength(1);
+    read.withdraw();
+    rig.close(object);
+    await turns();
+    expect(rig.slabs.lentCount).toBe(1);
+    object.writes[0]?.finish();
+    await turns();
+    expect(rig.slabs.lentCount).toBe(0);
+    expect(object.file.subarray(0, 8 * B)).toEqual(content.subarray(0, 8 * B));
+  });
+
+  test("cancels a fetch only it wanted, and a new reader of the same bytes gets a new one", async () => {
+    const rig = new FlowRig();
+    const blob = rig.blob(patternBytes(20 * B));
+    const first = await rig.open(blob);
+    rig.read(first, 0, 1).withdraw();
+    await turns();
+    rig.close(first);
+    const second = await rig.open(blob);
+    const read = rig.read(second, 0, 1);
+    await turns();
+    expect(rig.source.fetches.map(({ ended }) => ended)).toEqual([true, false]);
+    rig.source.fetches[1]?.finish();
+    await turns();
+    expect(read.answer).toBe("complete");
+  });
+
+  test("leaves the fetch to the other object that waits for it", async () => {
+    const rig = new FlowRig();
+    const blob = rig.blob(patternBytes(20 * B));
+    const [one, two] = [await rig.open(blob), await rig.open(blob)];
+    rig.read(one, 0, 1).withdraw();
+    const read = rig.read(two, 0, 1);
+    rig.close(one);
+    await turns();
+    rig.source.fetches[0]?.finish();
+    await turns();
+    expect([read.answer, rig.source.fetches.length, one.writeCount]).toEqual(["complete", 1, 0]);
+  });
+
+  test("while it loads drops its queued reads without answering them", async () => {
+    const rig = new FlowRig();
+    const object = await rig.open(rig.blob(patternBytes(20 * B)), (fake) => {
+      fake.extents = new Promise(() => undefined);
+    });
+    const read = rig.read(object, 0, 1);
+    read.withdraw();
+    rig.close(object);
+    await turns();
+    expect([read.answer, rig.clock.pendingCount, rig.source.fetches.length]).toEqual(["gone", 0, 0]);
+  });
+
+  test("a read of it that comes too late is failed", async () => {
+    const rig = new FlowRig();
+    const object = await rig.open(rig.blob(patternBytes(20 * B)));
+    rig.close(object);
+    expect(codeOf(rig.read(object, 0, 1).error)).toBe("cancelled");
+  });
+});
+
+describe("an object that loads", () => {
+  test("queues its reads until it knows what its file holds", async () => {
+    const rig = new FlowRig();
+    let loaded: (extents: { offset: number; length: number }[]) => void = () => undefined;
+    const object = await rig.open(rig.blob(patternBytes(20 * B)), (fake) => {
+      fake.extents = new Promise((resolve) => {
+        loaded = resolve;
+      });
+    });
+    const [cached, missing] = [rig.read(object, 0, 1), rig.read(object, 3, 4)];
+    await turns();
+    expect([cached.answer, rig.source.fetches.length]).toEqual(["waiting", 0]);
+    expect(rig.engine.waitingReads).toBe(2);
+    loaded([blocks(0, 2)]);
+    await turns();
+    expect([cached.answer, missing.answer]).toEqual(["complete", "waiting"]);
+    rig.source.fetches[0]?.finish();
+    await turns();
+    expect(missing.answer).toBe("complete");
+  });
+
+  test("is served from the registry when its file cannot be listed", async () => {
+    const rig = new FlowRig();
+    const broken = new DaemonError({ code: "cache_write_failed", key: "k", detail: "EIO" });
+    const object = await rig.open(rig.blob(patternBytes(20 * B)), (fake) => {
+      fake.extents = Promise.reject(broken);
+    });
+    const read = rig.read(object, 0, 1);
+    await turns();
+    rig.source.fetches[0]?.finish();
+    await turns();
+    expect(read.answer).toBe("complete");
+  });
+});
+
+describe("a stream that one fetch carries whole", () => {
+  test("is written only after its digest has been checked", async () => {
+    const rig = new FlowRig();
+    const content = patternBytes(3 * B + 5);
+    const object = await rig.open(rig.blob(content));
+    const read = rig.read(object, 0, 1);
+    await turns();
+    rig.source.fetches[0]?.give();
+    await turns();
+    expect([read.answer, object.writeCount]).toEqual(["waiting", 0]);
+    rig.source.fetches[0]?.end();
+    await turns();
+    expect(read.answer).toBe("complete");
+  });
+
+  test("with another digest is never written, and its readers fail", async () => {
+    const rig = new FlowRig();
+    const content = patternBytes(3 * B + 5);
+    const blob = rig.blob(content);
+    const object = await rig.open(blob);
+    const read = rig.read(object, 0, 1);
+    await turns();
+    rig.source.fetches[0]?.giveBytes(patternBytes(content.length, 2)).end();
+    await turns();
+    expect([codeOf(read.error), object.writeCount]).toEqual(["digest_mismatch", 0]);
+    expect(rig.slabs.lentCount).toBe(0);
+  });
+});
+
+describe("a pinned head", () => {
+  test("is fetched once: it is written into the object that is opened on it", async () => {
+    const rig = new FlowRig();
+    const content = patternBytes(20 * B);
+    const blob = rig.blob(content);
+    const head = rig.engine.flowOf(blob).pinHead();
+    const seen = head.bytes(100);
+    await turns();
+    rig.source.fetches[0]?.give(B);
+    expect(await seen).toEqual(content.subarray(0, 100));
+    const object = await rig.open(blob);
+    head.release();
+    const read = rig.read(object, 0, 1);
+    rig.source.fetches[0]?.finish();
+    await turns();
+    expect([read.answer, rig.source.fetches.length]).toEqual(["complete", 1]);
+    expect(object.hasWritten(blocks(0, 8))).toBe(true);
+    expect([rig.slabs.lentCount, rig.clock.pendingCount]).toEqual([0, 0]);
+  });
+
+  test("that arrived before the OPEN waits in its buffer until it is released", async () => {
+    const rig = new FlowRig();
+    const blob = rig.blob(patternBytes(20 * B));
+    const head = rig.engine.flowOf(blob).pinHead();
+    await turns();
+    rig.source.fetches[0]?.finish();
+    await turns();
+    expect(rig.slabs.lentCount).toBe(1);
+    const object = await rig.open(blob);
+    expect(object.hasWritten(blocks(0, 8))).toBe(true);
+    head.release();
+    head.release();
+    await turns();
+    expect(rig.slabs.lentCount).toBe(0);
+    expect(rig.read(object, 7, 8).answer).toBe("complete");
+  });
+
+  test("released before it came cancels its fetch, without a failure to remember", async () => {
+    const rig = new FlowRig();
+    const blob = rig.blob(patternBytes(20 * B));
+    const head = rig.engine.flowOf(blob).pinHead();
+    const seen = rejectionOf(head.bytes(100));
+    await turns();
+    head.release();
+    expect(await seen).toBe("cancelled");
+    const object = await rig.open(blob);
+    const read = rig.read(object, 0, 1);
+    await turns();
+    expect([read.answer, rig.source.open.length]).toEqual(["waiting", 1]);
+  });
+
+  test("whose fetch has failed is no burden to readers that come while it is held", async () => {
+    const rig = new FlowRig();
+    const blob = rig.blob(patternBytes(20 * B));
+    const head = rig.engine.flowOf(blob).pinHead();
+    await turns();
+    rig.source.fetches[0]?.give(2 * B).fail(unreachable);
+    await rig.clock.advance(5000);
+    const object = await rig.open(blob);
+    const read = rig.read(object, 4, 5);
+    head.release();
+    await turns();
+    expect([read.answer, rig.source.open.length]).toEqual(["waiting", 1]);
+    rig.source.open[0]?.finish();
+    await turns();
+    expect(read.answer).toBe("complete");
+  });
+
+  test("is short when the stream is", async () => {
+    const rig = new FlowRig();
+    const head = rig.engine.flowOf(rig.blob(patternBytes(300))).pinHead();
+    await turns();
+    rig.source.fetches[0]?.finish();
+    expect(await head.bytes(4096)).toHaveLength(300);
+    head.release();
+  });
+});
+
+describe("the engine", () => {
+  test("refuses a second size for a stream that is being served", async () => {
+    const rig = new FlowRig();
+    const blob = rig.blob(patternBytes(20 * B));
+    const object = await rig.open(blob);
+    expect(thrownBy(() => rig.engine.flowOf({ ...blob, size: 21 * B }))).toBe("image_invalid");
+    rig.close(object);
+    expect(rig.engine.flowOf({ ...blob, size: 21 * B }).stream.map.sizeBytes).toBe(21 * B);
+  });
+
+  test("confirms a blob's size by its last byte", async () => {
+    const rig = new FlowRig();
+    const blob = rig.blob(patternBytes(100));
+    const right = rig.engine.confirmSize(blob);
+    rig.source.fetches[0]?.finish();
+    expect(await right).toBe(true);
+    expect(rig.source.fetches[0]?.extent).toEqual({ offset: 99, length: 1 });
+    const wrong = rig.engine.confirmSize({ ...blob, size: 101 });
+    rig.source.fetches[1]?.fail(unreachable);
+    expect(await wrong).toBe(false);
+  });
+
+  test("aborted fails whoever waits, with the reason, and gives every buffer back", async () => {
+    const rig = new FlowRig({ slabsMax: 1, limits: { windowBytes: B } });
+    const object = await rig.open(rig.blob(patternBytes(20 * B)));
+    const reads = [rig.read(object, 0, 1), rig.read(object, 9, 10)];
+    await turns();
+    rig.engine.abort(new DaemonError({ code: "stopping" }));
+    await turns();
+    expect(reads.map((read) => codeOf(read.error))).toEqual(["stopping", "stopping"]);
+    expect([rig.slabs.lentCount, rig.slabs.waitingCount, rig.clock.pendingCount]).toEqual([0, 0, 0]);
+  });
+
+  test("lists what is open and how much of it is cached", async () => {
+    const rig = new FlowRig();
+    const object = await rig.open(rig.blob(patternBytes(20 * B)), (fake) => {
+      fake.extents = [blocks(0, 5)];
+    });
+    expect(rig.engine.openObjects).toEqual([
+      { cookieKey: "key-1", cachedBytes: 5 * B, sizeBytes: 20 * B },
+    ]);
+    expect(rig.engine.isOpen(object.volumeKey, "key-1")).toBe(true);
+    rig.close(object);
+    expect(rig.engine.isOpen(object.volumeKey, "key-1")).toBe(false);
+  });
+});
