@@ -107,5 +107,22 @@ s.on_open = refuse_twice
 got = s.run(pread, "/mnt/b/file", 131072)
 check("a refused re-OPEN comes again at once", got == data[131072 : 131072 + 4096] and len(s.opens()) == 3, len(s.opens()))
 s.umount("/mnt/b")
+
+# `restore` while an OPEN is unanswered and its fd still lives (here: in this process).
+s.log.clear()
+held = []
+s.on_open = held.append
+job = Job(mount, "fsid=b", "/mnt/b")
+s.serve(lambda: held, 10)
+s.command("restore")
+got = outcome(s.receive)
+check("restore with an unanswered OPEN whose fd lives: read() EEXIST", got == "EEXIST", got)
+s.serve(lambda: job.done, 5)
+check("... and that OPEN is failed", job.value in ("EIO", "ENOBUFS"), job.value)
+check("... its fd must still be closed; late copen: EINVAL", outcome(s.command, f"copen {held[0].msg_id},4096") == "EINVAL")
+os.close(held[0].fd)
+s.on_open = s.answer_open
+check("the next mount works", s.mount("fsid=b", "/mnt/b") == 0)
+s.umount("/mnt/b")
 s.close()
 finish()

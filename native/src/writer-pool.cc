@@ -10,6 +10,7 @@
 // Teardown: QuiesceHook stops and joins the threads before any memory they read is freed.
 #include <unistd.h>
 
+#include <cstring>
 #include <optional>
 
 #include "args.h"
@@ -145,36 +146,57 @@ void PoolHandle::OnWake(uv_async_t* async) {
   if (!self->closing()) self->Drain();
 }
 
+// What JS is told about `job`, or nullptr when the environment can no longer say anything.
+napi_value ResultOf(napi_env env, const Job& job) {
+  napi_value result = nullptr;
+  if (job.kind != Job::Kind::kExtents || job.result < 0) {
+    return napi_create_double(env, static_cast<double>(job.result), &result) == napi_ok ? result
+                                                                                        : nullptr;
+  }
+  void* data = nullptr;
+  napi_value buffer = nullptr;
+  const size_t bytes = job.extents.size() * sizeof(double);
+  if (napi_create_arraybuffer(env, bytes, &data, &buffer) != napi_ok) return nullptr;
+  if (bytes > 0) std::memcpy(data, job.extents.data(), bytes);
+  return napi_create_typedarray(env, napi_float64_array, job.extents.size(), buffer, 0, &result) ==
+                 napi_ok
+             ? result
+             : nullptr;
+}
+
+bool Append(napi_env env, napi_value batch, uint32_t* at, int64_t id, napi_value result) {
+  napi_value job = nullptr;
+  return result != nullptr && napi_create_double(env, static_cast<double>(id), &job) == napi_ok &&
+         napi_set_element(env, batch, (*at)++, job) == napi_ok &&
+         napi_set_element(env, batch, (*at)++, result) == napi_ok;
+}
+
+// A terminated worker's loop runs once more before its cleanup hooks: JS cannot be called then,
+// and each call of Node-API may fail. Hence no wrappers that throw in here.
 void PoolHandle::Drain() {
   const Napi::HandleScope scope(env_);
   bool finished = false;
   const Workers::Jobs done = workers_.Take(&finished);
-  Napi::Array batch = Napi::Array::New(env_, 2 * done.size());
+  napi_value batch = nullptr;
   uint32_t at = 0;
+  bool told = napi_create_array(env_, &batch) == napi_ok;
   for (const std::unique_ptr<Job>& job : done) {
-    batch.Set(at++, static_cast<double>(job->id));
-    if (job->kind == Job::Kind::kExtents && job->result >= 0) {
-      Napi::Float64Array extents = Napi::Float64Array::New(env_, job->extents.size());
-      for (size_t i = 0; i < job->extents.size(); ++i) extents[i] = job->extents[i];
-      batch.Set(at++, extents);
-    } else {
-      batch.Set(at++, static_cast<double>(job->result));
-    }
+    told = told && Append(env_, batch, &at, job->id, ResultOf(env_, *job));
     Release(*job);
   }
   pending_ -= done.size();
-  finished = finished && destroy_id_.has_value();
-  if (finished) {
+  if (finished && destroy_id_) {
     workers_.Join();
     --pending_;
-    batch.Set(at++, static_cast<double>(*destroy_id_));
-    batch.Set(at++, 0.0);
+    napi_value zero = nullptr;
+    napi_create_double(env_, 0, &zero);
+    told = told && Append(env_, batch, &at, *destroy_id_, zero);
     napi_remove_env_cleanup_hook(env_, QuiesceHook, this);
     owner_->Detach();
     Close();
   }
   if (pending_ == 0) uv_unref(reinterpret_cast<uv_handle_t*>(&async_));
-  if (at > 0) on_done_.Call({batch});
+  if (told && at > 0) on_done_.Call({batch});
 }
 
 void PoolHandle::Release(Job& job) {

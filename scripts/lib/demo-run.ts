@@ -22,7 +22,7 @@ print(textwrap.indent(json.dumps({"python": sys.version.split()[0], "prefix": sy
 const [storage = "", repository = "", tag = "", tree = "", cacheDir = ""] = process.argv.slice(2);
 const registry = await startDockerRegistry({ storage, port: 5000 });
 const program = new URL("dist/cli/erofsd.js", findPackageRoot()).pathname;
-const daemon = await startDaemon({ program, cacheDir, logLevel: "warn" });
+const daemon = await startDaemon({ program, cacheDir });
 const home = await mkdtemp(join(tmpdir(), "erofsd-demo-"));
 const target = join(home, "mnt");
 try {

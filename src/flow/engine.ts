@@ -124,6 +124,9 @@ export class Engine {
     try {
       const extents = await object.kernel.dataExtents(flow.stream.map.sizeBytes);
       for (const extent of extents) object.blocks.add(extent);
+      for (const flight of flow.flights) {
+        if (object.blocks.covers(flight.extent)) flight.removeTarget(object);
+      }
     } catch (error) {
       if (object.closed) return;
       this.#parts.log.warn(

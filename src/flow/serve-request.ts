@@ -43,7 +43,7 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ReadReq
     inFlight: [...flow.flights].map((flight) => flight.extent),
   });
   for (const flight of flow.flights) {
-    if (overlaps(flight.extent, extent)) flight.addTarget(object);
+    if (missing.some((part) => overlaps(flight.extent, part))) flight.addTarget(object);
   }
   for (const fetch of plan.fetches) flow.launch(fetch, deadlineMs).addTarget(object);
 }

@@ -80,7 +80,7 @@ interface Binding {
   FdWatcher: new (
     fd: number,
     onReady: (events: number) => void,
-  ) => { start(): number; stop(): void; close(): void };
+  ) => { start(): number; stop(): unknown; close(): unknown };
   WriterPool: new (
     threads: number,
     queueMax: number,
@@ -222,12 +222,16 @@ function loadBinding(): Binding {
   const directory = fileURLToPath(new URL("native/", findPackageRoot()));
   try {
     const load: unknown = createRequire(import.meta.url)("node-gyp-build");
-    if (typeof load !== "function") throw new Error("node-gyp-build is not a function");
-    // The addon is ours, and native/ has a test for each function of it.
-    return (load as (directory: string) => Binding)(directory);
+    if (!isLoader(load)) throw new Error("node-gyp-build is not a function");
+    return load(directory);
   } catch (error) {
     const reason = error instanceof Error ? error.message.split("\n")[0] : String(error);
     const detail = `the native addon in ${directory} cannot be loaded: ${reason}`;
     throw new DaemonError({ code: "addon_missing", detail }, { cause: error });
   }
+}
+
+/** The addon is ours, and there is a test for each function of it: what is loaded is a Binding. */
+function isLoader(value: unknown): value is (directory: string) => Binding {
+  return typeof value === "function";
 }

@@ -18,7 +18,8 @@ export interface DaemonStart {
   readonly cacheDir: string;
   /** Further lines of TOML, after the sections this file writes. */
   readonly config?: string;
-  readonly logLevel?: string;
+  /** The ready line is awaited, so it must be logged. */
+  readonly logLevel?: "trace" | "debug" | "info";
 }
 
 export interface LogLine {

@@ -103,3 +103,8 @@ export function patternBytes(length: number, salt = 1): Uint8Array {
   for (let i = 0; i < length; i += 1) bytes[i] = 1 + ((i * 31 + (i >>> 12) * 7 + salt * 13) % 250);
   return bytes;
 }
+
+/** Compared by memcmp: expect(...).toEqual takes a second for a few blocks. */
+export function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return Buffer.compare(a, b) === 0;
+}

@@ -21,6 +21,8 @@ export class ScriptedFetch {
   readonly #reject: (error: unknown) => void;
   given = 0;
   ended = false;
+  /** Ended without having given exactly what was asked. */
+  failed = false;
 
   constructor(parts: {
     blob: BlobLocation;
@@ -60,6 +62,7 @@ export class ScriptedFetch {
 
   end(): void {
     this.ended = true;
+    this.failed = this.given !== this.extent.length;
     this.#resolve();
   }
 
@@ -70,6 +73,7 @@ export class ScriptedFetch {
 
   fail(error: unknown): void {
     this.ended = true;
+    this.failed = true;
     this.#reject(error);
   }
 }

@@ -32,6 +32,7 @@ const CHECKSUM = 4;
 const FEATURE_COMPAT = 8;
 const BLOCK_SIZE_BITS = 12;
 const EXTENSION_SLOTS = 13;
+/** The root directory's number; the high half of `blocks` when ROOT_NID_WIDE has that number. */
 const BLOCKS_HIGH = 14;
 const BLOCKS = 36;
 const FEATURE_INCOMPAT = 80;
@@ -39,6 +40,7 @@ const COMPRESSION = 84;
 const EXTRA_DEVICES = 86;
 const DEVICE_TABLE_SLOT = 88;
 const DIRECTORY_BLOCK_BITS = 90;
+const ROOT_NID_WIDE = 112;
 
 export interface Superblock {
   /** Blocks of 4 KiB on the primary device. */
@@ -77,7 +79,8 @@ export function parseSuperblock(head: Uint8Array, where: string): Superblock {
   if ((view.getUint32(FEATURE_COMPAT, true) & COMPAT_CHECKSUM) !== 0) checkChecksum(block, where);
   const features = featuresOf(incompat);
   const wideBlocks = (incompat & WIDE_BLOCKS_BIT) !== 0;
-  const high = wideBlocks ? view.getUint16(BLOCKS_HIGH, true) : 0;
+  const hasHigh = wideBlocks && view.getBigUint64(ROOT_NID_WIDE, true) !== 0n;
+  const high = hasHigh ? view.getUint16(BLOCKS_HIGH, true) : 0;
   const hasTable = (incompat & DEVICE_TABLE_BIT) !== 0;
   const deviceCount = hasTable ? view.getUint16(EXTRA_DEVICES, true) : 0;
   return {

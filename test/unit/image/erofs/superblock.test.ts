@@ -150,13 +150,19 @@ describe("a superblock that must not be believed", () => {
     expect(fault.code).toBe("image_unsupported");
   });
 
-  it("knows 48-bit block counts", () => {
-    const wide = altered(sound, (view) => {
-      view.setUint32(INCOMPAT, 0x80, true);
-      view.setUint16(1024 + 14, 2, true);
-      view.setUint32(1024 + 36, 5, true);
-    });
-    expect(parseSuperblock(wide, "x")).toMatchObject({ blocks: 2 * 2 ** 32 + 5, wideBlocks: true });
+  it("knows 48-bit block counts, whose high half shares its place with the root's number", () => {
+    const wide = (rootNid: bigint): Superblock =>
+      parseSuperblock(
+        altered(sound, (view) => {
+          view.setUint32(INCOMPAT, 0x80, true);
+          view.setUint16(1024 + 14, 2, true);
+          view.setUint32(1024 + 36, 5, true);
+          view.setBigUint64(1024 + 112, rootNid, true);
+        }),
+        "x",
+      );
+    expect(wide(36n)).toMatchObject({ blocks: 2 * 2 ** 32 + 5, wideBlocks: true });
+    expect(wide(0n)).toMatchObject({ blocks: 5, wideBlocks: true });
   });
 
   function flipped(offset: number): Uint8Array {

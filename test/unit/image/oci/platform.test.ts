@@ -60,7 +60,12 @@ describe("choosing from an index", () => {
   });
 
   it("keeps the index's order among equals, and looks into a bounded number", () => {
-    expect(chosen(Array.from({ length: 20 }, () => AMD64), AMD64)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+    expect(
+      chosen(
+        Array.from({ length: 20 }, () => AMD64),
+        AMD64,
+      ),
+    ).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
   });
 
   it("takes the only entry that says no platform, but never guesses among several", () => {

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs when the package is installed: takes the prebuilt addon when there is one that loads,
+// else compiles it. Headers beside the running node are used, so nothing is downloaded for it.
+// (prebuildify empties build/Release: `npm run prebuild` is for making a package, not for work.)
+
+import { spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const require = createRequire(import.meta.url);
+const directory = dirname(fileURLToPath(import.meta.url));
+
+if (process.argv.includes("--compile") || !prebuiltLoads()) compile();
+
+function prebuiltLoads() {
+  if (!existsSync(join(directory, "prebuilds"))) return false;
+  try {
+    require("node-gyp-build")(directory);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function compile() {
+  const gyp = process.env.npm_config_node_gyp ?? findNodeGyp();
+  const prefix = dirname(dirname(process.execPath));
+  const hasHeaders = existsSync(join(prefix, "include/node/node.h"));
+  const args = ["rebuild", "--silent", "--directory", directory];
+  if (hasHeaders) args.push(`--nodedir=${prefix}`);
+  const result =
+    gyp === undefined
+      ? { status: 1 }
+      : spawnSync(process.execPath, [gyp, ...args], { stdio: ["ignore", "ignore", "inherit"] });
+  if (result.status === 0) return;
+  console.error("erofsd: compiling the native addon failed; it needs build-essential and python3");
+  process.exit(1);
+}
+
+function findNodeGyp() {
+  try {
+    return require.resolve("node-gyp/bin/node-gyp.js");
+  } catch {
+    return undefined;
+  }
+}

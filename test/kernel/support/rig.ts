@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// A daemon with a fresh cache, the mounts made of it, and a registry: what a test starts with.
+
+import { ok } from "node:assert/strict";
+import { mkdir, mkdtemp } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Status } from "../../../src/control/schema.ts";
+import { type RunningDaemon, startDaemon } from "../../support/daemon.ts";
+import { type RunningRegistry, startDockerRegistry } from "../../support/docker-registry.ts";
+import { Catalogue, type TestImage } from "../images/catalogue.ts";
+import { type Ended, erofsd, must, run } from "./run.ts";
+import { DISK, DOMAIN, IMAGES_ROOT, PROGRAM, SLOWNESS } from "./settings.ts";
+
+export const catalogue = await Catalogue.load(IMAGES_ROOT);
+
+const SLOW_LIMITS =
+  '[limits]\nopen_timeout = "2m"\nread_timeout = "2m"\n[registry]\nheaders_timeout = "1m"\nstall_timeout = "1m"\n';
+
+/** The images' storage, writable: what is pushed into it goes to memory. */
+const storage = await overlayOf(catalogue.storage);
+
+export function startRegistry(port?: number): Promise<RunningRegistry> {
+  return startDockerRegistry({ storage, ...(port === undefined ? {} : { port }) });
+}
+
+export class Rig {
+  daemon: RunningDaemon;
+  readonly cacheDir: string;
+  readonly #config: string | undefined;
+  readonly #mounts = new Set<string>();
+
+  private constructor(daemon: RunningDaemon, cacheDir: string, config: string | undefined) {
+    this.daemon = daemon;
+    this.cacheDir = cacheDir;
+    this.#config = config;
+  }
+
+  static async start(config?: string): Promise<Rig> {
+    const cacheDir = join(await mkdtemp(join(DISK, "rig-")), "cache");
+    return new Rig(await startIn(cacheDir, config), cacheDir, config);
+  }
+
+  /** Starts a daemon again, on the same cache. The one before must have ended. */
+  async restart(): Promise<void> {
+    this.daemon = await startIn(this.cacheDir, this.#config);
+  }
+
+  /** Unmounts everything and ends the daemon. */
+  async stop(): Promise<void> {
+    for (const target of [...this.#mounts].toReversed()) await run("umount", ["-l", target]);
+    await this.daemon.stop();
+  }
+
+  async directory(): Promise<string> {
+    return await mkdtemp(join(tmpdir(), "mnt-"));
+  }
+
+  /** As an operator does: `mount -t erofs`, by the reference alone. */
+  async bareMount(fsid: string): Promise<string> {
+    const target = await this.directory();
+    const ended = await this.tryBareMount(fsid, target);
+    ok(ended.status === 0, `mount ${fsid}: ${ended.stderr}\n${this.logText()}`);
+    return target;
+  }
+
+  async tryBareMount(fsid: string, target: string, domain = DOMAIN): Promise<Ended> {
+    const options = `fsid=${fsid},domain_id=${domain}`;
+    const ended = await run("mount", ["-t", "erofs", "-o", options, "none", target]);
+    if (ended.status === 0) this.#mounts.add(target);
+    return ended;
+  }
+
+  /** `erofsd mount`. */
+  async mount(reference: string): Promise<string> {
+    const target = await this.directory();
+    const ended = await this.tryMount(reference, target);
+    ok(ended.status === 0, `erofsd mount ${reference}: ${ended.stderr}\n${this.logText()}`);
+    return target;
+  }
+
+  async tryMount(reference: string, target: string): Promise<Ended> {
+    const ended = await erofsd("mount", "--socket", this.daemon.socketPath, reference, target);
+    if (ended.status === 0) this.#mounts.add(target);
+    return ended;
+  }
+
+  /** Mounts an image of the catalogue in the plainest way it can be mounted. */
+  mountImage(host: string, image: TestImage): Promise<string> {
+    const reference = `${host}/${image.repository}:${image.tag}`;
+    return image.bareMount ? this.bareMount(reference) : this.mount(reference);
+  }
+
+  async umount(target: string): Promise<void> {
+    await must("umount", [target]);
+    this.#mounts.delete(target);
+  }
+
+  /** Every object of the daemon is closed: what was unmounted has been noticed. */
+  async untilIdle(): Promise<Status> {
+    return await this.untilStatus((status) => status.objects.length === 0);
+  }
+
+  async untilStatus(test: (status: Status) => boolean): Promise<Status> {
+    for (const endMs = performance.now() + 10_000 * SLOWNESS; ; ) {
+      const status = await this.daemon.status();
+      if (test(status)) return status;
+      ok(performance.now() < endMs, `still ${JSON.stringify(status)}`);
+    }
+  }
+
+  /** What `work` cost: kernel messages, requests, bytes. */
+  async costOf(work: () => Promise<unknown>): Promise<Cost> {
+    const before = await this.daemon.status();
+    await work();
+    return difference(before, await this.daemon.status());
+  }
+
+  logText(): string {
+    return this.daemon.log.map((line) => `daemon: ${line.msg}`).join("\n");
+  }
+
+  /** Lines of level warn and above with this code, so far. */
+  complaints(code: string): readonly string[] {
+    return this.daemon.log
+      .filter((line) => line.level >= 40 && line["code"] === code)
+      .map((line) => line.msg);
+  }
+}
+
+export interface Cost {
+  readonly reads: number;
+  readonly opens: number;
+  readonly requests: number;
+  readonly fetchedBytes: number;
+  readonly writtenBytes: number;
+}
+
+function difference(before: Status, after: Status): Cost {
+  return {
+    reads: after.kernelMessages.read - before.kernelMessages.read,
+    opens: after.kernelMessages.open - before.kernelMessages.open,
+    requests: after.source.requests - before.source.requests,
+    fetchedBytes: after.source.bytes - before.source.bytes,
+    writtenBytes: after.cache.writtenBytes - before.cache.writtenBytes,
+  };
+}
+
+function startIn(cacheDir: string, config: string | undefined): Promise<RunningDaemon> {
+  const slow = SLOWNESS > 1 ? SLOW_LIMITS : undefined;
+  const lines = config ?? slow;
+  return startDaemon({
+    program: PROGRAM,
+    cacheDir,
+    ...(lines === undefined ? {} : { config: lines }),
+  });
+}
+
+async function overlayOf(lower: string): Promise<string> {
+  const home = await mkdtemp(join(tmpdir(), "storage-"));
+  const [upper, work, merged] = ["upper", "work", "merged"].map((name) => join(home, name));
+  for (const directory of [upper, work, merged]) await mkdir(directory ?? "");
+  const options = `lowerdir=${lower},upperdir=${upper},workdir=${work}`;
+  await must("mount", ["-t", "overlay", "-o", options, "none", merged ?? ""]);
+  return merged ?? "";
+}

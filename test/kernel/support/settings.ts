@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// What this run was started with: main TIER IMAGES.
+
+import { findPackageRoot } from "../../../src/platform/package-root.ts";
+import { release } from "node:os";
+
+/** `full`: everything. `cut`: for an emulated processor. `smoke`: one image, on another disk. */
+export type Tier = "full" | "cut" | "smoke";
+
+const [tierWord, imagesWord] = process.argv.slice(2);
+
+export const TIER: Tier = tierWord === "cut" || tierWord === "smoke" ? tierWord : "full";
+export const IMAGES_ROOT = imagesWord ?? "";
+/** JavaScript is this much slower on an emulated processor; stretches every deadline. */
+export const SLOWNESS = TIER === "cut" ? 15 : 1;
+export const PROGRAM = new URL("dist/cli/erofsd.js", findPackageRoot()).pathname;
+/** On the disk of the guest: ext4 or xfs. */
+export const DISK = "/mnt/disk";
+export const DOMAIN = "erofsd";
+
+const [, major, minor] = /^(\d+)\.(\d+)/.exec(release()) ?? [];
+/** EROFS over fscache reads compressed files since 6.9. */
+export const READS_COMPRESSED = Number(major) * 1000 + Number(minor) >= 6009;
