@@ -27,9 +27,7 @@ import { type Native, loadNative } from "./platform/native.ts";
 import { packageVersion } from "./platform/package-root.ts";
 import { SlabPool } from "./platform/slab-pool.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
-import { createLayoutSource } from "./source/layout.ts";
-import { isLoopback } from "./source/registry/options.ts";
-import { createRegistrySource } from "./source/registry/registry-source.ts";
+import { type RegistryParts, isLoopback } from "./source/registry/options.ts";
 import { createSources } from "./source/sources.ts";
 import { Bindings } from "./state/bindings.ts";
 import { KIB, MIB } from "./units.ts";
@@ -80,6 +78,8 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
     },
     "ready",
   );
+  // What a first request needs is loaded now, after the door is open.
+  await rooms.source.warmUp();
   const reason = await stopped.reason;
   await shutDown(config, rooms, log);
   if (reason instanceof DaemonError) throw reason;
@@ -139,7 +139,7 @@ async function buildRooms(config: Config, native: Native, log: RootLog["log"]) {
 function buildSource(config: Config, log: RootLog["log"]) {
   const counts = { requests: 0, bytes: 0, failures: 0 };
   const { registry } = config;
-  const registrySource = createRegistrySource({
+  const registryParts: RegistryParts = {
     clock,
     random: Math.random,
     log,
@@ -162,11 +162,18 @@ function buildSource(config: Config, log: RootLog["log"]) {
         counts.failures += 1;
       },
     },
-  });
-  return {
-    source: createSources({ registry: registrySource, layout: createLayoutSource({ clock }) }),
-    counts,
   };
+  const source = createSources({
+    async registry() {
+      const { createRegistrySource } = await import("./source/registry/registry-source.ts");
+      return createRegistrySource(registryParts);
+    },
+    async layout() {
+      const { createLayoutSource } = await import("./source/layout.ts");
+      return createLayoutSource({ clock });
+    },
+  });
+  return { source, counts };
 }
 
 function buildSlabs(config: Config, native: Native): SlabPool {

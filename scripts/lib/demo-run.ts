@@ -91,8 +91,8 @@ async function run(
 ): Promise<number | null> {
   const stdio = options.quiet ? "ignore" : "inherit";
   const child = spawn(command, args, { stdio, env: { ...process.env, ...options.env } });
-  const [status] = (await once(child, "exit")) as [number | null];
-  return status;
+  await once(child, "exit");
+  return child.exitCode;
 }
 
 function mebibytes(bytes: number): string {

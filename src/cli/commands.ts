@@ -28,7 +28,8 @@ export async function runCommand(words: string[]): Promise<number> {
     .alias("help", "h")
     .epilogue(EXIT_STATUS)
     .fail((message: string | null, error: unknown) => {
-      throw error ?? new DaemonError({ code: "usage_invalid", detail: message ?? "" });
+      if (error instanceof Error) throw error;
+      throw new DaemonError({ code: "usage_invalid", detail: message ?? "" });
     });
   await parser.parseAsync();
   return 0;

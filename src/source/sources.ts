@@ -1,17 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 // One Source for whatever keeps an image: each call goes to the source of its origin's kind.
+// A source is made at its first use: loading an HTTP client takes longer than all else at start.
 
 import type { Origin, Source } from "./source.ts";
 
-/** `close` closes all of them. */
-export function createSources(byKind: Readonly<Record<Origin["kind"], Source>>): Source {
+export interface LazySources extends Source {
+  /** Makes the sources that are not made yet; resolves when all are ready. */
+  warmUp(): Promise<void>;
+}
+
+/** `close` closes those that were made. */
+export function createSources(
+  makers: Readonly<Record<Origin["kind"], () => Promise<Source>>>,
+): LazySources {
+  const made = new Map<Origin["kind"], Promise<Source>>();
+  const sourceOf = (kind: Origin["kind"]): Promise<Source> => {
+    const source = made.get(kind) ?? makers[kind]();
+    made.set(kind, source);
+    return source;
+  };
   return {
-    fetchManifest: (origin, wanted, options) =>
-      byKind[origin.kind].fetchManifest(origin, wanted, options),
-    readRange: (blob, extent, onPiece, options) =>
-      byKind[blob.origin.kind].readRange(blob, extent, onPiece, options),
+    async fetchManifest(origin, wanted, options) {
+      const source = await sourceOf(origin.kind);
+      return source.fetchManifest(origin, wanted, options);
+    },
+    async readRange(blob, extent, onPiece, options) {
+      const source = await sourceOf(blob.origin.kind);
+      return source.readRange(blob, extent, onPiece, options);
+    },
+    async warmUp() {
+      await Promise.all([sourceOf("registry"), sourceOf("layout")]);
+    },
     async close() {
-      await Promise.all(Object.values(byKind).map((source) => source.close()));
+      for (const source of made.values()) await (await source).close();
     },
   };
 }

@@ -38,8 +38,9 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "erofsd-resolve-"));
   registry = await startDockerRegistry();
   source = createSources({
-    registry: createRegistrySource({ clock: systemClock, random: () => 0 }),
-    layout: createLayoutSource({ clock: systemClock }),
+    registry: () =>
+      Promise.resolve(createRegistrySource({ clock: systemClock, random: () => 0 })),
+    layout: () => Promise.resolve(createLayoutSource({ clock: systemClock })),
   });
   const tree = await writeTree(folder);
   const data = join(folder, "data");

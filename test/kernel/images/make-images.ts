@@ -39,7 +39,7 @@ interface Recipe {
 
 const RECIPES: readonly Recipe[] = [
   { name: "plain", tree: "small", args: ["-Enoinline_data"], keepFile: true },
-  { name: "inline", tree: "small", padBytes: 1234 },
+  { name: "inline", tree: "small", padBytes: 1234, keepFile: true },
   { name: "chunks", tree: "small", args: [CHUNKS] },
   { name: "lz4", tree: "small", args: ["-zlz4hc"] },
   { name: "device-unnamed", tree: "small", args: [CHUNKS], device: "unnamed" },
@@ -54,7 +54,7 @@ const RECIPES: readonly Recipe[] = [
   { name: "large", tree: "large", large: true },
   { name: "large-device", tree: "large", args: [CHUNKS], device: "named", large: true },
   { name: "sequential", tree: "sequential", large: true },
-  { name: "equal-a", tree: "equal-a" },
+  { name: "equal-a", tree: "equal-a", keepFile: true },
   { name: "equal-b", tree: "equal-b" },
 ];
 

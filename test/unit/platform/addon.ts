@@ -34,7 +34,9 @@ export interface Addon {
   WriterPool: new (...args: readonly unknown[]) => RawPool;
 }
 
-export const nativeDirectory = fileURLToPath(new URL("../../../native/", import.meta.url));
+/** EROFSD_NATIVE_DIR names another build of the addon (native/asan.sh). */
+export const nativeDirectory =
+  process.env["EROFSD_NATIVE_DIR"] ?? fileURLToPath(new URL("../../../native/", import.meta.url));
 
 function isLoader(value: unknown): value is (directory: string) => Addon {
   return typeof value === "function";

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One pwrite of 16 KiB through the pool, in a process of its own; prints its result.
 // Arguments: native directory, path, granule.
+// Plain JavaScript, because node runs it as it is; so nothing in it has a type.
+/* oxlint-disable typescript/no-unsafe-argument, typescript/no-unsafe-assignment, typescript/no-unsafe-call, typescript/no-unsafe-member-access, typescript/no-unsafe-return */
 
 import { openSync } from "node:fs";
 import { createRequire } from "node:module";

@@ -6,6 +6,8 @@
 //   worker-exit       the step runs in a worker thread that calls process.exit()
 //   worker-terminate  the step runs in a worker thread that its parent terminates
 // Exit status 0 and "threads 0" on stdout (of the pool's threads) is what is wanted.
+// Plain JavaScript, because node runs it as it is; so nothing in it has a type.
+/* oxlint-disable typescript/no-unsafe-argument, typescript/no-unsafe-assignment, typescript/no-unsafe-call, typescript/no-unsafe-member-access, typescript/no-unsafe-return, unicorn/require-post-message-target-origin */
 
 import { execFileSync } from "node:child_process";
 import { constants, mkdtempSync, openSync, readFileSync, readdirSync, rmSync } from "node:fs";
