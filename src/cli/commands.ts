@@ -28,7 +28,8 @@ export async function runCommand(words: string[]): Promise<number> {
     .alias("help", "h")
     .epilogue(EXIT_STATUS)
     .fail((message: string | null, error: unknown) => {
-      if (error instanceof Error) throw error;
+      // Its own complaints come as a message, some also as a YError.
+      if (error instanceof Error && error.name !== "YError") throw error;
       throw new DaemonError({ code: "usage_invalid", detail: message ?? "" });
     });
   await parser.parseAsync();
@@ -90,10 +91,12 @@ function socketOptions<T>(y: Argv<T>) {
   return y
     .option("socket", {
       type: "string",
+      requiresArg: true,
       describe: `control socket (default ${DEFAULT_SOCKET_PATH})`,
     })
     .option("config", {
       type: "string",
+      requiresArg: true,
       describe: "take the socket's path from this configuration",
     });
 }

@@ -147,7 +147,11 @@ export class NameResolver {
       const detail = `it is mounted and names ${before.manifestDigest}`;
       throw new DaemonError({ code: "key_refused", key: name.cookieKey, detail });
     }
-    if (before?.inspected !== undefined && !moved) return before;
+    if (before?.inspected !== undefined && !moved) {
+      const isNewest = this.#knownAs(content.reference, undefined)?.binding === before;
+      // A tag that came back to this content: bound anew, it counts as the newest again.
+      return isNewest ? before : bindings.bind(name, { ...content, devices: before.devices });
+    }
     const bound = await bindings.bind(name, content);
     const head = this.#pinHead(bound);
     try {
@@ -181,13 +185,16 @@ export class NameResolver {
     reference: string,
     fsid: string | undefined,
   ): (CookieName & { readonly binding: Binding }) | undefined {
+    let latest: (CookieName & { readonly binding: Binding }) | undefined;
     for (const known of this.#parts.bindings.all()) {
       const { cookieKey, binding } = known;
       const isOurs = fsid === undefined ? isDigest(cookieKey) : cookieKey === fsid;
-      if (isOurs && binding.reference === reference && binding.inspected !== undefined)
-        return known;
+      // A tag that moved has a digest key for each content: the last one bound is the newest.
+      if (isOurs && binding.reference === reference && binding.inspected !== undefined) {
+        latest = known;
+      }
     }
-    return undefined;
+    return latest;
   }
 
   /** The record whose size its source confirms, where images disagree about a blob's size. */

@@ -17,7 +17,7 @@ import type { StreamFlow } from "./stream-flow.ts";
 /** Serves one READ of an object that has finished loading. Answers it now or arranges for it. */
 export function serveRead(flow: StreamFlow, object: OpenObject, request: ReadRequest): void {
   const { extent } = request;
-  const sequential = extent.offset === object.lastReadEnd;
+  const patient = goesOnInOrder(flow, object, extent.offset);
   object.lastReadEnd = extentEnd(extent);
 
   const missing = object.blocks.missing(extent);
@@ -31,7 +31,7 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ReadReq
     return;
   }
 
-  object.waiters.add(waiterOf(flow, object, { request, patient: sequential }));
+  object.waiters.add(waiterOf(flow, object, { request, patient }));
   // The fetch gives up a little before the reader does, so that its cause is what is reported.
   const deadlineMs = flow.parts.clock.nowMs() + 0.95 * flow.parts.limits.readTimeoutMs;
   const plan = planFill({
@@ -46,6 +46,15 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ReadReq
     if (missing.some((part) => overlaps(flight.extent, part))) flight.addTarget(object);
   }
   for (const fetch of plan.fetches) flow.launch(fetch, deadlineMs).addTarget(object);
+}
+
+// The kernel asks for no cached byte: a reader in order skips from the end of one window to the
+// first byte past it.
+function goesOnInOrder(flow: StreamFlow, object: OpenObject, offset: number): boolean {
+  const { lastReadEnd } = object;
+  const skipped = offset - lastReadEnd;
+  if (lastReadEnd < 0 || skipped < 0 || skipped > flow.parts.limits.windowBytes) return false;
+  return object.blocks.missing({ offset: lastReadEnd, length: skipped }).length === 0;
 }
 
 /** A READ that waits for its object to finish loading: served then, or failed when that hangs. */

@@ -134,6 +134,8 @@ export class StreamFlow {
     if (error.fault.code === "cancelled") return;
     const ofCache = error.fault.code.startsWith("cache_");
     if (!ofCache) this.failures.remember(rest, error);
+    // Only an OPEN was looking; it reports the fault itself.
+    if (objects.length === 0) return;
     let readers = 0;
     for (const object of objects) {
       if (ofCache) object.failures.remember(rest, error);

@@ -44,7 +44,8 @@ const binding = z.strictObject({
 
 const document = z.strictObject({
   version: z.literal(VERSION),
-  volumes: z.record(z.string(), z.record(z.string(), binding)),
+  // Pairs, not records: a key may be anything, also `__proto__`.
+  volumes: z.array(z.tuple([z.string(), z.array(z.tuple([z.string(), binding]))])),
 });
 
 export type StreamRecord = z.infer<typeof streamRecord>;
@@ -88,8 +89,8 @@ export class Bindings {
     if (text === undefined) return "missing";
     try {
       const parsed = document.parse(JSON.parse(text));
-      for (const [volumeKey, keys] of Object.entries(parsed.volumes)) {
-        for (const [cookieKey, known] of Object.entries(keys)) {
+      for (const [volumeKey, keys] of parsed.volumes) {
+        for (const [cookieKey, known] of keys) {
           this.#put({ volumeKey, cookieKey }, known);
         }
       }
@@ -174,6 +175,8 @@ export class Bindings {
       keys = new Map();
       this.#volumes.set(name.volumeKey, keys);
     }
+    // Kept in the order of binding: the last one is the newest.
+    keys.delete(name.cookieKey);
     keys.set(name.cookieKey, known);
     for (const stream of [known.stream, ...known.devices]) {
       const others = (this.#streams.get(stream.digest) ?? []).filter(
@@ -184,9 +187,10 @@ export class Bindings {
   }
 
   #document(): z.infer<typeof document> {
-    const volumes = Object.fromEntries(
-      [...this.#volumes].map(([volumeKey, keys]) => [volumeKey, Object.fromEntries(keys)]),
-    );
+    const volumes = [...this.#volumes].map(([volumeKey, keys]): [string, [string, Binding][]] => [
+      volumeKey,
+      [...keys],
+    ]);
     return { version: VERSION, volumes };
   }
 }

@@ -2,7 +2,7 @@
 // Whatever bytes the device gives, the parser answers with a message and reads no byte of its
 // neighbours. The last test is the canary: the same rig finds a parser that reads too far.
 
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { expect, test } from "vitest";
 import { type Message, parseMessage } from "../../src/kernel/cachefiles/codec.ts";
 import { fuzzRuns } from "../support/fuzz-runs.ts";

@@ -2,7 +2,7 @@
 // Every kind of image, whole: mounted by its reference, equal to its source byte for byte, and
 // served from the cache alone once the registry is gone.
 
-import { after, before, describe, test } from "node:test";
+import { after, afterEach, before, describe, test } from "node:test";
 import { match, notStrictEqual, strictEqual } from "node:assert/strict";
 import type { RunningRegistry } from "../support/docker-registry.ts";
 import { Rig, catalogue, startRegistry } from "./support/rig.ts";
@@ -32,6 +32,7 @@ describe("every kind of image", () => {
     registry = await startRegistry();
     rig = await Rig.start();
   });
+  afterEach(() => rig.umountAll());
   after(async () => {
     await rig.stop();
     await registry.stop();

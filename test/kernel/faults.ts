@@ -6,7 +6,7 @@
 import { deepStrictEqual, match, notStrictEqual, ok, strictEqual } from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { after, before, describe, test } from "node:test";
+import { after, afterEach, before, describe, test } from "node:test";
 import { MIB } from "../../src/units.ts";
 import { buildImage, digestOf } from "../support/oci-image.ts";
 import { response } from "../support/scripted-server.ts";
@@ -44,6 +44,7 @@ describe("a registry that misbehaves", { skip: TIER === "smoke" }, () => {
     far = await fileBeyondFirstWindow(plain, tree);
     rig = await Rig.start(CONFIG);
   });
+  afterEach(() => rig.umountAll());
   after(async () => {
     await rig.stop();
     await registry.stop();

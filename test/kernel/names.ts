@@ -2,7 +2,7 @@
 // What a name stands for: tags that move, names too long for the kernel, names nobody knows.
 
 import { match, notStrictEqual, ok, strictEqual } from "node:assert/strict";
-import { after, before, describe, test } from "node:test";
+import { after, afterEach, before, describe, test } from "node:test";
 import { request } from "undici";
 import { OCI_MANIFEST } from "../support/oci-image.ts";
 import type { RunningRegistry } from "../support/docker-registry.ts";
@@ -22,6 +22,7 @@ describe("names", { skip: TIER === "smoke" }, () => {
     registry = await startRegistry();
     rig = await Rig.start();
   });
+  afterEach(() => rig.umountAll());
   after(async () => {
     await rig.stop();
     await registry.stop();

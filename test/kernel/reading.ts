@@ -5,7 +5,7 @@
 import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
 import { type FileHandle, open, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { after, before, describe, test } from "node:test";
+import { after, afterEach, before, describe, test } from "node:test";
 import { MIB } from "../../src/units.ts";
 import type { RunningRegistry } from "../support/docker-registry.ts";
 import { buildImage, writeLayout } from "../support/oci-image.ts";
@@ -28,6 +28,7 @@ describe("reading", { skip: TIER === "smoke" }, () => {
     registry = await startRegistry();
     rig = await Rig.start();
   });
+  afterEach(() => rig.umountAll());
   after(async () => {
     await rig.stop();
     await registry.stop();

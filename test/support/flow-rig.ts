@@ -7,7 +7,7 @@ import { Engine } from "../../src/flow/engine.ts";
 import type { FlowLimits } from "../../src/flow/stream-flow.ts";
 import { SlabPool } from "../../src/platform/slab-pool.ts";
 import type { BlobLocation } from "../../src/source/source.ts";
-import { BLOCK_BYTES, type Digest, type Extent } from "../../src/units.ts";
+import { BLOCK_BYTES, type Digest, type Extent, isDigest } from "../../src/units.ts";
 import { FakeClock } from "./fake-clock.ts";
 import { FakeObject, FakeRead } from "./fake-kernel.ts";
 import { QuietLog } from "./quiet-log.ts";
@@ -76,6 +76,10 @@ export class FlowRig {
     return new FakeObject({ id, cookieKey: `key-${id}`, sizeBytes });
   }
 
+  objectOf(parts: { cookieKey: string; volumeKey: string; sizeBytes: number }): FakeObject {
+    return new FakeObject({ id: this.#nextId++, ...parts });
+  }
+
   /** A READ of blocks [first, end). */
   read(object: FakeObject, first: number, end: number): FakeRead {
     const read = new FakeRead(object, blocks(first, end));
@@ -94,7 +98,14 @@ export function blocks(first: number, end: number): Extent {
 }
 
 export function digestOf(bytes: Uint8Array): Digest {
-  return `sha256:${createHash("sha256").update(bytes).digest("hex")}` as Digest;
+  return asDigest(createHash("sha256").update(bytes).digest("hex"));
+}
+
+/** The digest with these 64 hex digits. */
+export function asDigest(hex: string): Digest {
+  const text = `sha256:${hex}`;
+  if (!isDigest(text)) throw new Error(`${hex} is not 64 hex digits`);
+  return text;
 }
 
 /** Bytes in which no two blocks are alike and none is zero. */

@@ -8,7 +8,7 @@ export interface SeededRandom {
   chance(probability: number): boolean;
   pick<T>(from: readonly T[]): T | undefined;
   /** In place. */
-  shuffle<T>(items: T[]): void;
+  shuffle(items: unknown[]): void;
 }
 
 export function seededRandom(seed: number): SeededRandom {
@@ -28,7 +28,7 @@ export function seededRandom(seed: number): SeededRandom {
       for (let i = items.length - 1; i > 0; i -= 1) {
         const j = between(0, i);
         const [a, b] = [items[i], items[j]];
-        if (a !== undefined && b !== undefined) [items[i], items[j]] = [b, a];
+        [items[i], items[j]] = [b, a];
       }
     },
   };

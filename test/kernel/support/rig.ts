@@ -46,9 +46,15 @@ export class Rig {
     this.daemon = await startIn(this.cacheDir, this.#config);
   }
 
+  /** Takes away what a failed test left mounted. */
+  async umountAll(): Promise<void> {
+    for (const target of [...this.#mounts].toReversed()) await run("umount", ["-l", target]);
+    this.#mounts.clear();
+  }
+
   /** Unmounts everything and ends the daemon. */
   async stop(): Promise<void> {
-    for (const target of [...this.#mounts].toReversed()) await run("umount", ["-l", target]);
+    await this.umountAll();
     await this.daemon.stop();
   }
 

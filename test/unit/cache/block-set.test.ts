@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The bitmap against a plain Set of block numbers.
 
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { BlockSet } from "../../../src/cache/block-set.ts";
 import { BLOCK_BYTES, type Extent } from "../../../src/units.ts";

@@ -2,7 +2,7 @@
 // What a plan must hold for any cache, any flights and any request; and the picture in the
 // planner's header as examples. Numbers are 4 KiB blocks.
 
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { BlockSet } from "../../../src/cache/block-set.ts";
 import { minus, planFill } from "../../../src/planner/plan-fill.ts";

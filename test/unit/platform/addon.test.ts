@@ -120,7 +120,7 @@ describe("FD_CLOEXEC of the fd an OPEN message carries", () => {
   function cloexecAfter(opcode: number, length: number): boolean {
     const fifo = openFifo(`open-${opcode}-${length}`);
     const source = openSync("/dev/null", "r");
-    const carried = Number(libc.dup(source));
+    const carried = libc.dup(source);
     expect(fdFlags(carried) & O_CLOEXEC).toBe(0);
     const words = new Uint32Array([7, opcode, length, 1, 1, 1, carried, 0]);
     addon.write(fifo, new Uint8Array(words.buffer, 0, length));

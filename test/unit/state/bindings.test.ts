@@ -3,11 +3,12 @@
 
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Bindings, type Content, isSameImage } from "../../../src/state/bindings.ts";
 import type { Digest } from "../../../src/units.ts";
 import { codeOf } from "../../support/fault-code.ts";
+import { asDigest } from "../../support/flow-rig.ts";
 import { fuzzRuns } from "../../support/fuzz-runs.ts";
 import { tempDir } from "../../support/temp-dir.ts";
 
@@ -15,7 +16,7 @@ const NAME = { volumeKey: "erofs,erofsd", cookieKey: "registry.example/app:v1" }
 const origin = { kind: "registry", host: "registry.example", repository: "app" } as const;
 
 function digest(n: number): Digest {
-  return `sha256:${n.toString(16).padStart(64, "0")}` as Digest;
+  return asDigest(n.toString(16).padStart(64, "0"));
 }
 
 function content(n: number, size = 10_000, devices: number[] = []): Content {
@@ -163,7 +164,7 @@ describe("binding", () => {
 describe("finding a stream by its content", () => {
   test("knows bootstraps and devices, by digest and by the 57 digits of a tag", async () => {
     const { bindings } = await fresh();
-    const tagged = `sha256:${"ab".repeat(32)}` as Digest;
+    const tagged = asDigest("ab".repeat(32));
     const device = { digest: tagged, size: 9, origin };
     await bindings.bind(NAME, { ...content(1), devices: [device] });
     expect(bindings.findStreams(digest(1))).toEqual([content(1).stream]);
@@ -195,9 +196,9 @@ describe("loading", () => {
   test.each([
     ["no JSON", "{"],
     ["empty", ""],
-    ["another version", '{"version":2,"volumes":{}}'],
-    ["an unknown field", '{"version":1,"volumes":{},"more":1}'],
-    ["a size that is none", '{"version":1,"volumes":{"v":{"k":{"copenSize":-1}}}}'],
+    ["another version", '{"version":2,"volumes":[]}'],
+    ["an unknown field", '{"version":1,"volumes":[],"more":1}'],
+    ["a size that is none", '{"version":1,"volumes":[["v",[["k",{"copenSize":-1}]]]]}'],
   ])("a file with %s is set aside and reported", async (_what, text) => {
     const { bindings, path } = await fresh();
     await mkdir(join(path, ".."), { recursive: true });

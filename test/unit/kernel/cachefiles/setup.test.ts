@@ -2,7 +2,7 @@
 // Binding the device: the order of the limit commands under the kernel's own rule, and what each
 // errno becomes.
 
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {
   type CullLimits,

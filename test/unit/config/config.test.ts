@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// The configuration: what is assumed, what is accepted, and that each mistake is named.
+
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { loadConfig, parseConfig } from "../../../src/config/config.ts";
+import { DaemonError } from "../../../src/errors.ts";
+import { rejectionOf } from "../../support/fault-code.ts";
+import { tempDir } from "../../support/temp-dir.ts";
+
+const parse = (text: string): ReturnType<typeof parseConfig> => parseConfig(text, "test.toml");
+
+/** The detail of the fault that parsing `text` ends with. */
+function mistake(text: string): string {
+  try {
+    parse(text);
+  } catch (error) {
+    if (error instanceof DaemonError && error.fault.code === "config_invalid") {
+      expect(error.fault.where).toBe("test.toml");
+      return error.fault.detail;
+    }
+    throw error;
+  }
+  return "";
+}
+
+describe("the defaults", () => {
+  test("are a whole configuration", () => {
+    const config = parse("");
+    expect(config.cache).toEqual({
+      dir: "/var/lib/erofsd",
+      tag: "erofsd",
+      brun: 7,
+      bcull: 5,
+      bstop: 1,
+      frun: 7,
+      fcull: 5,
+      fstop: 1,
+    });
+    expect(config.kernel).toEqual({ device: "/dev/cachefiles", domain_id: "erofsd" });
+    expect(config.engine.window).toBe(1024 * 1024);
+    expect(config.limits.open_timeout).toBe(15_000);
+    expect(config.limits.bytes_in_flight).toBe(64 * 1024 * 1024);
+    expect(config.registry.plain_http).toEqual([]);
+  });
+
+  test("hold for what a table leaves out", () => {
+    const config = parse('[engine]\nwindow = "64KiB"\n[cache]\nbrun = 20');
+    expect(config.engine).toMatchObject({ window: 65_536, answer_hold: 50, integrity: "prefer" });
+    expect(config.cache).toMatchObject({ brun: 20, bcull: 5 });
+  });
+});
+
+describe("an unknown key", () => {
+  test.each([
+    ["[engine]\nwindov = 1", 'unknown key "engine.windov", did you mean "window"?'],
+    ['[limit]\nread_timeout = "1s"', 'unknown key "limit", did you mean "limits"?'],
+    [
+      "[registry]\nplain_htpp = []",
+      'unknown key "registry.plain_htpp", did you mean "plain_http"?',
+    ],
+    ["[cache]\nzzzzzzzzzzzz = 1", 'unknown key "cache.zzzzzzzzzzzz"'],
+  ])("%j is named with the nearest known one", (text, detail) => {
+    expect(mistake(text)).toBe(detail);
+  });
+
+  test("is reported with every other mistake", () => {
+    const detail = mistake("[engine]\nwindov = 1\nwriter_threads = 0");
+    expect(detail).toContain("windov");
+    expect(detail).toContain("engine.writer_threads");
+  });
+});
+
+describe("a wrong value names its key:", () => {
+  test.each([
+    ["[engine]\nwindow = 65536", "engine.window", "a size as text"],
+    ['[engine]\nwindow = "1 megabyte"', "engine.window", "is not a size"],
+    ['[engine]\nwindow = "1KiB"', "engine.window", "not between 4KiB and 8MiB"],
+    ['[engine]\nwindow = "16MiB"', "engine.window", "not between 4KiB and 8MiB"],
+    ['[engine]\nwindow = "5000B"', "engine.window", "not a multiple of 4KiB"],
+    ['[engine]\nwindow = "-1MiB"', "engine.window", "is not a size"],
+    ['[engine]\nintegrity = "maybe"', "engine.integrity", ""],
+    ['[limits]\nopen_timeout = "15"', "limits.open_timeout", "is not a duration"],
+    ['[limits]\nopen_timeout = "0s"', "limits.open_timeout", "not between 1s and 10m"],
+    ['[limits]\nread_timeout = "0.0001ms"', "limits.read_timeout", "is not a duration"],
+    ['[cache]\ndir = "relative"', "cache.dir", "an absolute path"],
+    ['[cache]\ntag = "two words"', "cache.tag", "visible ASCII"],
+    ["[cache]\nbrun = 100", "cache.brun", ""],
+    ["[cache]\nbrun = 7.5", "cache.brun", ""],
+    ['[kernel]\ndomain_id = "a/b"', "kernel.domain_id", '"/"'],
+    ['[kernel]\ndomain_id = "a,b"', "kernel.domain_id", "comma"],
+    [`[kernel]\ndomain_id = "${"d".repeat(249)}"`, "kernel.domain_id", "248"],
+    ['[log]\nlevel = "loud"', "log.level", ""],
+    ["cache = 7", "cache", ""],
+  ])("%j", (text, key, part) => {
+    const detail = mistake(text);
+    expect(detail.startsWith(`${key}:`), detail).toBe(true);
+    expect(detail).toContain(part);
+  });
+});
+
+test.each([
+  ["bcull = 1", "bstop < bcull < brun must hold (1, 1, 7)"],
+  ["bcull = 7", "bstop < bcull < brun must hold (1, 7, 7)"],
+  ["fstop = 6", "fstop < fcull < frun must hold (6, 5, 7)"],
+])("limits that the kernel would refuse are refused: %s", (line, detail) => {
+  expect(mistake(`[cache]\n${line}`)).toContain(detail);
+});
+
+test("a mistake in the TOML gives its line", () => {
+  expect(mistake('[engine]\nwindow = "1MiB\n')).toMatch(/^line 2, column \d+: /);
+});
+
+test.each([
+  ['"4KiB"', 4096],
+  ['"1.5MiB"', 1_572_864],
+  ['"8192B"', 8192],
+  ['"8 MiB"', 8_388_608],
+])("the size %s is %d bytes", (text, bytes) => {
+  expect(parse(`[engine]\nwindow = ${text}`).engine.window).toBe(bytes);
+});
+
+test.each([
+  ['"1s"', 1000],
+  ['"1500ms"', 1500],
+  ['"1.5s"', 1500],
+  ['"10m"', 600_000],
+])("the duration %s is %d ms", (text, ms) => {
+  expect(parse(`[limits]\nread_timeout = ${text}`).limits.read_timeout).toBe(ms);
+});
+
+describe("a file", () => {
+  test("is read and checked, and named in mistakes", async () => {
+    const path = join(await tempDir(), "config.toml");
+    await writeFile(path, '[log]\nlevel = "debug"\n');
+    expect((await loadConfig(path)).log.level).toBe("debug");
+    await writeFile(path, "[log]\nlevle = 1\n");
+    await expect(loadConfig(path)).rejects.toMatchObject({ fault: { where: path } });
+  });
+
+  test("that is missing or no file is a configuration mistake", async () => {
+    const directory = await tempDir();
+    expect(await rejectionOf(loadConfig(join(directory, "none.toml")))).toBe("config_invalid");
+    expect(await rejectionOf(loadConfig(directory))).toBe("config_invalid");
+  });
+});
