@@ -3,7 +3,7 @@
 // is not a content digest may hold anything, since nobody knows any more what it was given for.
 // Layout: <dir>/cache/I<volume>/@<hash>/D<cookie key> (kernel-notes/cachefiles-disk-names.md).
 
-import { readdir, unlink } from "node:fs/promises";
+import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 
 const CONTENT_NAMED = /^D(sha256:)?[0-9a-f]{64}$/;
@@ -16,7 +16,7 @@ export async function dropUntrustedFiles(cacheDir: string): Promise<number> {
     for (const fan of await listOrNone(join(root, volume))) {
       for (const name of await listOrNone(join(root, volume, fan))) {
         if (CONTENT_NAMED.test(name)) continue;
-        await unlink(join(root, volume, fan, name));
+        await rm(join(root, volume, fan, name), { recursive: true, force: true });
         dropped += 1;
       }
     }

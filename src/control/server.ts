@@ -129,11 +129,14 @@ function parseBody<T>(schema: z.ZodType<T>, text: string): T {
 async function readBody(request: IncomingMessage): Promise<string> {
   request.setEncoding("utf8");
   let text = "";
-  // The connection must live on to carry the answer, whatever the body is.
-  for await (const piece of request.iterator({ destroyOnReturn: false })) {
-    text += String(piece);
-    if (text.length > BODY_BYTES_MAX) throw invalid("body", `longer than ${BODY_BYTES_MAX} bytes`);
+  let isTooLong = false;
+  // Read to its end in any case: a connection left half read could not carry the answer.
+  for await (const piece of request) {
+    const more = String(piece);
+    isTooLong ||= text.length + more.length > BODY_BYTES_MAX;
+    if (!isTooLong) text += more;
   }
+  if (isTooLong) throw invalid("body", `longer than ${BODY_BYTES_MAX} bytes`);
   return text;
 }
 

@@ -33,8 +33,9 @@ export class Engine {
   /** The flow of a stream, one for all its objects. It is forgotten when nothing is open on it. */
   flowOf(blob: BlobLocation): StreamFlow {
     const known = this.#flows.get(blob.digest);
-    if (known?.stream.map.sizeBytes === blob.size) return known;
-    if (known?.isIdle === false) {
+    // An idle one is made anew: its bytes may come from another origin now.
+    if (known !== undefined && !known.isIdle) {
+      if (known.stream.map.sizeBytes === blob.size) return known;
       throw new DaemonError({
         code: "image_invalid",
         where: `${blob.origin.host}/${blob.origin.repository}`,

@@ -118,8 +118,8 @@ export class CachefilesSession implements KernelDoor {
     try {
       length = this.#native.readMessage(this.#deviceFd, this.#buffer);
     } catch (error) {
-      if (isFdShortage(error)) {
-        this.#log.error({ err: error }, "an OPEN was lost: no file descriptor for it");
+      if (isLostOpen(error)) {
+        this.#log.error({ err: error }, "the kernel could not give us an OPEN, and has failed it");
         return true;
       }
       this.#fatal(error);
@@ -293,8 +293,10 @@ export class CachefilesSession implements KernelDoor {
   }
 }
 
-/** The kernel has failed the OPEN it could not give us an fd for; all else goes on. */
-function isFdShortage(error: unknown): boolean {
+// A read() that fails so has taken an OPEN off the queue and failed it; all else goes on.
+const LOST_OPEN: readonly string[] = ["EMFILE", "ENFILE", "EFAULT", "EEXIST"];
+
+function isLostOpen(error: unknown): boolean {
   if (!(error instanceof DaemonError) || error.fault.code !== "syscall_failed") return false;
-  return error.fault.errnoName === "EMFILE" || error.fault.errnoName === "ENFILE";
+  return LOST_OPEN.includes(error.fault.errnoName);
 }

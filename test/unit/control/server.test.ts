@@ -77,6 +77,11 @@ function request(route: string, body = ""): string {
   return `${route} HTTP/1.1\r\nhost: erofsd\r\nconnection: close\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`;
 }
 
+/** The same request on a connection that stays open. */
+function keepAlive(text: string): string {
+  return text.replace("connection: close\r\n", "");
+}
+
 function parsed(answer: string): { status: number; body: unknown } {
   const [head = "", body = ""] = answer.split("\r\n\r\n", 2);
   const json = body.slice(body.indexOf("{"), body.lastIndexOf("}") + 1);
@@ -210,10 +215,15 @@ describe("a request that is wrong", () => {
     expect(JSON.stringify(answer.body)).toContain(`"message":"${field}: `);
   });
 
-  test("with a body that is too long still gets its answer", async () => {
+  test("with a body that is too long gets its answer, and so does the next on the connection", async () => {
     await listening();
-    const answer = parsed(await raw(request("POST /v1/images", " ".repeat(100_000))));
-    expect(answer).toMatchObject({ status: 400, body: { error: { code: "request_invalid" } } });
+    const long = keepAlive(request("POST /v1/images", " ".repeat(4_000_000)));
+    const answers = await raw(long + request("GET /v1/status"));
+    expect([...answers.matchAll(/HTTP\/1.1 (\d+)/g)].map(([, status]) => status)).toEqual([
+      "400",
+      "200",
+    ]);
+    expect(answers).toContain('"code":"request_invalid"');
   });
 
   test("does not disturb the next one", async () => {
@@ -249,11 +259,8 @@ describe("a client that goes away", () => {
     const warned = (warning: Error): void => void warnings.push(warning.name);
     process.on("warning", warned);
     onTestFinished(() => void process.off("warning", warned));
-    const keepAlive = request("POST /v1/images", '{"reference":"r"}').replace(
-      "connection: close\r\n",
-      "",
-    );
-    const answers = await raw(keepAlive.repeat(15) + request("GET /v1/status"));
+    const asked = keepAlive(request("POST /v1/images", '{"reference":"r"}'));
+    const answers = await raw(asked.repeat(15) + request("GET /v1/status"));
     expect(answers.split("HTTP/1.1 200").length - 1).toBe(16);
     expect(warnings).toEqual([]);
   });

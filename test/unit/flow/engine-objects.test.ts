@@ -5,11 +5,13 @@
 import { describe, expect, test } from "vitest";
 import { DaemonError } from "../../../src/errors.ts";
 import { BLOCK_BYTES } from "../../../src/units.ts";
+import type { FakeObject, FakeRead } from "../../support/fake-kernel.ts";
 import { codeOf, rejectionOf, thrownBy } from "../../support/fault-code.ts";
 import { FlowRig, blocks, patternBytes, sameBytes } from "../../support/flow-rig.ts";
 import { turns } from "../../support/turns.ts";
 
 const B = BLOCK_BYTES;
+const noSpace = new DaemonError({ code: "cache_no_space", key: "k", detail: "full" });
 const unreachable = new DaemonError({ code: "registry_unreachable", host: "r", detail: "down" });
 
 describe("an object that closes", () => {
@@ -79,6 +81,46 @@ describe("an object that closes", () => {
     ]);
   });
 
+  // The join is tried at every step of the way from the last write to the buffer's return.
+  test.each([0, 1, 2, 3, 4, 5, 6, 7, 8])(
+    "a reader that joins %d promises after the last write never reads a buffer given back",
+    async (steps) => {
+      const rig = new FlowRig({ slabsMax: 1 });
+      const content = patternBytes(40 * B);
+      const blob = rig.blob(content);
+      const hold = (fake: FakeObject): void => {
+        fake.holdsWrites = true;
+      };
+      const [one, two] = [await rig.open(blob, hold), await rig.open(blob, hold)];
+      rig.read(one, 0, 1);
+      rig.read(two, 0, 1);
+      await turns();
+      rig.source.fetches[0]?.finish();
+      await turns();
+      two.writes.shift()?.fail(noSpace);
+      await rig.clock.advance(1000);
+      let late: FakeRead | undefined;
+      one.writes.shift()?.finish();
+      let step = Promise.resolve();
+      for (let i = 0; i < steps; i += 1) step = step.then(() => undefined);
+      void step.then(() => {
+        late = rig.read(two, 0, 1);
+      });
+      rig.read(one, 20, 21);
+      await turns();
+      for (const fetch of rig.source.open) fetch.finish();
+      await turns();
+      for (let i = 0; i < 4; i += 1) {
+        for (const write of [...two.writes.splice(0), ...one.writes.splice(0)]) write.finish();
+        for (const fetch of rig.source.open) fetch.finish();
+        await turns();
+      }
+      expect(late?.answer).toBe("complete");
+      expect(sameBytes(two.file.subarray(0, B), content.subarray(0, B))).toBe(true);
+      expect(rig.slabs.lentCount).toBe(0);
+    },
+  );
+
   test("a read of it that comes too late is failed", async () => {
     const rig = new FlowRig();
     const object = await rig.open(rig.blob(patternBytes(20 * B)));
@@ -105,7 +147,7 @@ describe("an object that loads", () => {
     expect([cached.answer, missing.answer]).toEqual(["complete", "waiting"]);
     rig.source.fetches[0]?.finish();
     await turns();
-    expect(missing.answer).toBe("complete");
+    expect([missing.answer, rig.clock.pendingCount]).toEqual(["complete", 0]);
   });
 
   test("is served from the registry when its file cannot be listed", async () => {
@@ -237,6 +279,22 @@ describe("the engine", () => {
     expect(thrownBy(() => rig.engine.flowOf({ ...blob, size: 21 * B }))).toBe("image_invalid");
     rig.close(object);
     expect(rig.engine.flowOf({ ...blob, size: 21 * B }).stream.map.sizeBytes).toBe(21 * B);
+  });
+
+  test("fetches from where the latest mount says, once nothing is open on the stream", async () => {
+    const rig = new FlowRig();
+    const blob = rig.blob(patternBytes(20 * B));
+    const moved = { ...blob, origin: { ...blob.origin, host: "mirror.example" } };
+    const first = await rig.open(blob);
+    const second = await rig.open(moved);
+    rig.read(second, 0, 1).withdraw();
+    await turns();
+    rig.close(first);
+    rig.close(second);
+    rig.read(await rig.open(moved), 0, 1);
+    await turns();
+    const hosts = rig.source.fetches.map((fetch) => fetch.blob.origin.host);
+    expect(hosts).toEqual(["registry.example", "mirror.example"]);
   });
 
   test("confirms a blob's size by its last byte", async () => {

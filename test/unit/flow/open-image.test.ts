@@ -109,6 +109,7 @@ describe("time", () => {
     await rig.until(() => rig.opener.waitingCount === 0);
     expect(open.answer).toBe("refused");
     expect((await rig.opened(TAG)).answer).toBe("accepted");
+    expect(rig.resolved).toHaveLength(1);
   });
 
   test("a resolution that comes after its OPEN's deadline serves whoever joined it", async () => {
