@@ -120,6 +120,7 @@ async function buildRooms(config: Config, native: Native, log: RootLog["log"]) {
     bindings,
     references: createReferenceResolver(source),
     servesCompressed: servesCompressed(release()),
+    heldHeadsMax: Math.floor(slabs.slabsMax / 8),
   });
   const opener = new Opener({
     ...common,

@@ -39,9 +39,14 @@ export async function ask<T>(
     throw new RemoteError(errorBody.parse(json).error);
   } catch (error) {
     if (error instanceof RemoteError) throw error;
-    const detail = error instanceof Error ? error.message : String(error);
+    const detail = explain(error);
     throw new DaemonError({ code: "daemon_unreachable", socketPath, detail }, { cause: error });
   } finally {
     await client.destroy();
   }
+}
+
+function explain(error: unknown): string {
+  if (error instanceof z.ZodError) return "it answers in a form this version does not know";
+  return error instanceof Error ? error.message : String(error);
 }

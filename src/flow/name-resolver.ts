@@ -31,7 +31,6 @@ const RESOLVE_BOUND_MS = 5000;
 const LATE_RESULT_MS = 60_000;
 /** A prepared image's first bytes wait this long for its mount, so that they come only once. */
 const HELD_HEAD_MS = 10_000;
-const HELD_HEADS_MAX = 8;
 
 /** Faults that say the registry is away, not that the name is wrong. */
 const AWAY: readonly Code[] = [
@@ -52,6 +51,8 @@ export interface NameResolverParts {
   readonly volumeKey: string;
   readonly openTimeoutMs: number;
   readonly servesCompressed: boolean;
+  /** Prepared images whose first bytes may wait for their mounts, one buffer each. */
+  readonly heldHeadsMax: number;
 }
 
 /** What to answer an OPEN with. `release` must be called once the object is served, or is not. */
@@ -276,7 +277,7 @@ export class NameResolver {
 
   #holdHead(cookieKey: string, head: PinnedHead): void {
     this.#heldHeads.get(cookieKey)?.();
-    if (this.#heldHeads.size >= HELD_HEADS_MAX) {
+    if (this.#heldHeads.size >= this.#parts.heldHeadsMax) {
       head.release();
       return;
     }

@@ -23,7 +23,7 @@ export interface SlabPoolOptions {
 
 export class SlabPool {
   readonly slabBytes: number;
-  readonly #slabsMax: number;
+  readonly slabsMax: number;
   readonly #allocate: (bytes: number) => Uint8Array;
   readonly #free: Slab[] = [];
   readonly #waiters = new Set<Waiter>();
@@ -32,7 +32,7 @@ export class SlabPool {
   constructor(options: SlabPoolOptions) {
     invariant(options.slabsMax >= 1, "a slab pool has at least one slab");
     this.slabBytes = options.slabBytes;
-    this.#slabsMax = options.slabsMax;
+    this.slabsMax = options.slabsMax;
     this.#allocate = options.allocate;
   }
 
@@ -82,7 +82,7 @@ export class SlabPool {
   }
 
   #make(): Slab | undefined {
-    if (this.#lent.size + this.#free.length >= this.#slabsMax) return undefined;
+    if (this.#lent.size + this.#free.length >= this.slabsMax) return undefined;
     return { bytes: this.#allocate(this.slabBytes) };
   }
 }

@@ -43,6 +43,7 @@ export class NamesRig {
       bindings,
       references: this.#references(),
       servesCompressed: options.servesCompressed ?? true,
+      heldHeadsMax: 8,
     });
     this.opener = new Opener({
       ...common,
