@@ -62,7 +62,10 @@ function printTable(status: Status, times: { firstByteMs: number; programMs: num
   const rows: [string, string][] = [
     ["image size", mebibytes(size)],
     ["asked for", `${mebibytes(kernelMessages.readBytes)} in ${kernelMessages.read} misses`],
-    ["fetched", `${mebibytes(source.bytes)} (${Math.round((100 * source.bytes) / size)} % of the image)`],
+    [
+      "fetched",
+      `${mebibytes(source.bytes)} (${Math.round((100 * source.bytes) / size)} % of the image)`,
+    ],
     ["requests", String(source.requests)],
     ["first byte", `${Math.round(times.firstByteMs)} ms after mount(2)`],
     ["program done", `${Math.round(times.programMs)} ms after mount(2)`],

@@ -38,8 +38,7 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "erofsd-resolve-"));
   registry = await startDockerRegistry();
   source = createSources({
-    registry: () =>
-      Promise.resolve(createRegistrySource({ clock: systemClock, random: () => 0 })),
+    registry: () => Promise.resolve(createRegistrySource({ clock: systemClock, random: () => 0 })),
     layout: () => Promise.resolve(createLayoutSource({ clock: systemClock })),
   });
   const tree = await writeTree(folder);
