@@ -1,3 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which tests run on the host, and how many files at once.
+
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({

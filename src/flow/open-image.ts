@@ -3,6 +3,7 @@
 // what misses it goes on in the background, and the next try finds the result.
 
 import { DaemonError, asDaemonError } from "../errors.ts";
+import { cookieKeyProblem } from "../kernel/cachefiles/keys.ts";
 import type { OpenRequest } from "../kernel/transport.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { Log } from "../platform/log.ts";
@@ -85,6 +86,11 @@ export class Opener {
         key: name.cookieKey,
         detail: `mounted in the volume "${name.volumeKey}"; this daemon serves domain_id=${domain} alone`,
       });
+    }
+    // The kernel may answer such a key from the cache file of another.
+    const problem = cookieKeyProblem(name.cookieKey);
+    if (problem !== undefined) {
+      throw new DaemonError({ code: "key_refused", key: name.cookieKey, detail: problem });
     }
     if (integrity === "require") {
       throw new DaemonError({

@@ -55,10 +55,6 @@ describe("names", { skip: TIER === "smoke" }, () => {
     await moveTag(repository, "equal-b", "moving");
     await check("equal-b");
     await moveTag(repository, "equal-a", "moving");
-    if (!isFull) {
-      await check("equal-a");
-      return;
-    }
     // Killed: what is on disk is all that the next daemon knows.
     const mounted = await rig.bareMount(fsid);
     await expectSameTree(treeOf("equal-a"), mounted);
@@ -93,15 +89,11 @@ describe("names", { skip: TIER === "smoke" }, () => {
     await rig.umount(again);
   });
 
-  test("a reference of 189 bytes mounts barely, a longer one with `erofsd mount`", {
+  test("a reference of 189 bytes mounts as it is, a longer one only with `erofsd mount`", {
     timeout,
     skip: !isFull,
   }, async () => {
     const prefix = `${registry.host}/test/plain:`;
-    const tags = [189, 190, 200].map((length) => "t".repeat(length - prefix.length));
-    for (const tag of tags) {
-      if (tag.length <= 128) await moveTag("test/plain", "v1", tag);
-    }
     // A tag has 128 bytes at most, so a reference this long needs its repository's digest too.
     const tree = catalogue.treeOf(catalogue.get("plain"));
     const digest = await digestOfTag("test/plain", "v1");
@@ -120,10 +112,7 @@ describe("names", { skip: TIER === "smoke" }, () => {
     await rig.umount(target);
     const refused = await rig.tryBareMount(long, await rig.directory());
     notStrictEqual(refused.status, 0, "the kernel cuts this key; another image may answer to it");
-    ok(
-      rig.complaints("key_refused").length > 0 || rig.complaints("reference_invalid").length > 0,
-      rig.logText(),
-    );
+    match(await rig.complaint("key_refused"), /190 bytes .* that the kernel keeps apart/);
   });
 
   async function digestOfTag(repository: string, tag: string): Promise<string> {
@@ -142,8 +131,8 @@ describe("names", { skip: TIER === "smoke" }, () => {
     const target = await rig.directory();
     const ended = await rig.tryBareMount(`${registry.host}/test/plain:v1`, target, "other");
     notStrictEqual(ended.status, 0);
-    const [line] = rig.complaints("key_refused").slice(-1);
-    match(line ?? "", /volume "erofs,other"; this daemon serves domain_id=erofsd alone/);
+    const line = await rig.complaint("key_refused");
+    match(line, /volume "erofs,other"; this daemon serves domain_id=erofsd alone/);
   });
 
   test("an unknown reference fails its mount, and the log names the host and the repository", {
@@ -152,8 +141,8 @@ describe("names", { skip: TIER === "smoke" }, () => {
     const target = await rig.directory();
     const reference = `${registry.host}/test/nothing:v1`;
     notStrictEqual((await rig.tryBareMount(reference, target)).status, 0);
-    const [line] = rig.complaints("manifest_not_found").slice(-1);
-    ok(line?.includes(registry.host) === true && line.includes("test/nothing"), line);
+    const line = await rig.complaint("manifest_not_found");
+    ok(line.includes(registry.host) && line.includes("test/nothing"), line);
     if (!isFull) return;
     const told = await rig.tryMount(reference, target);
     strictEqual(told.status, 4, told.stderr);
@@ -166,8 +155,8 @@ describe("names", { skip: TIER === "smoke" }, () => {
   }, async () => {
     const target = await rig.directory();
     notStrictEqual((await rig.tryBareMount("127.0.0.1:1/test/plain:v1", target)).status, 0);
-    const [line] = rig.complaints("registry_unreachable").slice(-1);
-    match(line ?? "", /127\.0\.0\.1:1 cannot be reached/);
+    const line = await rig.complaint("registry_unreachable");
+    match(line, /127\.0\.0\.1:1 cannot be reached/);
     const told = await rig.tryMount("127.0.0.1:1/test/plain:v1", target);
     strictEqual(told.status, 4, told.stderr);
     match(told.stderr, /127\.0\.0\.1:1 cannot be reached/);

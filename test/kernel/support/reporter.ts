@@ -36,7 +36,7 @@ export default async function* report(outcomes: AsyncIterable<Outcome>): AsyncGe
       failed += 1;
       yield `FAIL ${seconds}  ${name}\n${indent(describe(error))}\n`;
     } else if (skip !== undefined && skip !== false) {
-      yield `skip            ${name} (${String(skip)})\n`;
+      yield `skip            ${name}\n`;
     } else {
       passed += 1;
       yield `ok   ${seconds}  ${name}\n`;

@@ -5,8 +5,9 @@ import { ok } from "node:assert/strict";
 import { mkdir, mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Status } from "../../../src/control/schema.ts";
-import { type RunningDaemon, startDaemon } from "../../support/daemon.ts";
+import { type LogLine, type RunningDaemon, startDaemon } from "../../support/daemon.ts";
 import { type RunningRegistry, startDockerRegistry } from "../../support/docker-registry.ts";
 import { Catalogue, type TestImage } from "../images/catalogue.ts";
 import { type Ended, erofsd, must, run } from "./run.ts";
@@ -122,15 +123,27 @@ export class Rig {
     return difference(before, await this.daemon.status());
   }
 
-  logText(): string {
-    return this.daemon.log.map((line) => `daemon: ${line.msg}`).join("\n");
+  /** A line logged after the first `from`, now or soon: the log arrives by a pipe. */
+  async untilLogged(test: (line: LogLine) => boolean, from = 0): Promise<LogLine> {
+    const late = sleep(5000 * SLOWNESS, undefined, { ref: false }).then(() => undefined);
+    const earlier = new Set(this.daemon.log.slice(0, from));
+    const found = this.daemon.untilLogged((line) => !earlier.has(line) && test(line));
+    const line = await Promise.race([found, late]);
+    ok(line !== undefined, `not logged:\n${this.logText()}`);
+    return line;
   }
 
-  /** Lines of level warn and above with this code, so far. */
-  complaints(code: string): readonly string[] {
-    return this.daemon.log
-      .filter((line) => line.level >= 40 && line["code"] === code)
-      .map((line) => line.msg);
+  logText(): string {
+    return this.daemon.log.slice(-30)
+      .map((line) => `daemon: ${line.msg}`)
+      .join("\n");
+  }
+
+  /** The last line of level warn and above with this code, logged now or soon. */
+  async complaint(code: string): Promise<string> {
+    const isOne = (line: LogLine): boolean => line.level >= 40 && line["code"] === code;
+    const first = await this.untilLogged(isOne);
+    return this.daemon.log.findLast(isOne)?.msg ?? first.msg;
   }
 }
 
