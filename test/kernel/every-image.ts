@@ -30,7 +30,7 @@ describe("every kind of image", () => {
   let registry: RunningRegistry;
   before(async () => {
     registry = await startRegistry();
-    rig = await Rig.start();
+    rig = await Rig.beside(registry);
   });
   afterEach(() => rig.umountAll());
   after(async () => {

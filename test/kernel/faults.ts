@@ -46,7 +46,7 @@ describe("a registry that misbehaves", { skip: TIER === "smoke" }, () => {
     registry.put(BROKEN, buildImage([{ bytes: plain, mediaType: EROFS }]));
     registry.put(HEALTHY, buildImage([{ bytes: healthy, mediaType: EROFS }]));
     far = await fileBeyondFirstWindow(plain, tree);
-    rig = await Rig.start(CONFIG);
+    rig = await Rig.beside(registry, CONFIG);
   });
   afterEach(async () => {
     registry.heal();

@@ -109,7 +109,10 @@ describe("the daemon's life", { skip: TIER === "smoke" }, () => {
     }),
   );
 
-  test("a cache on tmpfs is refused in one sentence, with exit status 3", { timeout, skip }, async () => {
+  test("a cache on tmpfs is refused in one sentence, with exit status 3", {
+    timeout,
+    skip,
+  }, async () => {
     const home = await mkdtemp(join(tmpdir(), "tmpfs-"));
     const ended = await startRefused([
       `cache.dir = "${home}"`,

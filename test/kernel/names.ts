@@ -20,7 +20,7 @@ describe("names", { skip: TIER === "smoke" }, () => {
   let registry: RunningRegistry;
   before(async () => {
     registry = await startRegistry();
-    rig = await Rig.start();
+    rig = await Rig.beside(registry);
   });
   afterEach(() => rig.umountAll());
   after(async () => {

@@ -42,6 +42,16 @@ export class Rig {
     return new Rig(await startIn(cacheDir, config), cacheDir, config);
   }
 
+  /** Starts a rig for a suite. When it fails the registry is stopped: the process would wait for it. */
+  static async beside(registry: { stop: () => Promise<void> }, config?: string): Promise<Rig> {
+    try {
+      return await Rig.start(config);
+    } catch (error) {
+      await registry.stop();
+      throw error;
+    }
+  }
+
   /** Starts a daemon again, on the same cache. The one before must have ended. */
   async restart(): Promise<void> {
     this.daemon = await startIn(this.cacheDir, this.#config);
@@ -134,7 +144,8 @@ export class Rig {
   }
 
   logText(): string {
-    return this.daemon.log.slice(-30)
+    return this.daemon.log
+      .slice(-30)
       .map((line) => `daemon: ${line.msg}`)
       .join("\n");
   }
