@@ -38,7 +38,8 @@ function writing(bytes: Uint8Array): number {
 
 function run(parse: (bytes: Uint8Array) => unknown): void {
   const property = fc.property(mutated(SOUND, 8), (input) => withoutOverreach(input, parse));
-  fc.assert(property, { ...fuzzParameters(), numRuns: 5_000 });
+  // A fixed seed: whether these are caught must not be a matter of luck.
+  fc.assert(property, { ...fuzzParameters(), numRuns: 5_000, seed: 1 });
 }
 
 describe("the canary", () => {

@@ -6,7 +6,7 @@
 import { deepStrictEqual, match, notStrictEqual, ok, strictEqual } from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { after, afterEach, before, describe, test } from "node:test";
+import { after, afterEach, before, test } from "node:test";
 import { MIB } from "../../src/units.ts";
 import { buildImage, digestOf } from "../support/oci-image.ts";
 import { response } from "../support/scripted-server.ts";
@@ -14,7 +14,7 @@ import { MOUNT_FAULTS, READ_FAULTS, type ReadFault } from "./support/fault-table
 import { FaultyRegistry } from "./support/faulty-registry.ts";
 import { Rig, catalogue } from "./support/rig.ts";
 import { type Ended, expectSameTree, run } from "./support/run.ts";
-import { TIER } from "./support/settings.ts";
+import { TIER, beyondSmoke, fullTest } from "./support/settings.ts";
 
 const isFull = TIER === "full";
 const OPEN_TIMEOUT_S = isFull ? 3 : 60;
@@ -33,7 +33,7 @@ const EROFS = "application/vnd.erofs";
 const BROKEN = "test/broken";
 const HEALTHY = "test/healthy";
 
-describe("a registry that misbehaves", { skip: TIER === "smoke" }, () => {
+beyondSmoke("a registry that misbehaves", () => {
   let rig: Rig;
   let registry: FaultyRegistry;
   let plain: Uint8Array;
@@ -116,97 +116,112 @@ describe("a registry that misbehaves", { skip: TIER === "smoke" }, () => {
   }
 
   for (const fault of MOUNT_FAULTS) {
-    test(`${fault.name}: the mount fails, and mounts once it is healed`, {
-      timeout,
-      skip: !isFull,
-    }, async () => {
-      const reference = `${registry.host}/${BROKEN}:mount-${fault.name.replaceAll(/\W+/g, "-")}`;
-      const logged = rig.daemon.log.length;
-      registry.break(BROKEN, fault);
-      const target = await rig.directory();
-      const ended = await rig.tryBareMount(reference, target);
-      notStrictEqual(ended.status, 0);
-      ok(ended.ms < SLACK * OPEN_TIMEOUT_S * 1000, `mount(8) took ${Math.round(ended.ms)} ms`);
-      await expectLogged(logged, fault);
-      registry.heal();
-      await untilMounts(reference, target);
-      await expectSameTree(tree, target);
-      await rig.umount(target);
-      await rig.untilIdle();
-    });
+    fullTest(
+      `${fault.name}: the mount fails, and mounts once it is healed`,
+      {
+        timeout,
+      },
+      async () => {
+        const reference = `${registry.host}/${BROKEN}:mount-${fault.name.replaceAll(/\W+/g, "-")}`;
+        const logged = rig.daemon.log.length;
+        registry.break(BROKEN, fault);
+        const target = await rig.directory();
+        const ended = await rig.tryBareMount(reference, target);
+        notStrictEqual(ended.status, 0);
+        ok(ended.ms < SLACK * OPEN_TIMEOUT_S * 1000, `mount(8) took ${Math.round(ended.ms)} ms`);
+        await expectLogged(logged, fault);
+        registry.heal();
+        await untilMounts(reference, target);
+        await expectSameTree(tree, target);
+        await rig.umount(target);
+        await rig.untilIdle();
+      },
+    );
   }
 
-  test("an image that cannot be served is refused with what is wrong with it", {
-    timeout,
-    skip: !isFull,
-  }, async () => {
-    const noise = Buffer.alloc(65_536, "no file system at all");
-    const bootstrap = await readFile(catalogue.fileOf(catalogue.get("device-named")));
-    const cases = [
-      {
-        repository: "test/garbage",
-        layer: { bytes: noise, mediaType: EROFS },
-        code: "image_invalid",
-        says: /is not an EROFS image/,
-      },
-      {
-        repository: "test/deviceless",
-        layer: { bytes: bootstrap, mediaType: EROFS },
-        code: "image_invalid",
-        says: /its device table has 1 slots, its manifest 0 device layers/,
-      },
-      {
-        repository: "test/tar",
-        layer: { bytes: noise, mediaType: "application/vnd.oci.image.layer.v1.tar+gzip" },
-        code: "image_unsupported",
-        says: /a tar layer \(application\/vnd\.oci\.image\.layer\.v1\.tar\+gzip\); served are application\/vnd\.erofs/,
-      },
-    ];
-    for (const { repository, layer, code, says } of cases) {
-      registry.put(repository, buildImage([layer]));
+  fullTest(
+    "an image that cannot be served is refused with what is wrong with it",
+    {
+      timeout,
+    },
+    async () => {
+      const noise = Buffer.alloc(65_536, "no file system at all");
+      const bootstrap = await readFile(catalogue.fileOf(catalogue.get("device-named")));
+      const cases = [
+        {
+          repository: "test/garbage",
+          layer: { bytes: noise, mediaType: EROFS },
+          code: "image_invalid",
+          says: /is not an EROFS image/,
+        },
+        {
+          repository: "test/deviceless",
+          layer: { bytes: bootstrap, mediaType: EROFS },
+          code: "image_invalid",
+          says: /its device table has 1 slots, its manifest 0 device layers/,
+        },
+        {
+          repository: "test/tar",
+          layer: { bytes: noise, mediaType: "application/vnd.oci.image.layer.v1.tar+gzip" },
+          code: "image_unsupported",
+          says: /a tar layer \(application\/vnd\.oci\.image\.layer\.v1\.tar\+gzip\); served are application\/vnd\.erofs/,
+        },
+      ];
+      for (const { repository, layer, code, says } of cases) {
+        registry.put(repository, buildImage([layer]));
+        const logged = rig.daemon.log.length;
+        const ended = await rig.tryBareMount(
+          `${registry.host}/${repository}:v1`,
+          await rig.directory(),
+        );
+        notStrictEqual(ended.status, 0, repository);
+        await expectLogged(logged, { code, says });
+      }
+    },
+  );
+
+  fullTest(
+    "a small blob that is not what its digest says is never served",
+    {
+      timeout,
+    },
+    async () => {
+      // Small enough for one fetch: then all of it is checked before any of it is cached.
+      const { layers } = catalogue.get("equal-a");
+      ok((layers[0]?.size ?? MIB) < MIB);
+      const bytes = new Uint8Array(await readFile(catalogue.fileOf(catalogue.get("equal-a"))));
+      const damaged = Uint8Array.from(bytes);
+      damaged[300_000] = (damaged[300_000] ?? 0) ^ 1;
+      registry.put("test/damaged", buildImage([{ bytes, mediaType: EROFS }]));
+      registry.corrupt(digestOf(bytes), damaged);
+      const reference = `${registry.host}/test/damaged:v1`;
       const logged = rig.daemon.log.length;
-      const ended = await rig.tryBareMount(
-        `${registry.host}/${repository}:v1`,
-        await rig.directory(),
-      );
-      notStrictEqual(ended.status, 0, repository);
-      await expectLogged(logged, { code, says });
-    }
-  });
+      const target = await rig.directory();
+      notStrictEqual((await rig.tryBareMount(reference, target)).status, 0);
+      await expectLogged(logged, { code: "digest_mismatch", says: /content is sha256:/ });
+      registry.corrupt(digestOf(bytes), bytes);
+      await untilMounts(reference, target);
+      await expectSameTree(catalogue.treeOf(catalogue.get("equal-a")), target);
+      await rig.umount(target);
+    },
+  );
 
-  test("a small blob that is not what its digest says is never served", {
-    timeout,
-    skip: !isFull,
-  }, async () => {
-    // Small enough for one fetch: then all of it is checked before any of it is cached.
-    const { layers } = catalogue.get("equal-a");
-    ok((layers[0]?.size ?? MIB) < MIB);
-    const bytes = new Uint8Array(await readFile(catalogue.fileOf(catalogue.get("equal-a"))));
-    const damaged = Uint8Array.from(bytes);
-    damaged[300_000] = (damaged[300_000] ?? 0) ^ 1;
-    registry.put("test/damaged", buildImage([{ bytes, mediaType: EROFS }]));
-    registry.corrupt(digestOf(bytes), damaged);
-    const reference = `${registry.host}/test/damaged:v1`;
-    const logged = rig.daemon.log.length;
-    const target = await rig.directory();
-    notStrictEqual((await rig.tryBareMount(reference, target)).status, 0);
-    await expectLogged(logged, { code: "digest_mismatch", says: /content is sha256:/ });
-    registry.corrupt(digestOf(bytes), bytes);
-    await untilMounts(reference, target);
-    await expectSameTree(catalogue.treeOf(catalogue.get("equal-a")), target);
-    await rig.umount(target);
-  });
-
-  test("a registry that asks for credentials stops a mount with its name and the repository", {
-    timeout,
-    skip: !isFull,
-  }, async () => {
-    registry.break(BROKEN, { of: "manifest", answer: ({ socket }) => socket.write(response(401)) });
-    const told = await rig.tryMount(`${registry.host}/${BROKEN}:secret`, await rig.directory());
-    registry.heal();
-    strictEqual(told.status, 4, told.stderr);
-    match(told.stderr, /refuses access to test\/broken \(HTTP 401\)/);
-  });
+  fullTest(
+    "a registry that asks for credentials stops a mount with its name and the repository",
+    {
+      timeout,
+    },
+    async () => {
+      registry.break(BROKEN, {
+        of: "manifest",
+        answer: ({ socket }) => socket.write(response(401)),
+      });
+      const told = await rig.tryMount(`${registry.host}/${BROKEN}:secret`, await rig.directory());
+      registry.heal();
+      strictEqual(told.status, 4, told.stderr);
+      match(told.stderr, /refuses access to test\/broken \(HTTP 401\)/);
+    },
+  );
 
   // A failure is remembered for a second, as the kernel asks again at once.
   async function untilMounts(reference: string, target: string): Promise<void> {

@@ -7,17 +7,16 @@ import { once } from "node:events";
 import { mkdtemp, readdir, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, before, describe, test } from "node:test";
+import { after, before, test } from "node:test";
 import type { RunningRegistry } from "../support/docker-registry.ts";
 import { Rig, catalogue, startRegistry } from "./support/rig.ts";
 import { erofsd, expectSameTree, must } from "./support/run.ts";
-import { DISK, SLOWNESS, TIER } from "./support/settings.ts";
+import { DISK, SLOWNESS, beyondSmoke, fullTest } from "./support/settings.ts";
 
 const timeout = 60_000 * SLOWNESS;
-const skip = TIER !== "full";
 const CYCLES = 30;
 
-describe("the daemon's life", { skip: TIER === "smoke" }, () => {
+beyondSmoke("the daemon's life", () => {
   let registry: RunningRegistry;
   before(async () => {
     registry = await startRegistry();
@@ -58,7 +57,7 @@ describe("the daemon's life", { skip: TIER === "smoke" }, () => {
       }),
   );
 
-  test("killed while readers wait: they get an error at once", { timeout, skip }, () =>
+  fullTest("killed while readers wait: they get an error at once", { timeout }, () =>
     withRig(async (rig) => {
       const large = catalogue.get("large");
       const target = await rig.mountImage(registry.host, large);
@@ -97,7 +96,7 @@ describe("the daemon's life", { skip: TIER === "smoke" }, () => {
       }),
   );
 
-  test("a second daemon is told that the device is in use, and exits 3", { timeout, skip }, () =>
+  fullTest("a second daemon is told that the device is in use, and exits 3", { timeout }, () =>
     withRig(async () => {
       const home = await mkdtemp(join(DISK, "second-"));
       const ended = await startRefused([
@@ -109,32 +108,38 @@ describe("the daemon's life", { skip: TIER === "smoke" }, () => {
     }),
   );
 
-  test("a cache on tmpfs is refused in one sentence, with exit status 3", {
-    timeout,
-    skip,
-  }, async () => {
-    const home = await mkdtemp(join(tmpdir(), "tmpfs-"));
-    const ended = await startRefused([
-      `cache.dir = "${home}"`,
-      `control.socket = "${home}/socket"`,
-    ]);
-    strictEqual(ended.status, 3, ended.stdout + ended.stderr);
-    match(ended.stderr, /its filesystem cannot hold the cache \(tmpfs/);
-    match(ended.stderr, /hint: put cache\.dir on ext4 or xfs/);
-  });
+  fullTest(
+    "a cache on tmpfs is refused in one sentence, with exit status 3",
+    {
+      timeout,
+    },
+    async () => {
+      const home = await mkdtemp(join(tmpdir(), "tmpfs-"));
+      const ended = await startRefused([
+        `cache.dir = "${home}"`,
+        `control.socket = "${home}/socket"`,
+      ]);
+      strictEqual(ended.status, 3, ended.stdout + ended.stderr);
+      match(ended.stderr, /its filesystem cannot hold the cache \(tmpfs/);
+      match(ended.stderr, /hint: put cache\.dir on ext4 or xfs/);
+    },
+  );
 
-  test("an unknown key of the configuration is answered with the nearest one, exit status 2", {
-    timeout,
-    skip,
-  }, async () => {
-    const ended = await startRefused(["[engine]", 'windw = "1MiB"']);
-    strictEqual(ended.status, 2);
-    match(ended.stderr, /unknown key "engine\.windw", did you mean "window"\?/);
-  });
+  fullTest(
+    "an unknown key of the configuration is answered with the nearest one, exit status 2",
+    {
+      timeout,
+    },
+    async () => {
+      const ended = await startRefused(["[engine]", 'windw = "1MiB"']);
+      strictEqual(ended.status, 2);
+      match(ended.stderr, /unknown key "engine\.windw", did you mean "window"\?/);
+    },
+  );
 
-  test(
+  fullTest(
     "`erofsd umount` refuses what is busy or not ours, and unmounts what is",
-    { timeout: 2 * timeout, skip },
+    { timeout: 2 * timeout },
     () =>
       withRig(async (rig) => {
         const empty = await rig.directory();

@@ -2,20 +2,20 @@
 // What a name stands for: tags that move, names too long for the kernel, names nobody knows.
 
 import { match, notStrictEqual, ok, strictEqual } from "node:assert/strict";
-import { after, afterEach, before, describe, test } from "node:test";
+import { after, afterEach, before, test } from "node:test";
 import { request } from "undici";
 import { OCI_MANIFEST } from "../support/oci-image.ts";
 import type { RunningRegistry } from "../support/docker-registry.ts";
 import { pushManifest } from "../support/push.ts";
 import { Rig, catalogue, startRegistry } from "./support/rig.ts";
 import { expectSameTree, run } from "./support/run.ts";
-import { SLOWNESS, TIER } from "./support/settings.ts";
+import { SLOWNESS, TIER, beyondSmoke, fullTest } from "./support/settings.ts";
 
 const timeout = 60_000 * SLOWNESS;
 const isFull = TIER === "full";
 const treeOf = (tag: string): string => catalogue.treeOf(catalogue.get(tag));
 
-describe("names", { skip: TIER === "smoke" }, () => {
+beyondSmoke("names", () => {
   let rig: Rig;
   let registry: RunningRegistry;
   before(async () => {
@@ -72,48 +72,54 @@ describe("names", { skip: TIER === "smoke" }, () => {
     await check("equal-a");
   });
 
-  test("a tag that moves while its image is mounted changes nothing until it is unmounted", {
-    timeout,
-    skip: !isFull,
-  }, async () => {
-    const repository = "test/equal";
-    const fsid = `${registry.host}/${repository}:held`;
-    await moveTag(repository, "equal-a", "held");
-    const target = await rig.bareMount(fsid);
-    await moveTag(repository, "equal-b", "held");
-    await expectSameTree(treeOf("equal-a"), target);
-    await rig.umount(target);
-    await rig.untilIdle();
-    const again = await rig.bareMount(fsid);
-    await expectSameTree(treeOf("equal-b"), again);
-    await rig.umount(again);
-  });
+  fullTest(
+    "a tag that moves while its image is mounted changes nothing until it is unmounted",
+    {
+      timeout,
+    },
+    async () => {
+      const repository = "test/equal";
+      const fsid = `${registry.host}/${repository}:held`;
+      await moveTag(repository, "equal-a", "held");
+      const target = await rig.bareMount(fsid);
+      await moveTag(repository, "equal-b", "held");
+      await expectSameTree(treeOf("equal-a"), target);
+      await rig.umount(target);
+      await rig.untilIdle();
+      const again = await rig.bareMount(fsid);
+      await expectSameTree(treeOf("equal-b"), again);
+      await rig.umount(again);
+    },
+  );
 
-  test("a reference of 189 bytes mounts as it is, a longer one only with `erofsd mount`", {
-    timeout,
-    skip: !isFull,
-  }, async () => {
-    const prefix = `${registry.host}/test/plain:`;
-    // A tag has 128 bytes at most, so a reference this long needs its repository's digest too.
-    const tree = catalogue.treeOf(catalogue.get("plain"));
-    const digest = await digestOfTag("test/plain", "v1");
-    const longest = `${registry.host}/test/plain:${"t".repeat(189 - prefix.length - 1 - digest.length)}@${digest}`;
-    strictEqual(longest.length, 189);
-    await moveTag("test/plain", "v1", "t".repeat(189 - prefix.length - 1 - digest.length));
-    const bare = await rig.bareMount(longest);
-    await expectSameTree(tree, bare);
-    await rig.umount(bare);
-    await rig.untilIdle();
-    const long = longest.replace("@", "t@");
-    strictEqual(long.length, 190);
-    await moveTag("test/plain", "v1", "t".repeat(190 - prefix.length - 1 - digest.length));
-    const target = await rig.mount(long);
-    await expectSameTree(tree, target);
-    await rig.umount(target);
-    const refused = await rig.tryBareMount(long, await rig.directory());
-    notStrictEqual(refused.status, 0, "the kernel cuts this key; another image may answer to it");
-    match(await rig.complaint("key_refused"), /190 bytes .* that the kernel keeps apart/);
-  });
+  fullTest(
+    "a reference of 189 bytes mounts as it is, a longer one only with `erofsd mount`",
+    {
+      timeout,
+    },
+    async () => {
+      const prefix = `${registry.host}/test/plain:`;
+      // A tag has 128 bytes at most, so a reference this long needs its repository's digest too.
+      const tree = catalogue.treeOf(catalogue.get("plain"));
+      const digest = await digestOfTag("test/plain", "v1");
+      const longest = `${registry.host}/test/plain:${"t".repeat(189 - prefix.length - 1 - digest.length)}@${digest}`;
+      strictEqual(longest.length, 189);
+      await moveTag("test/plain", "v1", "t".repeat(189 - prefix.length - 1 - digest.length));
+      const bare = await rig.bareMount(longest);
+      await expectSameTree(tree, bare);
+      await rig.umount(bare);
+      await rig.untilIdle();
+      const long = longest.replace("@", "t@");
+      strictEqual(long.length, 190);
+      await moveTag("test/plain", "v1", "t".repeat(190 - prefix.length - 1 - digest.length));
+      const target = await rig.mount(long);
+      await expectSameTree(tree, target);
+      await rig.umount(target);
+      const refused = await rig.tryBareMount(long, await rig.directory());
+      notStrictEqual(refused.status, 0, "the kernel cuts this key; another image may answer to it");
+      match(await rig.complaint("key_refused"), /190 bytes .* that the kernel keeps apart/);
+    },
+  );
 
   async function digestOfTag(repository: string, tag: string): Promise<string> {
     const url = `http://${registry.host}/v2/${repository}/manifests/${tag}`;
@@ -149,17 +155,20 @@ describe("names", { skip: TIER === "smoke" }, () => {
     ok(told.stderr.includes(registry.host) && told.stderr.includes("test/nothing"), told.stderr);
   });
 
-  test("a registry that nobody runs fails its mount with the host's name", {
-    timeout,
-    skip: !isFull,
-  }, async () => {
-    const target = await rig.directory();
-    notStrictEqual((await rig.tryBareMount("127.0.0.1:1/test/plain:v1", target)).status, 0);
-    const line = await rig.complaint("registry_unreachable");
-    match(line, /127\.0\.0\.1:1 cannot be reached/);
-    const told = await rig.tryMount("127.0.0.1:1/test/plain:v1", target);
-    strictEqual(told.status, 4, told.stderr);
-    match(told.stderr, /127\.0\.0\.1:1 cannot be reached/);
-    strictEqual((await run("mountpoint", ["-q", target])).status, 32, "nothing is mounted");
-  });
+  fullTest(
+    "a registry that nobody runs fails its mount with the host's name",
+    {
+      timeout,
+    },
+    async () => {
+      const target = await rig.directory();
+      notStrictEqual((await rig.tryBareMount("127.0.0.1:1/test/plain:v1", target)).status, 0);
+      const line = await rig.complaint("registry_unreachable");
+      match(line, /127\.0\.0\.1:1 cannot be reached/);
+      const told = await rig.tryMount("127.0.0.1:1/test/plain:v1", target);
+      strictEqual(told.status, 4, told.stderr);
+      match(told.stderr, /127\.0\.0\.1:1 cannot be reached/);
+      strictEqual((await run("mountpoint", ["-q", target])).status, 32, "nothing is mounted");
+    },
+  );
 });

@@ -5,14 +5,14 @@
 import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
 import { type FileHandle, open, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { after, afterEach, before, describe, test } from "node:test";
+import { after, afterEach, before, test } from "node:test";
 import { MIB } from "../../src/units.ts";
 import type { RunningRegistry } from "../support/docker-registry.ts";
 import { buildImage, writeLayout } from "../support/oci-image.ts";
 import { PROGRAM as MAPPED_PROGRAM } from "./images/trees.ts";
 import { Rig, catalogue, startRegistry } from "./support/rig.ts";
 import { dropCaches, expectSameFile, expectSameTree, must, run } from "./support/run.ts";
-import { DISK, SLOWNESS, TIER } from "./support/settings.ts";
+import { DISK, SLOWNESS, TIER, beyondSmoke, fullTest } from "./support/settings.ts";
 
 const timeout = 60_000 * SLOWNESS;
 const isFull = TIER === "full";
@@ -21,7 +21,7 @@ const REQUESTS_MAX = 34;
 const READS_MAX = 40;
 const FETCHED_PER_BYTE_MAX = 1.1;
 
-describe("reading", { skip: TIER === "smoke" }, () => {
+beyondSmoke("reading", () => {
   let rig: Rig;
   let registry: RunningRegistry;
   before(async () => {
@@ -34,27 +34,30 @@ describe("reading", { skip: TIER === "smoke" }, () => {
     await registry.stop();
   });
 
-  test("32 MiB in order cost few requests, few READs and hardly a byte too much", {
-    timeout,
-    skip: !isFull,
-  }, async () => {
-    const image = catalogue.get("sequential");
-    const file = join(catalogue.treeOf(image), "mib-32");
-    let target = "";
-    const cold = await rig.costOf(async () => {
-      target = await rig.mountImage(registry.host, image);
-      await must("sh", ["-c", `exec cat ${join(target, "mib-32")} >/dev/null`]);
-    });
-    const shown = JSON.stringify(cold);
-    ok(cold.requests <= REQUESTS_MAX, shown);
-    ok(cold.reads <= READS_MAX, shown);
-    ok(cold.fetchedBytes <= FETCHED_PER_BYTE_MAX * 32 * MIB, shown);
-    ok(cold.fetchedBytes <= FETCHED_PER_BYTE_MAX * cold.writtenBytes, shown);
-    await dropCaches();
-    const warm = await rig.costOf(() => expectSameFile(file, join(target, "mib-32")));
-    deepStrictEqual([warm.reads, warm.requests, warm.fetchedBytes], [0, 0, 0]);
-    await rig.umount(target);
-  });
+  fullTest(
+    "32 MiB in order cost few requests, few READs and hardly a byte too much",
+    {
+      timeout,
+    },
+    async () => {
+      const image = catalogue.get("sequential");
+      const file = join(catalogue.treeOf(image), "mib-32");
+      let target = "";
+      const cold = await rig.costOf(async () => {
+        target = await rig.mountImage(registry.host, image);
+        await must("sh", ["-c", `exec cat ${join(target, "mib-32")} >/dev/null`]);
+      });
+      const shown = JSON.stringify(cold);
+      ok(cold.requests <= REQUESTS_MAX, shown);
+      ok(cold.reads <= READS_MAX, shown);
+      ok(cold.fetchedBytes <= FETCHED_PER_BYTE_MAX * 32 * MIB, shown);
+      ok(cold.fetchedBytes <= FETCHED_PER_BYTE_MAX * cold.writtenBytes, shown);
+      await dropCaches();
+      const warm = await rig.costOf(() => expectSameFile(file, join(target, "mib-32")));
+      deepStrictEqual([warm.reads, warm.requests, warm.fetchedBytes], [0, 0, 0]);
+      await rig.umount(target);
+    },
+  );
 
   test("random reads give the source's bytes", { timeout }, async () => {
     const image = catalogue.get(isFull ? "large-device" : "device-named");
@@ -88,42 +91,48 @@ describe("reading", { skip: TIER === "smoke" }, () => {
     ok(cost.fetchedBytes <= FETCHED_PER_BYTE_MAX * size, `${cost.fetchedBytes} of ${size} bytes`);
   });
 
-  test("readers killed in the middle leave nothing behind", {
-    timeout,
-    skip: !isFull,
-  }, async () => {
-    const image = catalogue.get("large");
-    const target = await rig.mountImage(registry.host, image);
-    const path = join(target, "mib-64");
-    await Promise.all(
-      [10, 40, 90].map((ms) => run("timeout", ["-s", "KILL", String(ms / 1000), "cat", path])),
-    );
-    await expectSameTree(catalogue.treeOf(image), target);
-    const status = await rig.untilStatus(({ waitingReads }) => waitingReads === 0);
-    strictEqual(status.waitingReads, 0);
-    await rig.umount(target);
-  });
+  fullTest(
+    "readers killed in the middle leave nothing behind",
+    {
+      timeout,
+    },
+    async () => {
+      const image = catalogue.get("large");
+      const target = await rig.mountImage(registry.host, image);
+      const path = join(target, "mib-64");
+      await Promise.all(
+        [10, 40, 90].map((ms) => run("timeout", ["-s", "KILL", String(ms / 1000), "cat", path])),
+      );
+      await expectSameTree(catalogue.treeOf(image), target);
+      const status = await rig.untilStatus(({ waitingReads }) => waitingReads === 0);
+      strictEqual(status.waitingReads, 0);
+      await rig.umount(target);
+    },
+  );
 
-  test("a second `erofsd mount` of an image shows the first one's, and fetches nothing more", {
-    timeout,
-    skip: !isFull,
-  }, async () => {
-    const image = catalogue.get("device-unnamed");
-    const reference = `${registry.host}/${image.repository}:${image.tag}`;
-    const first = await rig.mount(reference);
-    await expectSameTree(catalogue.treeOf(image), first);
-    let second = "";
-    const cost = await rig.costOf(async () => {
-      second = await rig.mount(reference);
+  fullTest(
+    "a second `erofsd mount` of an image shows the first one's, and fetches nothing more",
+    {
+      timeout,
+    },
+    async () => {
+      const image = catalogue.get("device-unnamed");
+      const reference = `${registry.host}/${image.repository}:${image.tag}`;
+      const first = await rig.mount(reference);
+      await expectSameTree(catalogue.treeOf(image), first);
+      let second = "";
+      const cost = await rig.costOf(async () => {
+        second = await rig.mount(reference);
+        await expectSameTree(catalogue.treeOf(image), second);
+      });
+      strictEqual(cost.reads, 0);
+      ok(cost.fetchedBytes < 10_000, `${cost.fetchedBytes} bytes fetched for the second mount`);
+      await rig.umount(first);
       await expectSameTree(catalogue.treeOf(image), second);
-    });
-    strictEqual(cost.reads, 0);
-    ok(cost.fetchedBytes < 10_000, `${cost.fetchedBytes} bytes fetched for the second mount`);
-    await rig.umount(first);
-    await expectSameTree(catalogue.treeOf(image), second);
-    await rig.umount(second);
-    await rig.untilIdle();
-  });
+      await rig.umount(second);
+      await rig.untilIdle();
+    },
+  );
 
   test("two images over one device blob share what is cached of it", { timeout }, async () => {
     const named = catalogue.get("device-named");
@@ -143,29 +152,32 @@ describe("reading", { skip: TIER === "smoke" }, () => {
     await rig.untilIdle();
   });
 
-  test("an image-layout directory is mounted and read like a registry", {
-    timeout,
-    skip: !isFull,
-  }, async () => {
-    const image = catalogue.get("plain");
-    const layout = join(DISK, "layout");
-    const bytes = await readFile(catalogue.fileOf(image));
-    const built = buildImage([{ bytes, mediaType: "application/vnd.erofs" }]);
-    const annotations = { "org.opencontainers.image.ref.name": "v1" };
-    await writeLayout(layout, {
-      blobs: [built.manifest, built.config, ...built.layers],
-      manifests: [{ ...built.descriptor, annotations }],
-    });
-    for (const mount of [
-      () => rig.mount(`oci:${layout}:v1`),
-      () => rig.bareMount(`oci:${layout}:v1`),
-    ]) {
-      const target = await mount();
-      await expectSameTree(catalogue.treeOf(image), target);
-      await rig.umount(target);
-      await rig.untilIdle();
-    }
-  });
+  fullTest(
+    "an image-layout directory is mounted and read like a registry",
+    {
+      timeout,
+    },
+    async () => {
+      const image = catalogue.get("plain");
+      const layout = join(DISK, "layout");
+      const bytes = await readFile(catalogue.fileOf(image));
+      const built = buildImage([{ bytes, mediaType: "application/vnd.erofs" }]);
+      const annotations = { "org.opencontainers.image.ref.name": "v1" };
+      await writeLayout(layout, {
+        blobs: [built.manifest, built.config, ...built.layers],
+        manifests: [{ ...built.descriptor, annotations }],
+      });
+      for (const mount of [
+        () => rig.mount(`oci:${layout}:v1`),
+        () => rig.bareMount(`oci:${layout}:v1`),
+      ]) {
+        const target = await mount();
+        await expectSameTree(catalogue.treeOf(image), target);
+        await rig.umount(target);
+        await rig.untilIdle();
+      }
+    },
+  );
 });
 
 /** `count` reads at seeded offsets and lengths, from both files. */

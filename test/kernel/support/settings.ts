@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What this run was started with: main TIER IMAGES.
 
+import { describe, test } from "node:test";
 import { findPackageRoot } from "../../../src/platform/package-root.ts";
 import { release } from "node:os";
 
@@ -21,3 +22,17 @@ export const DOMAIN = "erofsd";
 const [, major, minor] = /^(\d+)\.(\d+)/.exec(release()) ?? [];
 /** EROFS over fscache reads compressed files since 6.9. */
 export const READS_COMPRESSED = Number(major) * 1000 + Number(minor) >= 6009;
+
+/** A test that is only there in the full tier. */
+export function fullTest(
+  name: string,
+  options: { timeout: number },
+  run: () => void | Promise<void>,
+): void {
+  if (TIER === "full") void test(name, options, run);
+}
+
+/** Tests that are there in every tier but the smoke test. */
+export function beyondSmoke(name: string, define: () => void): void {
+  if (TIER !== "smoke") void describe(name, define);
+}
