@@ -166,7 +166,7 @@ export const ERROR_POLICY = {
     "use a kernel with CONFIG_CACHEFILES_ONDEMAND=y and CONFIG_EROFS_FS_ONDEMAND=y",
   ),
   cache_dir_unsuitable: policy("never", EINVAL, ENVIRONMENT, "put cache.dir on ext4 or xfs"),
-  kernel_message_invalid: policy("never", EIO, DAEMON, "report it with the kernel's version"),
+  kernel_message_invalid: policy("never", EINVAL, DAEMON, "report it with the kernel's version"),
   syscall_failed: policy("never", EIO, ENVIRONMENT, "see the errno"),
   cache_no_space: policy(
     "never",

@@ -79,7 +79,9 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
     "ready",
   );
   // What a first request needs is loaded now, after the door is open.
-  await rooms.source.warmUp();
+  rooms.source.warmUp().catch((error: unknown) => {
+    stopped.stop(asDaemonError(error));
+  });
   const reason = await stopped.reason;
   await shutDown(config, rooms, log);
   if (reason instanceof DaemonError) throw reason;

@@ -15,7 +15,7 @@ import {
   parseSuperblock,
 } from "../image/erofs/superblock.ts";
 import type { BlobLocation } from "../source/source.ts";
-import { type Digest, extentEnd } from "../units.ts";
+import { extentEnd } from "../units.ts";
 import type { PinnedHead } from "./stream-flow.ts";
 
 export interface Inspection {
@@ -48,16 +48,9 @@ export async function inspectPrimary(head: PinnedHead, inspection: Inspection): 
     });
   }
   const slots = await deviceSlots(head, superblock, where);
-  const layers = devices.map((device) => ({ ...device, mediaType: "" }));
-  const bootstrap = { ...stream, mediaType: "" };
-  const matched = matchDevices(superblock, slots, { bootstrap, devices: layers }, where);
+  const matched = matchDevices(superblock, slots, { bootstrap: stream, devices }, where);
   if (!inspection.isDigestKey) refuseForeignTags(matched, where);
-  const byDigest = new Map<Digest, BlobLocation>(devices.map((device) => [device.digest, device]));
-  const inOrder = matched.map(({ layer }) => byDigest.get(layer.digest));
-  return {
-    compressed: superblock.compressed,
-    devices: inOrder.filter((found) => found !== undefined),
-  };
+  return { compressed: superblock.compressed, devices: matched.map(({ layer }) => layer) };
 }
 
 async function deviceSlots(
@@ -76,7 +69,7 @@ async function deviceSlots(
 }
 
 // A bare mount opens each device by its slot's tag, so a tag must name one content for ever.
-function refuseForeignTags(matched: readonly MatchedDevice[], where: string): void {
+function refuseForeignTags(matched: readonly MatchedDevice<BlobLocation>[], where: string): void {
   const foreign = matched.find(
     ({ tag }) => tag !== "" && !/^(sha256:)?[0-9a-fA-F]{57,64}$/.test(tag),
   );

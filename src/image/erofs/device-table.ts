@@ -6,7 +6,7 @@
 
 import { DaemonError, invariant } from "../../errors.ts";
 import { BLOCK_BYTES, alignUp } from "../../units.ts";
-import type { EROFSLayer, ImagePlan } from "../image.ts";
+import type { EROFSLayer } from "../image.ts";
 import type { Superblock } from "./superblock.ts";
 
 const SLOT_BYTES = 128;
@@ -29,10 +29,13 @@ export interface DeviceSlot {
   readonly mappedBlock: number;
 }
 
-export interface MatchedDevice {
+/** What is asked of a layer here, wherever it is described. */
+export type SizedLayer = Pick<EROFSLayer, "digest" | "size">;
+
+export interface MatchedDevice<L extends SizedLayer = EROFSLayer> {
   /** Place in the device table, from 0: the kernel opens devices in this order. */
   readonly index: number;
-  readonly layer: EROFSLayer;
+  readonly layer: L;
   readonly tag: string;
 }
 
@@ -55,12 +58,12 @@ export function parseDeviceTable(
  * The layer behind each slot, in the table's order. Faults: image_invalid when counts differ, a
  * tag names no layer, or a layer is shorter than its slot or superblock says.
  */
-export function matchDevices(
+export function matchDevices<L extends SizedLayer>(
   superblock: Superblock,
   slots: readonly DeviceSlot[],
-  plan: Pick<ImagePlan, "bootstrap" | "devices">,
+  plan: { readonly bootstrap: SizedLayer; readonly devices: readonly L[] },
   where: string,
-): readonly MatchedDevice[] {
+): readonly MatchedDevice<L>[] {
   checkPrimary(superblock, plan.bootstrap, where);
   const { devices } = plan;
   if (slots.length !== devices.length) {
@@ -86,7 +89,7 @@ export function matchDevices(
 }
 
 /** The image must not reach past its blob; the device table must lie in the image. */
-function checkPrimary(superblock: Superblock, bootstrap: EROFSLayer, where: string): void {
+function checkPrimary(superblock: Superblock, bootstrap: SizedLayer, where: string): void {
   const bytes = superblock.blocks * BLOCK_BYTES;
   if (bytes > bootstrap.size) {
     throw invalid(
@@ -100,7 +103,7 @@ function checkPrimary(superblock: Superblock, bootstrap: EROFSLayer, where: stri
   }
 }
 
-function checkSlot(slot: DeviceSlot, index: number, layer: EROFSLayer, where: string): void {
+function checkSlot(slot: DeviceSlot, index: number, layer: SizedLayer, where: string): void {
   // A device may be any byte stream; the tail of its last block reads as zeros.
   const blocks = alignUp(layer.size, BLOCK_BYTES) / BLOCK_BYTES;
   if (slot.blocks > blocks) {
@@ -111,12 +114,12 @@ function checkSlot(slot: DeviceSlot, index: number, layer: EROFSLayer, where: st
   }
 }
 
-function namedLayer(
+function namedLayer<L extends SizedLayer>(
   slot: DeviceSlot,
   index: number,
-  devices: readonly EROFSLayer[],
+  devices: readonly L[],
   where: string,
-): EROFSLayer | undefined {
+): L | undefined {
   const prefix = digestPrefix(slot.tag);
   if (prefix === undefined) return undefined;
   const layer = devices.find(({ digest }) => digest.startsWith(prefix));

@@ -277,9 +277,10 @@ export class CachefilesSession implements KernelDoor {
   }
 
   #failMalformed(message: MalformedMessage): void {
-    this.#log.error({ ...message }, `a kernel message cannot be served: ${message.reason}`);
+    const error = new DaemonError({ code: "kernel_message_invalid", detail: message.reason });
+    this.#log.error({ ...message }, `a kernel message cannot be served: ${error.message}`);
     if (message.opcode === OPCODE.open) {
-      if (message.msgId !== undefined) this.#copen(message.msgId, -22);
+      if (message.msgId !== undefined) this.#copen(message.msgId, -error.policy.errno);
       if (message.anonFd !== undefined) this.#native.close(message.anonFd);
     } else if (message.opcode === OPCODE.read && message.msgId !== undefined) {
       const object = this.#objects.get(message.objectId ?? -1);

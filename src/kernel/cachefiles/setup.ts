@@ -4,7 +4,6 @@
 // Source: Documentation/filesystems/caching/cachefiles.rst "Configuration";
 // errnos as seen on 6.1 and 6.12 (kernel-notes/cachefiles-setup.md).
 
-import { constants } from "node:os";
 import { constants as fsConstants } from "node:fs";
 import { DaemonError, type Fault } from "../../errors.ts";
 import type { Native } from "../../platform/native.ts";
@@ -134,6 +133,3 @@ export function servesCompressed(kernelRelease: string): boolean {
   const version = Number(major) * 1000 + Number(minor);
   return version >= 6009;
 }
-
-/** Errno numbers by name, for the answers the protocol wants as numbers. */
-export const ERRNO = constants.errno;
