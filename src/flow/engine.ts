@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import { DaemonError } from "../errors.ts";
 import { rawChunkMap } from "../image/chunk-map.ts";
 import type { KernelObject, ReadRequest } from "../kernel/transport.ts";
-import type { BlobLocation, Source } from "../source/source.ts";
+import { type BlobLocation, type Source, formatOrigin } from "../source/source.ts";
 import type { Digest } from "../units.ts";
 import type { OpenObject } from "./open-object.ts";
 import { queuedRead, serveRead } from "./serve-request.ts";
@@ -38,7 +38,7 @@ export class Engine {
       if (known.stream.map.sizeBytes === blob.size) return known;
       throw new DaemonError({
         code: "image_invalid",
-        where: `${blob.origin.host}/${blob.origin.repository}`,
+        where: formatOrigin(blob.origin),
         detail: `blob ${blob.digest} is ${blob.size} bytes here, and ${known.stream.map.sizeBytes} in an image that is mounted`,
       });
     }
@@ -149,7 +149,7 @@ export class Engine {
   }
 
   #rawStream(blob: BlobLocation): Stream {
-    const where = `${blob.origin.host}/${blob.origin.repository}`;
+    const where = formatOrigin(blob.origin);
     return {
       digest: blob.digest,
       map: rawChunkMap(blob.size),

@@ -11,6 +11,11 @@ export interface Origin {
   readonly repository: string;
 }
 
+/** An origin as people write it: `host/repository`, or `oci:PATH`. */
+export function formatOrigin({ kind, host, repository }: Origin): string {
+  return kind === "layout" ? `${host}:${repository}` : `${host}/${repository}`;
+}
+
 export interface BlobLocation {
   readonly origin: Origin;
   readonly digest: Digest;
