@@ -8,7 +8,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 
-cp -r "$root/native/binding.gyp" "$root/native/src" "$build/"
+cp -r "$root/native/binding.gyp" "$root/native/keeper" "$root/native/src" "$build/"
 prefix=$(dirname "$(dirname "$(readlink -f "$(command -v node)")")")
 nodedir=()
 if [[ -f $prefix/include/node/node.h ]]; then nodedir=("--nodedir=$prefix"); fi
@@ -21,4 +21,5 @@ export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 LD_PRELOAD="$(c++ -print-file-name=libasan.so):$(c++ -print-file-name=libubsan.so)" \
   node node_modules/vitest/vitest.mjs run --config scripts/config/vitest.config.ts --root . \
-  test/unit/platform/addon.test.ts test/unit/platform/teardown.test.ts "$@"
+  test/unit/platform/addon.test.ts test/unit/platform/decode.test.ts test/unit/platform/inflate.test.ts \
+  test/unit/platform/teardown.test.ts "$@"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# One addon, no library but libc. Build it with
+# The addon, with the system's libzstd, liblz4 and zlib, and the keeper. Build them with
 #   node-gyp rebuild --directory native [--nodedir=/usr]
 # `--werror=false` is for compilers newer than the ones this is tested with;
 # `--sanitize=true` (with a preloaded libasan, see asan.sh) for the sanitizers.
@@ -12,15 +12,19 @@
         "src/addon.cc",
         "src/args.cc",
         "src/callback.cc",
+        "src/decode.cc",
         "src/device.cc",
+        "src/fd-passing.cc",
         "src/fd-watcher.cc",
         "src/file.cc",
+        "src/job-pool.cc",
         "src/job.cc",
         "src/layout.cc",
         "src/loop-handle.cc",
         "src/memory.cc",
-        "src/workers.cc",
-        "src/writer-pool.cc"
+        "src/pool-handle.cc",
+        "src/unix-exchange.cc",
+        "src/workers.cc"
       ],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": [
@@ -29,6 +33,7 @@
         "NODE_ADDON_API_DISABLE_CPP_EXCEPTIONS",
         "_FILE_OFFSET_BITS=64"
       ],
+      "libraries": ["-lzstd", "-llz4", "-lz"],
       "cflags": ["-Wall", "-Wextra", "-fvisibility=hidden"],
       "cflags_cc": ["-std=c++17"],
       "ldflags": ["-Wl,-z,relro,-z,now"],
@@ -42,6 +47,17 @@
           }
         ]
       ]
+    },
+    {
+      "target_name": "erofsd-keeper",
+      "type": "executable",
+      "sources": ["keeper/failing.c", "keeper/keeper.c"],
+      # Nothing of node's: a few pages of memory are all it may take.
+      "include_dirs!": ["<(node_root_dir)/include/node"],
+      "cflags": ["-std=gnu11", "-O2", "-Wall", "-Wextra"],
+      "ldflags!": ["-rdynamic"],
+      "ldflags": ["-Wl,-z,relro,-z,now", "-Wl,--as-needed"],
+      "conditions": [["werror=='true'", { "cflags": ["-Werror"] }]]
     }
   ]
 }

@@ -36,7 +36,10 @@ function compile() {
       ? { status: 1 }
       : spawnSync(process.execPath, [gyp, ...args], { stdio: ["ignore", "ignore", "inherit"] });
   if (result.status === 0) return;
-  console.error("erofsd: compiling the native addon failed; it needs build-essential and python3");
+  console.error(
+    "erofsd: compiling the native addon failed; it needs build-essential, python3, libzstd-dev, " +
+      "liblz4-dev and zlib1g-dev",
+  );
   process.exit(1);
 }
 

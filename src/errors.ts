@@ -22,7 +22,9 @@ export type Fault =
   | { code: "manifest_invalid"; where: string; detail: string }
   | { code: "image_unsupported"; where: string; detail: string }
   | { code: "image_invalid"; where: string; detail: string }
+  | { code: "chunk_untrusted"; where: string; detail: string }
   | { code: "layout_failed"; path: string; detail: string }
+  | { code: "directory_failed"; path: string; detail: string }
   | { code: "key_refused"; key: string; detail: string }
   | { code: "key_unknown"; key: string; detail: string }
   | { code: "device_missing"; path: string }
@@ -138,7 +140,14 @@ export const ERROR_POLICY = {
   ),
   image_unsupported: policy("never", EINVAL, IMAGE, "convert the image to EROFS layers"),
   image_invalid: policy("never", EINVAL, IMAGE, "the image is damaged; build and push it again"),
+  chunk_untrusted: policy(
+    "never",
+    EIO,
+    IMAGE,
+    "no image that is bound vouches for these bytes of the blob",
+  ),
   layout_failed: policy("never", EIO, IMAGE, "check the OCI image-layout directory"),
+  directory_failed: policy("never", EIO, IMAGE, "check the directory or file that holds the blobs"),
   key_refused: policy("never", EINVAL, USAGE, "use `erofsd mount`, which chooses a safe name"),
   key_unknown: policy(
     "never",
@@ -219,7 +228,7 @@ export const ERROR_POLICY = {
     "never",
     EIO,
     ENVIRONMENT,
-    "install build-essential and python3, then run `npm rebuild`",
+    "install build-essential python3 libzstd-dev liblz4-dev zlib1g-dev, then run `npm rebuild`",
   ),
 } as const satisfies Record<Code, Policy>;
 
@@ -292,8 +301,10 @@ export function describeFault(fault: Fault): string {
     case "manifest_invalid":
     case "image_unsupported":
     case "image_invalid":
+    case "chunk_untrusted":
       return `${fault.where}: ${fault.detail}`;
     case "layout_failed":
+    case "directory_failed":
     case "door_unsupported":
     case "cache_dir_unsuitable":
     case "state_damaged":

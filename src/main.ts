@@ -5,19 +5,18 @@
 //
 // Nothing imports this file but the command line.
 
-import { mkdir, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { release } from "node:os";
-import { join } from "node:path";
-import { dropUntrustedFiles } from "./cache/untrusted-files.ts";
 import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
 import { FailureLog, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
 import { ControlServer } from "./control/server.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
 import { Admission } from "./flow/admission.ts";
-import { Engine } from "./flow/engine.ts";
+import type { Engine } from "./flow/engine.ts";
 import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
+import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { CachefilesSession } from "./kernel/cachefiles/session.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { openBoundDevice, servesCompressed } from "./kernel/cachefiles/setup.ts";
@@ -25,12 +24,8 @@ import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
 import { packageVersion } from "./platform/package-root.ts";
-import { SlabPool } from "./platform/slab-pool.ts";
+import { buildRooms } from "./rooms.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
-import { type RegistryParts, isLoopback } from "./source/registry/options.ts";
-import { createSources } from "./source/sources.ts";
-import { Bindings } from "./state/bindings.ts";
-import { KIB, MIB } from "./units.ts";
 
 /** Runs until a signal ends it; resolves with the exit status. Rejects when it cannot start. */
 export async function serve(options: { configPath: string | undefined }): Promise<number> {
@@ -59,7 +54,7 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   const startMs = clock.nowMs();
   const stopped = stopSignal(log);
   const native = loadNative({ writerThreads: config.engine.writer_threads });
-  const rooms = await buildRooms(config, native, log);
+  const rooms = await buildServing(config, native, log);
   try {
     await rooms.control.listen();
   } catch (error) {
@@ -88,46 +83,45 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   return 0;
 }
 
-type Rooms = Awaited<ReturnType<typeof buildRooms>>;
+type Serving = Awaited<ReturnType<typeof buildServing>>;
 
-async function buildRooms(config: Config, native: Native, log: RootLog["log"]) {
+async function buildServing(config: Config, native: Native, log: RootLog["log"]) {
   const failures = new FailureLog();
-  const bindings = await loadState(config, log);
-  const { source, counts } = buildSource(config, log);
-  const slabs = buildSlabs(config, native);
-  const engine = new Engine({
-    clock,
+  const rooms = await buildRooms({
+    config,
+    native,
     log,
-    source,
-    slabs,
-    limits: {
-      windowBytes: config.engine.window,
-      readTimeoutMs: config.limits.read_timeout,
-      answerHoldMs: config.engine.answer_hold,
-    },
     onFillFailure: (keys, error) => {
       for (const key of keys) failures.record(key, error);
     },
   });
+  const { source, counts, slabs, engine, bindings, store, streams, admission } = rooms;
   const domainId = config.kernel.domain_id;
-  const common = {
+  const volumeKey = volumeKeyOf(domainId);
+  const openTimeoutMs = config.limits.open_timeout;
+  const bootstrapBytesMax = config.limits.bootstrap;
+  const names = new NameResolver({
     clock,
     log,
     engine,
-    volumeKey: volumeKeyOf(domainId),
-    openTimeoutMs: config.limits.open_timeout,
-  };
-  const names = new NameResolver({
-    ...common,
+    volumeKey,
+    openTimeoutMs,
     bindings,
+    streams,
     references: createReferenceResolver(source),
+    admit: (image, options) =>
+      admitReference({ source, store, admission, bootstrapBytesMax }, image, options),
+    integrity: config.engine.integrity,
     servesCompressed: servesCompressed(release()),
     heldHeadsMax: Math.floor(slabs.slabsMax / 8),
   });
   const opener = new Opener({
-    ...common,
+    clock,
+    log,
+    engine,
+    openTimeoutMs,
     names,
-    integrity: config.engine.integrity,
+    volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
     onFailure: (key, error) => {
       failures.record(key, error);
     },
@@ -139,53 +133,8 @@ async function buildRooms(config: Config, native: Native, log: RootLog["log"]) {
   return { source, engine, names, opener, door, control, handler: new Admission(opener, engine) };
 }
 
-function buildSource(config: Config, log: RootLog["log"]) {
-  const counts = { requests: 0, bytes: 0, failures: 0 };
-  const { registry } = config;
-  const registryParts: RegistryParts = {
-    clock,
-    random: Math.random,
-    log,
-    options: {
-      plainHttp: (host) => isLoopback(host) || registry.plain_http.includes(host),
-      connections: registry.connections,
-      attemptsMax: registry.attempts,
-      connectTimeoutMs: registry.connect_timeout,
-      headersTimeoutMs: registry.headers_timeout,
-      stallTimeoutMs: registry.stall_timeout,
-    },
-    observe: {
-      request() {
-        counts.requests += 1;
-      },
-      bytes(_host, count) {
-        counts.bytes += count;
-      },
-      failure() {
-        counts.failures += 1;
-      },
-    },
-  };
-  const source = createSources({
-    async registry() {
-      const { createRegistrySource } = await import("./source/registry/registry-source.ts");
-      return createRegistrySource(registryParts);
-    },
-    async layout() {
-      const { createLayoutSource } = await import("./source/layout.ts");
-      return createLayoutSource({ clock });
-    },
-  });
-  return { source, counts };
-}
-
-function buildSlabs(config: Config, native: Native): SlabPool {
-  const slabBytes = Math.min(Math.max(config.engine.window, 256 * KIB), MIB);
-  return new SlabPool({
-    slabBytes,
-    slabsMax: Math.floor(config.limits.bytes_in_flight / slabBytes),
-    allocate: (bytes) => native.allocateAligned(bytes),
-  });
+function otherVolume(key: string, domainId: string): string {
+  return `mounted in the volume "${key}"; this daemon serves domain_id=${domainId} alone`;
 }
 
 function openDoor(config: Config, native: Native, log: RootLog["log"]): CachefilesSession {
@@ -212,26 +161,16 @@ async function statusOf(parts: {
     source: parts.counts,
     cache: parts.door.writes,
     waitingReads: parts.engine.waitingReads,
-    objects: [...parts.engine.openObjects],
+    objects: parts.engine.openObjects.map(({ cookieKey, cachedBytes, sizeBytes }) => ({
+      cookieKey,
+      cachedBytes,
+      sizeBytes,
+    })),
   });
-}
-
-async function loadState(config: Config, log: RootLog["log"]): Promise<Bindings> {
-  await mkdir(config.cache.dir, { recursive: true, mode: 0o700 }).catch((error: unknown) => {
-    const detail = `cannot be created: ${error instanceof Error ? error.message : String(error)}`;
-    throw new DaemonError({ code: "cache_dir_unsuitable", path: config.cache.dir, detail });
-  });
-  const bindings = new Bindings(join(config.cache.dir, "state", "bindings.json"));
-  const loaded = await bindings.load();
-  if (loaded === "loaded") return bindings;
-  const dropped = await dropUntrustedFiles(config.cache.dir);
-  if (loaded instanceof DaemonError) log.warn({ code: loaded.fault.code }, loaded.message);
-  if (dropped > 0) log.warn({ dropped }, "cached files of names that nothing is known of: deleted");
-  return bindings;
 }
 
 // stop admitting -> let what waits finish, for a while -> fail the rest -> close the device
-async function shutDown(config: Config, rooms: Rooms, log: RootLog["log"]): Promise<void> {
+async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Promise<void> {
   const error = new DaemonError({ code: "stopping" });
   rooms.handler.refuseNew(error);
   await rooms.control.close();

@@ -8,11 +8,12 @@ namespace {
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ExportDevice(env, exports);
+  ExportFdPassing(env, exports);
   ExportFdWatcher(env, exports);
   ExportFile(env, exports);
+  ExportJobPools(env, exports);
   ExportLayout(env, exports);
   ExportMemory(env, exports);
-  ExportWriterPool(env, exports);
   return exports;
 }
 

@@ -40,21 +40,32 @@ bool Args::Boolean(size_t index, const char* name) {
 
 Bytes Args::Uint8Array(size_t index, const char* name) {
   Bytes bytes;
-  if (failed_) return bytes;
-  const Napi::Value value = info_[index];
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
-    Fail(false, name, "must be a Uint8Array");
-    return bytes;
-  }
-  void* data = nullptr;
-  if (napi_get_typedarray_info(info_.Env(), value, nullptr, &bytes.length, &data, nullptr,
-                               nullptr) != napi_ok) {
-    Fail(false, name, "must be a Uint8Array");
-    return Bytes();
-  }
-  bytes.data = static_cast<uint8_t*>(data);
-  bytes.value = value;
+  bytes.data = static_cast<uint8_t*>(
+      TypedArray(index, name, napi_uint8_array, "must be a Uint8Array", &bytes.length));
+  if (!failed_) bytes.value = info_[index];
   return bytes;
+}
+
+Numbers Args::Uint32Array(size_t index, const char* name) {
+  Numbers numbers;
+  numbers.data = static_cast<const uint32_t*>(
+      TypedArray(index, name, napi_uint32_array, "must be a Uint32Array", &numbers.length));
+  return numbers;
+}
+
+void* Args::TypedArray(size_t index, const char* name, napi_typedarray_type type, const char* what,
+                       size_t* length) {
+  if (failed_) return nullptr;
+  void* data = nullptr;
+  const Napi::Value value = info_[index];
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type ||
+      napi_get_typedarray_info(info_.Env(), value, nullptr, length, &data, nullptr, nullptr) !=
+          napi_ok) {
+    *length = 0;
+    Fail(false, name, what);
+    return nullptr;
+  }
+  return data;
 }
 
 std::string Args::Text(size_t index, const char* name) {

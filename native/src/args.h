@@ -21,6 +21,12 @@ struct Bytes {
   napi_value value = nullptr;
 };
 
+// Only for the duration of the call.
+struct Numbers {
+  const uint32_t* data = nullptr;
+  size_t length = 0;
+};
+
 class Args {
  public:
   Args(const Napi::CallbackInfo& info, const char* function) : info_(info), function_(function) {}
@@ -30,6 +36,7 @@ class Args {
   bool Boolean(size_t index, const char* name);
   // A Uint8Array (a Buffer is one). The pointer holds as long as the array is referenced.
   Bytes Uint8Array(size_t index, const char* name);
+  Numbers Uint32Array(size_t index, const char* name);
   // Without NUL bytes inside.
   std::string Text(size_t index, const char* name);
   Napi::Function Function(size_t index, const char* name);
@@ -40,6 +47,9 @@ class Args {
   bool failed() const { return failed_; }
 
  private:
+  // Its data, and its number of elements; nullptr after a failure.
+  void* TypedArray(size_t index, const char* name, napi_typedarray_type type, const char* what,
+                   size_t* length);
   void Fail(bool range, const char* name, const std::string& what);
 
   const Napi::CallbackInfo& info_;

@@ -7,10 +7,11 @@
 namespace erofsd {
 
 void ExportDevice(Napi::Env env, Napi::Object exports);
+void ExportFdPassing(Napi::Env env, Napi::Object exports);
 void ExportFdWatcher(Napi::Env env, Napi::Object exports);
 void ExportFile(Napi::Env env, Napi::Object exports);
+void ExportJobPools(Napi::Env env, Napi::Object exports);
 void ExportLayout(Napi::Env env, Napi::Object exports);
 void ExportMemory(Napi::Env env, Napi::Object exports);
-void ExportWriterPool(Napi::Env env, Napi::Object exports);
 
 }  // namespace erofsd

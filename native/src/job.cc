@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The syscalls of the pool: pwrite(2) and lseek(2). Runs on pool threads.
+// What pool threads do: pwrite(2), lseek(2), and decodes (decode.h). Runs on pool threads.
 #include "job.h"
 
 #include <unistd.h>
@@ -60,7 +60,7 @@ int64_t FindExtents(Job& job) {
 
 }  // namespace
 
-void Job::Run() {
+void Job::Run(Decoder& decoder) {
   switch (kind) {
     case Kind::kWrite:
       result = WriteAll(*this);
@@ -70,6 +70,9 @@ void Job::Run() {
       return;
     case Kind::kExtents:
       result = FindExtents(*this);
+      return;
+    case Kind::kDecode:
+      result = decoder.Run(decode);
       return;
   }
 }

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Page-aligned buffers for direct I/O, and the check that a buffer's address is aligned (JS cannot
-// see addresses). Memory is zeroed, and freed when the ArrayBuffer is collected. Where the runtime
-// forbids external buffers (pointer compression), or `external` is false, an ordinary ArrayBuffer
-// one page larger is made and the array begins at its first page boundary.
+// see addresses). Memory is zeroed, and freed when the ArrayBuffer is collected and no job uses it
+// (memory.h). Where the runtime forbids external buffers (pointer compression), or `external` is
+// false, an ordinary ArrayBuffer one page larger is made and the array begins at its first page
+// boundary.
+#include "memory.h"
+
 #include <unistd.h>
 
 #include <cstdlib>
@@ -23,20 +26,26 @@ size_t BytesToPage(const void* data) {
   return rest == 0 ? 0 : kPageBytes - rest;
 }
 
-void FreeAligned(napi_env, void* data, void*) { std::free(data); }
+// Marks the ArrayBuffers that a SharedMemory is wrapped in.
+constexpr napi_type_tag kSharedTag = {0x6572'6f66'7364'0001, 0x616c'6967'6e65'6400};
+
+void DropShare(napi_env, void*, void* shared) { delete static_cast<SharedMemory*>(shared); }
 
 // An ArrayBuffer over page-aligned memory, or nullptr where the runtime does not allow it.
 napi_value NewExternal(napi_env env, size_t bytes) {
   void* data = nullptr;
   if (::posix_memalign(&data, kPageBytes, bytes) != 0) return nullptr;
   std::memset(data, 0, bytes);
+  auto* shared = new SharedMemory(data, std::free);
   napi_value buffer = nullptr;
-  if (napi_create_external_arraybuffer(env, data, bytes, FreeAligned, nullptr, &buffer) !=
-      napi_ok) {
-    std::free(data);
+  if (napi_create_external_arraybuffer(env, data, bytes, DropShare, shared, &buffer) != napi_ok) {
+    delete shared;
     return nullptr;
   }
-  return buffer;
+  // From here on the buffer's end deletes `shared`.
+  const bool marked = napi_wrap(env, buffer, shared, nullptr, nullptr, nullptr) == napi_ok &&
+                      napi_type_tag_object(env, buffer, &kSharedTag) == napi_ok;
+  return marked ? buffer : nullptr;
 }
 
 // allocateAligned(bytes, external) -> Uint8Array
@@ -74,6 +83,19 @@ Napi::Value IsAligned(const Napi::CallbackInfo& info) {
 }
 
 }  // namespace
+
+SharedMemory ShareMemory(napi_env env, napi_value array) {
+  napi_value buffer = nullptr;
+  bool ours = false;
+  void* shared = nullptr;
+  if (napi_get_typedarray_info(env, array, nullptr, nullptr, nullptr, &buffer, nullptr) !=
+          napi_ok ||
+      napi_check_object_type_tag(env, buffer, &kSharedTag, &ours) != napi_ok || !ours ||
+      napi_unwrap(env, buffer, &shared) != napi_ok) {
+    return SharedMemory();
+  }
+  return *static_cast<SharedMemory*>(shared);
+}
 
 void ExportMemory(Napi::Env env, Napi::Object exports) {
   exports.Set("allocateAligned", Napi::Function::New(env, AllocateAligned, "allocateAligned"));

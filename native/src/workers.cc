@@ -8,7 +8,7 @@
 namespace erofsd {
 namespace {
 
-// A job needs a few hundred bytes of stack.
+// A syscall needs a few hundred bytes of stack, a decoder some kilobytes.
 constexpr size_t kStackBytes = 256 * 1024;
 
 }  // namespace
@@ -87,12 +87,14 @@ void Workers::Join() {
 }
 
 void* Workers::Main(void* self) {
-  pthread_setname_np(pthread_self(), "erofsd-write");
-  static_cast<Workers*>(self)->Loop();
+  auto* workers = static_cast<Workers*>(self);
+  pthread_setname_np(pthread_self(), workers->name_);
+  workers->Loop();
   return nullptr;
 }
 
 void Workers::Loop() {
+  Decoder decoder;
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
     changed_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
@@ -100,7 +102,7 @@ void Workers::Loop() {
     std::unique_ptr<Job> job = std::move(queue_.front());
     queue_.pop_front();
     lock.unlock();
-    job->Run();
+    job->Run(decoder);
     lock.lock();
     done_.push_back(std::move(job));
     // One wake for a batch: whoever takes, takes all.

@@ -24,8 +24,9 @@ class Workers {
  public:
   using Jobs = std::vector<std::unique_ptr<Job>>;
 
-  Workers(size_t queue_max, void (*wake)(void*), void* wake_arg)
-      : queue_max_(queue_max), wake_(wake), wake_arg_(wake_arg) {}
+  // `name` (at most 15 characters, a literal) is what ps and top show.
+  Workers(const char* name, size_t queue_max, void (*wake)(void*), void* wake_arg)
+      : name_(name), queue_max_(queue_max), wake_(wake), wake_arg_(wake_arg) {}
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
 
@@ -47,6 +48,7 @@ class Workers {
   static void* Main(void* self);
   void Loop();
 
+  const char* const name_;
   const size_t queue_max_;
   void (*const wake_)(void*);
   void* const wake_arg_;

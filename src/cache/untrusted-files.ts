@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Clean-up before the cache is bound, when the daemon's state is lost: a cached file whose key
-// is not a content digest may hold anything, since nobody knows any more what it was given for.
+// Cached files that nobody can vouch for any more. When the daemon's state is lost, a file whose
+// key is not a content digest may hold anything; nor is it known which image's digests the bytes
+// of a Nydus blob (64 hex digits, without `sha256:`) were verified with.
 // Layout: <dir>/cache/I<volume>/@<hash>/D<cookie key> (kernel-notes/cachefiles-disk-names.md).
 
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { objectFile } from "./disk-names.ts";
 
-const CONTENT_NAMED = /^D(sha256:)?[0-9a-f]{64}$/;
+const CONTENT_NAMED = /^Dsha256:[0-9a-f]{64}$/;
 
 /** Deletes such files and returns how many. The cache must not be bound. */
 export async function dropUntrustedFiles(cacheDir: string): Promise<number> {
@@ -22,6 +24,15 @@ export async function dropUntrustedFiles(cacheDir: string): Promise<number> {
     }
   }
   return dropped;
+}
+
+/** Deletes what is cached under one key, in whatever volume. It must not be open. */
+export async function dropCachedKey(cacheDir: string, cookieKey: string): Promise<void> {
+  for (const volume of await listOrNone(join(cacheDir, "cache"))) {
+    if (!volume.startsWith("I")) continue;
+    const file = objectFile(cacheDir, { volumeKey: volume.slice(1), cookieKey });
+    if (file !== undefined) await rm(join(file.directory, file.name), { force: true });
+  }
 }
 
 async function listOrNone(path: string): Promise<string[]> {

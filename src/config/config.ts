@@ -83,6 +83,8 @@ export const configSchema = z.strictObject({
       read_timeout: milliseconds("1s", "10m").prefault("30s"),
       drain_timeout: milliseconds("0s", "10m").prefault("5s"),
       bytes_in_flight: bytes("4MiB", "4GiB").prefault("64MiB"),
+      /** Unpacked, of a Nydus image. */
+      bootstrap: bytes("1MiB", "16GiB").prefault("1GiB"),
     })
     .prefault({}),
   registry: z

@@ -47,7 +47,10 @@ export function controlOperations(parts: {
         manifestDigest: binding.manifestDigest,
         fsid: cookieKey,
         domainId: parts.domainId,
-        devices: binding.devices.map((device) => device.digest),
+        // A Nydus bootstrap names its devices itself.
+        devices: binding.devices
+          .filter(({ format }) => format === undefined)
+          .map(({ digest }) => digest),
         sizeBytes: [binding.stream, ...binding.devices].reduce((sum, each) => sum + each.size, 0),
       };
     },

@@ -2,60 +2,104 @@
 // The fill engine: all streams being served and the objects the kernel has open on them.
 // It is handed its clock, its source and its buffers, so a test can drive it.
 
-import { createHash } from "node:crypto";
+import { LRUCache } from "lru-cache";
 import { DaemonError } from "../errors.ts";
-import { rawChunkMap } from "../image/chunk-map.ts";
 import type { KernelObject, ReadRequest } from "../kernel/transport.ts";
-import { type BlobLocation, type Source, formatOrigin } from "../source/source.ts";
-import type { Digest } from "../units.ts";
+import type { Extent } from "../units.ts";
 import type { OpenObject } from "./open-object.ts";
 import { queuedRead, serveRead } from "./serve-request.ts";
-import { type FlowParts, type Stream, StreamFlow } from "./stream-flow.ts";
+import { type FlowParts, type Stream, type StreamCounters, StreamFlow } from "./stream-flow.ts";
+
+export interface OpenObjectFacts {
+  readonly volumeKey: string;
+  readonly cookieKey: string;
+  readonly cachedBytes: number;
+  readonly sizeBytes: number;
+}
+
+/** What readers are about, for work that must not cost them anything. */
+export interface EngineLoad {
+  readonly waitingReads: number;
+  /** Flights of streams that are open, whoever began them. */
+  readonly flights: number;
+  /** When the last READ came; undefined before the first. */
+  readonly lastReadMs: number | undefined;
+  readonly isMemoryShort: boolean;
+}
+
+const COUNTERS_MAX = 4096;
 
 interface Served {
   readonly flow: StreamFlow;
   readonly object: OpenObject;
 }
 
-export interface EngineParts extends FlowParts {
-  readonly source: Source;
-}
-
 export class Engine {
-  readonly #parts: EngineParts;
-  readonly #flows = new Map<Digest, StreamFlow>();
+  readonly #parts: FlowParts;
+  readonly #flows = new Map<string, StreamFlow>();
   readonly #served = new Map<KernelObject, Served>();
+  /** They outlive the flows, which end when nobody has their stream open. */
+  readonly #counters = new LRUCache<string, StreamCounters>({ max: COUNTERS_MAX });
 
-  constructor(parts: EngineParts) {
+  readonly #onOpened: ((streamKey: string) => void)[] = [];
+  #lastReadMs: number | undefined;
+
+  constructor(parts: FlowParts) {
     this.#parts = parts;
   }
 
+  /** `listener` is told of every object that has become ready to be filled. */
+  onOpened(listener: (streamKey: string) => void): void {
+    this.#onOpened.push(listener);
+  }
+
   /** The flow of a stream, one for all its objects. It is forgotten when nothing is open on it. */
-  flowOf(blob: BlobLocation): StreamFlow {
-    const known = this.#flows.get(blob.digest);
+  flowOf(stream: Stream): StreamFlow {
+    const known = this.#flows.get(stream.key);
     // An idle one is made anew: its bytes may come from another origin now.
     if (known !== undefined && !known.isIdle) {
-      if (known.stream.map.sizeBytes === blob.size) return known;
+      if (known.stream.map.sizeBytes === stream.map.sizeBytes) return known;
       throw new DaemonError({
         code: "image_invalid",
-        where: formatOrigin(blob.origin),
-        detail: `blob ${blob.digest} is ${blob.size} bytes here, and ${known.stream.map.sizeBytes} in an image that is mounted`,
+        where: stream.where,
+        detail: `blob ${stream.digest} is ${stream.map.sizeBytes} bytes here, and ${known.stream.map.sizeBytes} in an image that is mounted`,
       });
     }
-    const flow = new StreamFlow(this.#rawStream(blob), this.#parts);
-    for (const [digest, other] of this.#flows) if (other.isIdle) this.#flows.delete(digest);
-    this.#flows.set(blob.digest, flow);
+    const flow = new StreamFlow(stream, this.#parts, this.countersOf(stream.key));
+    for (const [key, other] of this.#flows) if (other.isIdle) this.#flows.delete(key);
+    this.#flows.set(stream.key, flow);
     return flow;
   }
 
-  /** Asks the source for the last byte: true when the blob is as long as `blob.size` says. */
-  async confirmSize(blob: BlobLocation): Promise<boolean> {
-    const { clock, limits, source } = this.#parts;
+  countersOf(streamKey: string): StreamCounters {
+    const known = this.#counters.get(streamKey);
+    if (known !== undefined) return known;
+    const made = { reads: 0, readBytes: 0, failedReads: 0, fetchedBytes: 0, fetches: 0 };
+    this.#counters.set(streamKey, made);
+    return made;
+  }
+
+  /** The stream of this key that objects are open on, if any. */
+  liveStream(key: string): Stream | undefined {
+    const flow = this.#flows.get(key);
+    return flow === undefined || flow.isIdle ? undefined : flow.stream;
+  }
+
+  /** The flow of this key, when an object that can be filled is open on it. */
+  openFlow(key: string): StreamFlow | undefined {
+    const flow = this.#flows.get(key);
+    const isReady = [...(flow?.objects ?? [])].some(({ queued }) => queued === undefined);
+    return isReady ? flow : undefined;
+  }
+
+  /** Asks the source for the last byte: true when the raw stream's blob is as long as it says. */
+  async confirmSize({ map, fetch }: Stream): Promise<boolean> {
+    const { clock, limits } = this.#parts;
     const signal = new AbortController().signal;
     const deadlineMs = clock.nowMs() + limits.readTimeoutMs;
     try {
-      const last = { offset: blob.size - 1, length: 1 };
-      await source.readRange(blob, last, () => undefined, { signal, deadlineMs });
+      const last = { offset: map.sizeBytes - 1, length: 1 };
+      await fetch(last, () => undefined, { signal, deadlineMs });
       return true;
     } catch {
       return false;
@@ -63,18 +107,23 @@ export class Engine {
   }
 
   /** Starts serving an object that the kernel has just opened. */
-  serve(blob: BlobLocation, kernel: KernelObject): void {
-    const flow = this.flowOf(blob);
+  serve(stream: Stream, kernel: KernelObject): void {
+    const flow = this.flowOf(stream);
     const served = { flow, object: flow.attach(kernel) };
     this.#served.set(kernel, served);
     void this.#load(served);
   }
 
   read(request: ReadRequest): void {
+    this.#lastReadMs = this.#parts.clock.nowMs();
     const served = this.#served.get(request.object);
     if (served === undefined) {
       request.fail(new DaemonError({ code: "cancelled", what: "a read of a closed object" }));
-    } else if (served.object.queued === undefined) {
+      return;
+    }
+    served.flow.counters.reads += 1;
+    served.flow.counters.readBytes += request.extent.length;
+    if (served.object.queued === undefined) {
       serveRead(served.flow, served.object, request);
     } else {
       served.object.queued.push(queuedRead(served.flow, served.object, request));
@@ -99,12 +148,22 @@ export class Engine {
     return false;
   }
 
-  get openObjects(): readonly { cookieKey: string; cachedBytes: number; sizeBytes: number }[] {
+  get openObjects(): readonly OpenObjectFacts[] {
     return [...this.#served].map(([kernel, { flow, object }]) => ({
+      volumeKey: kernel.volumeKey,
       cookieKey: kernel.cookieKey,
       cachedBytes: object.blocks.cachedBytes,
       sizeBytes: flow.stream.map.sizeBytes,
     }));
+  }
+
+  /** READs that the kernel waits for. */
+  *waiting(): Iterable<{ cookieKey: string; extent: Extent; sinceMs: number }> {
+    for (const [{ cookieKey }, { object }] of this.#served) {
+      for (const { request, sinceMs } of [...object.waiters, ...(object.queued ?? [])]) {
+        yield { cookieKey, extent: request.extent, sinceMs };
+      }
+    }
   }
 
   get waitingReads(): number {
@@ -113,6 +172,17 @@ export class Engine {
       count += object.waiters.size + (object.queued?.length ?? 0);
     }
     return count;
+  }
+
+  get load(): EngineLoad {
+    let flights = 0;
+    for (const flow of this.#flows.values()) if (flow.objects.size > 0) flights += flow.flights.size;
+    return {
+      waitingReads: this.waitingReads,
+      flights,
+      lastReadMs: this.#lastReadMs,
+      isMemoryShort: this.#parts.slabs.waitingCount > 0,
+    };
   }
 
   /** Cancels every fetch; whoever waits for one is failed with `error`. */
@@ -146,22 +216,6 @@ export class Engine {
       cancelDeadline();
       if (!request.answered) serveRead(flow, object, request);
     }
-  }
-
-  #rawStream(blob: BlobLocation): Stream {
-    const where = formatOrigin(blob.origin);
-    return {
-      digest: blob.digest,
-      map: rawChunkMap(blob.size),
-      where,
-      fetch: (stored, onPiece, options) =>
-        this.#parts.source.readRange(blob, stored, onPiece, options),
-      verifyWhole: (bytes) => {
-        const actual = `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
-        if (actual !== blob.digest) {
-          throw new DaemonError({ code: "digest_mismatch", where, expected: blob.digest, actual });
-        }
-      },
-    };
+    for (const listener of this.#onOpened) listener(flow.stream.key);
   }
 }

@@ -2,7 +2,7 @@
 // One fetch in progress: a range of a stream on its way from the source, through one slab,
 // into the cache file of every open object that wants it.
 //
-//   slab   |##### written #####|#### arrived ####|.... to come ....|
+//   slab   |##### written #####|#### usable ####|.... to come ....|
 //
 //   queued (for a slab) -> fetching -> draining (all has arrived, or will never) -> ended
 //
@@ -10,10 +10,13 @@
 // of them. A byte is written only after it has been taken whole from the source, in 4 KiB
 // blocks, and a reader is answered only after its last block is written.
 
+import type { DecodeUnit } from "../decoder/unit-decoder.ts";
 import { DaemonError, asDaemonError, invariant } from "../errors.ts";
+import type { Unit } from "../image/chunk-map.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { Slab, SlabPool } from "../platform/slab-pool.ts";
-import { BLOCK_BYTES, type Extent, alignDown } from "../units.ts";
+import { type Extent, extentEnd } from "../units.ts";
+import { type Intake, rawIntake, storedRoom, unitIntake } from "./intake.ts";
 import type { OpenObject } from "./open-object.ts";
 
 /** Fetches stored bytes of one stream, in order, each once. */
@@ -24,17 +27,20 @@ export type FetchRange = (
 ) => Promise<void>;
 
 export interface FlightParts {
-  /** Whole blocks, at most a slab long. */
+  /** Whole units, and so whole blocks. */
   readonly extent: Extent;
-  /** The stored bytes; shorter than `extent` at the stream's tail, where zeros follow. */
+  /** The stored bytes; in a raw stream shorter than `extent` at its tail, where zeros follow. */
   readonly stored: Extent;
+  /** What is decoded and verified whole, in order; undefined for a raw stream. */
+  readonly units: readonly Unit[] | undefined;
+  readonly decode: DecodeUnit;
   readonly fetch: FetchRange;
   readonly slabs: SlabPool;
   readonly clock: Clock;
   readonly deadlineMs: number;
   /** How long a patient reader's bytes may wait for the rest of the window. */
   readonly answerHoldMs: number;
-  /** Given once all bytes have arrived, before any is written; throws to refuse them. */
+  /** Of a raw stream: given all bytes once they have arrived, before any is written; throws to refuse. */
   readonly verify?: ((bytes: Uint8Array) => void) | undefined;
   /** Cancelled, failed or over: nobody may join it any more. Called once or more often. */
   readonly onUnjoinable: () => void;
@@ -60,9 +66,12 @@ export class Flight {
   readonly #targets = new Map<OpenObject, Target>();
   readonly #arrivals = new Set<ArrivalWaiter>();
   #slab: Slab | undefined;
+  #intake: Intake | undefined;
   #fetched = 0;
-  /** Bytes that may be written; behind #fetched while a verification is outstanding. */
+  /** Bytes from the start that may be written, but for those in #bad. */
   #usable = 0;
+  /** Units that failed, in logical order. */
+  readonly #bad: { readonly extent: Extent; readonly error: DaemonError }[] = [];
   #draining = false;
   #error: DaemonError | undefined;
   #pins = 0;
@@ -78,7 +87,12 @@ export class Flight {
 
   /** `object` wants this flight's bytes, all of them, or has a new reader waiting for some. */
   addTarget(object: OpenObject): void {
-    if (!this.#targets.has(object)) this.#targets.set(object, { written: 0, writing: false });
+    if (!this.#targets.has(object)) {
+      this.#targets.set(object, { written: 0, writing: false });
+    }
+    for (const { extent, error } of this.#bad) {
+      if (object.isAwaiting(extent)) this.#parts.onFailure(extent, error, [object]);
+    }
     this.advance();
   }
 
@@ -116,10 +130,11 @@ export class Flight {
 
   /** Runs to the end; never rejects. */
   async run(): Promise<void> {
-    const { slabs, stored, extent, verify } = this.#parts;
+    const { slabs, stored, extent, units } = this.#parts;
     try {
-      const slab = await slabs.acquire(this.#abort.signal);
-      this.#slab = slab;
+      const slabBytes = extent.length + storedRoom(units, stored);
+      this.#slab = await slabs.acquire(this.#abort.signal, slabBytes);
+      this.#intake = this.#makeIntake(this.#slab);
       await this.#parts.fetch(stored, (piece) => this.#take(piece), {
         signal: this.#abort.signal,
         deadlineMs: this.#parts.deadlineMs,
@@ -127,13 +142,13 @@ export class Flight {
       // A source that gives too little or too much must never turn into bytes of the image.
       this.#abort.signal.throwIfAborted();
       invariant(this.#fetched === stored.length, "a fetch that resolves has given every byte");
-      slab.bytes.fill(0, stored.length, extent.length);
-      this.#fetched = extent.length;
-      verify?.(slab.bytes.subarray(0, stored.length));
-      this.#usable = extent.length;
+      await this.#intake.finish();
     } catch (error) {
       this.#error = asDaemonError(error);
     }
+    const intake = this.#intake;
+    this.#intake = undefined;
+    await intake?.idle();
     this.#draining = true;
     this.#settleArrivals();
     if (this.#error !== undefined) this.#fail(this.#error);
@@ -150,6 +165,26 @@ export class Flight {
     this.#slab = undefined;
   }
 
+  #makeIntake(slab: Slab): Intake {
+    const { extent, stored, units, decode, verify } = this.#parts;
+    const parts = {
+      extent,
+      stored,
+      slab: slab.bytes,
+      onSettled: (end: number): void => {
+        this.#usable = end - extent.offset;
+        this.#settleArrivals();
+        this.advance();
+      },
+      onBad: (bad: Extent, error: DaemonError): void => {
+        this.#bad.push({ extent: bad, error });
+        this.#bad.sort((a, b) => a.extent.offset - b.extent.offset);
+        this.#parts.onFailure(bad, error, [...this.#targets.keys()]);
+      },
+    };
+    return units === undefined ? rawIntake(parts, verify) : unitIntake(parts, units, decode);
+  }
+
   /** Starts every write that is due. Called when bytes arrive, targets change, time passes. */
   advance(): void {
     for (const [object, target] of this.#targets) this.#pump(object, target);
@@ -158,25 +193,24 @@ export class Flight {
 
   #take(piece: Uint8Array): void {
     // A piece of a fetch that was given up may still come.
-    if (this.#slab === undefined || this.#draining) return;
-    const fetched = this.#fetched + piece.byteLength;
-    if (fetched > this.#parts.stored.length) {
+    if (this.#intake === undefined || this.#abort.signal.aborted) return;
+    if (this.#fetched + piece.byteLength > this.#parts.stored.length) {
       this.abort(new DaemonError({ code: "internal", detail: "a fetch gave more than was asked" }));
       return;
     }
-    this.#slab.bytes.set(piece, this.#fetched);
-    this.#fetched = fetched;
-    if (this.#parts.verify === undefined) this.#usable = alignDown(this.#fetched, BLOCK_BYTES);
+    this.#fetched += piece.byteLength;
+    this.#intake.take(piece);
     this.#settleArrivals();
-    this.advance();
   }
 
   #pump(object: OpenObject, target: Target): void {
     const slab = this.#slab;
-    if (slab === undefined || target.writing || this.#usable <= target.written) return;
+    if (slab === undefined || target.writing) return;
+    const end = this.#skipBad(target);
+    if (end <= target.written) return;
     if (!this.#draining && !this.#isDue(object, target)) return;
     const from = target.written;
-    const length = this.#usable - from;
+    const length = end - from;
     const fileOffset = this.extent.offset + from;
     target.writing = true;
     this.#writesUnderWay += 1;
@@ -198,6 +232,20 @@ export class Flight {
         this.advance();
       },
     );
+  }
+
+  /** Passes over bad units; returns the end of the usable bytes that follow. */
+  #skipBad(target: Target): number {
+    let end = this.#usable;
+    for (const { extent } of this.#bad) {
+      const start = extent.offset - this.extent.offset;
+      if (start > target.written) {
+        end = Math.min(end, start);
+        break;
+      }
+      target.written = Math.max(target.written, extentEnd(extent) - this.extent.offset);
+    }
+    return end;
   }
 
   // Before the last byte is here, a write is due only when it lets an impatient reader go on,
@@ -238,7 +286,8 @@ export class Flight {
   }
 
   #settleArrivals(): void {
-    const usable = this.#parts.verify === undefined ? this.#fetched : this.#usable;
+    const { verify, units } = this.#parts;
+    const usable = verify === undefined && units === undefined ? this.#fetched : this.#usable;
     for (const arrival of this.#arrivals) {
       const bytes = Math.min(arrival.bytes, this.#parts.stored.length);
       if (usable >= bytes && this.#slab !== undefined) {

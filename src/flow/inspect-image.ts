@@ -14,7 +14,7 @@ import {
   type Superblock,
   parseSuperblock,
 } from "../image/erofs/superblock.ts";
-import type { BlobLocation } from "../source/source.ts";
+import type { SizedBlobLocation as BlobLocation } from "../source/source.ts";
 import { extentEnd } from "../units.ts";
 import type { PinnedHead } from "./stream-flow.ts";
 

@@ -3,7 +3,7 @@
 //
 //   key -> a digest we know?  -> its stream
 //       -> a name?            -> resolve it, or, with the registry away, what it was bound to
-//       -> look at its superblock once -> bind it durably
+//       -> look at its superblock once, or take its Nydus bootstrap in -> bind it durably
 //
 // A binding is on disk before anything is told to the kernel (state/bindings.ts says why).
 
@@ -11,19 +11,25 @@ import { LRUCache } from "lru-cache";
 import { type Code, DaemonError, asDaemonError } from "../errors.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { Log } from "../platform/log.ts";
-import type { ReferenceResolver, ResolvedReference } from "../source/reference-resolver.ts";
-import type { BlobLocation } from "../source/source.ts";
+import type {
+  ReferenceResolver,
+  ResolvedRAFS,
+  ResolvedReference,
+} from "../source/reference-resolver.ts";
+import type { FetchOptions } from "../source/source.ts";
 import {
   type Binding,
   type Bindings,
   type Content,
   type CookieName,
+  type StreamRecord,
   isSameImage,
 } from "../state/bindings.ts";
 import { type Digest, isDigest } from "../units.ts";
 import type { Engine } from "./engine.ts";
 import { inspectPrimary } from "./inspect-image.ts";
-import type { PinnedHead } from "./stream-flow.ts";
+import type { PinnedHead, Stream } from "./stream-flow.ts";
+import type { Streams } from "./streams.ts";
 
 /** A name that has a binding does not wait longer than this for a registry that is away. */
 const RESOLVE_BOUND_MS = 5000;
@@ -46,7 +52,12 @@ export interface NameResolverParts {
   readonly log: Log;
   readonly bindings: Bindings;
   readonly engine: Engine;
+  readonly streams: Streams;
   readonly references: ReferenceResolver;
+  /** Takes a Nydus image in: what to bind. */
+  readonly admit: (image: ResolvedRAFS, options: FetchOptions) => Promise<Content>;
+  /** `require` refuses streams without digests per chunk. */
+  readonly integrity: "require" | "prefer";
   /** `erofs,<domain_id>` of this daemon. */
   readonly volumeKey: string;
   readonly openTimeoutMs: number;
@@ -57,7 +68,7 @@ export interface NameResolverParts {
 
 /** What to answer an OPEN with. `release` must be called once the object is served, or is not. */
 export interface Found {
-  readonly blob: BlobLocation;
+  readonly stream: Stream;
   readonly copenSize: number;
   readonly release: () => void;
 }
@@ -65,7 +76,7 @@ export interface Found {
 export class NameResolver {
   readonly #parts: NameResolverParts;
   readonly #stopping = new AbortController();
-  readonly #late: LRUCache<string, ResolvedReference>;
+  readonly #late: LRUCache<string, Content>;
   readonly #heldHeads = new Map<string, () => void>();
   readonly #locks = new Map<string, Promise<void>>();
 
@@ -87,9 +98,7 @@ export class NameResolver {
     const content = digestOfKey(name.cookieKey);
     if (bound === undefined && content !== undefined) {
       const stream = await this.#confirmed(bindings.findStreams(content));
-      if (stream !== undefined) {
-        return { blob: stream, copenSize: stream.size, release: () => undefined };
-      }
+      if (stream !== undefined) return this.#found(stream, stream.size, () => undefined);
       const detail = "no image known to this daemon has a device with this digest";
       throw new DaemonError({ code: "key_unknown", key: name.cookieKey, detail });
     }
@@ -103,11 +112,12 @@ export class NameResolver {
     };
     try {
       const current = await this.#current(name, bindings.get(name));
+      await this.#checkServable(name, current);
       if (current.inspected === undefined) {
-        head = this.#pinHead(current);
+        head = await this.#pinHead(current);
         await this.#inspect(name, current, head);
       }
-      return { blob: current.stream, copenSize: await bindings.copenSize(name), release };
+      return await this.#found(current.stream, await bindings.copenSize(name), release);
     } catch (error) {
       release();
       throw error;
@@ -124,9 +134,11 @@ export class NameResolver {
   ): Promise<CookieName & { readonly binding: Binding }> {
     const { references, volumeKey } = this.#parts;
     const known = this.#knownAs(references.canonical(reference), options.fsid);
-    const resolved = await this.#resolve(reference, known?.binding, options.signal);
-    if (resolved === undefined && known !== undefined) return known;
-    const content = contentOf(resolved, reference);
+    const content = await this.#resolve(reference, known?.binding, options.signal);
+    if (content === undefined) {
+      if (known === undefined) throw new Error(`"${reference}" has no content`);
+      return known;
+    }
     const name = { volumeKey, cookieKey: options.fsid ?? ownKey(content) };
     if (digestOfKey(name.cookieKey) !== undefined && name.cookieKey !== ownKey(content)) {
       const detail = `a digest names its content, and "${reference}" is ${ownKey(content)}`;
@@ -154,7 +166,8 @@ export class NameResolver {
       return isNewest ? before : bindings.bind(name, { ...content, devices: before.devices });
     }
     const bound = await bindings.bind(name, content);
-    const head = this.#pinHead(bound);
+    if (bound.inspected !== undefined) return bound;
+    const head = await this.#pinHead(bound);
     try {
       const inspected = await this.#inspect(name, bound, head);
       this.#holdHead(name.cookieKey, head);
@@ -199,12 +212,31 @@ export class NameResolver {
   }
 
   /** The record whose size its source confirms, where images disagree about a blob's size. */
-  async #confirmed(records: readonly BlobLocation[]): Promise<BlobLocation | undefined> {
+  async #confirmed(records: readonly StreamRecord[]): Promise<StreamRecord | undefined> {
     if (records.length <= 1) return records[0];
     for (const record of records) {
-      if (await this.#parts.engine.confirmSize(record)) return record;
+      if (await this.#parts.engine.confirmSize(await this.#parts.streams.open(record))) return record;
     }
     return undefined;
+  }
+
+  async #checkServable({ cookieKey }: CookieName, current: Binding): Promise<void> {
+    this.#checkIntegrity(current.stream, cookieKey);
+    if (current.stream.format === undefined || (await this.#parts.streams.isComplete(current))) return;
+    const detail = "its bootstrap or a chunk map is gone from the state directory";
+    throw new DaemonError({ code: "key_unknown", key: cookieKey, detail });
+  }
+
+  async #found(record: StreamRecord, copenSize: number, release: () => void): Promise<Found> {
+    this.#checkIntegrity(record, record.digest);
+    return { stream: await this.#parts.streams.open(record), copenSize, release };
+  }
+
+  #checkIntegrity({ format }: StreamRecord, where: string): void {
+    if (format !== undefined || this.#parts.integrity === "prefer") return;
+    const detail =
+      'a raw EROFS layer has no digests per chunk, and integrity = "require" asks for them';
+    throw new DaemonError({ code: "image_unsupported", where, detail });
   }
 
   /** What the name stands for now; its binding is on disk. */
@@ -215,9 +247,11 @@ export class NameResolver {
       if (fixed || engine.isOpen(name.volumeKey, name.cookieKey)) return bound;
     }
     const reference = bound?.reference ?? name.cookieKey;
-    const resolved = await this.#resolve(reference, bound, this.#stopping.signal);
-    if (resolved === undefined && bound !== undefined) return bound;
-    const content = contentOf(resolved, reference);
+    const content = await this.#resolve(reference, bound, this.#stopping.signal);
+    if (content === undefined) {
+      if (bound === undefined) throw new Error(`"${reference}" has no content`);
+      return bound;
+    }
     if (bound?.manifestDigest === content.manifestDigest) return bound;
     return bindings.bind(name, content);
   }
@@ -227,7 +261,7 @@ export class NameResolver {
     reference: string,
     bound: Binding | undefined,
     signal: AbortSignal,
-  ): Promise<ResolvedReference | undefined> {
+  ): Promise<Content | undefined> {
     const late = this.#late.get(reference);
     if (late !== undefined) {
       this.#late.delete(reference);
@@ -241,8 +275,9 @@ export class NameResolver {
         : { deadlineMs: startMs + Math.min(RESOLVE_BOUND_MS, openTimeoutMs / 2), attemptsMax: 1 };
     try {
       const resolved = await references.resolve(reference, { signal, ...patience });
-      if (clock.nowMs() - startMs > openTimeoutMs) this.#late.set(reference, resolved);
-      return resolved;
+      const content = await this.#contentOf(resolved, { signal, deadlineMs: startMs + 4 * openTimeoutMs });
+      if (clock.nowMs() - startMs > openTimeoutMs) this.#late.set(reference, content);
+      return content;
     } catch (error) {
       const fault = asDaemonError(error);
       if (bound === undefined || !AWAY.includes(fault.fault.code)) throw fault;
@@ -254,8 +289,28 @@ export class NameResolver {
     }
   }
 
-  #pinHead(binding: Binding): PinnedHead {
-    return this.#parts.engine.flowOf(binding.stream).pinHead();
+  async #contentOf(resolved: ResolvedReference, options: FetchOptions): Promise<Content> {
+    const { reference, manifestDigest } = resolved;
+    if (resolved.kind === "rafs") return this.#admitted(resolved, options);
+    const { stream, devices } = resolved;
+    return { reference, manifestDigest, stream, devices: [...devices] };
+  }
+
+  /** An image that was taken in before, by whatever name, is not fetched again. */
+  async #admitted(resolved: ResolvedRAFS, options: FetchOptions): Promise<Content> {
+    const { bindings, streams, admit } = this.#parts;
+    for (const { binding } of bindings.all()) {
+      const { manifestDigest, stream, devices, inspected } = binding;
+      if (manifestDigest !== resolved.manifestDigest || stream.format !== "bootstrap") continue;
+      if (!(await streams.isComplete(binding))) break;
+      return { reference: resolved.reference, manifestDigest, stream, devices, inspected };
+    }
+    return admit(resolved, options);
+  }
+
+  async #pinHead(binding: Binding): Promise<PinnedHead> {
+    const { engine, streams } = this.#parts;
+    return engine.flowOf(await streams.open(binding.stream)).pinHead();
   }
 
   async #inspect(name: CookieName, current: Binding, head: PinnedHead): Promise<Binding> {
@@ -291,18 +346,8 @@ export class NameResolver {
   }
 }
 
-function contentOf(resolved: ResolvedReference | undefined, reference: string) {
-  if (resolved === undefined) throw new Error(`"${reference}" has no content`);
-  const { manifestDigest, stream, devices } = resolved;
-  return { reference: resolved.reference, manifestDigest, stream, devices: [...devices] };
-}
-
 /** Where we choose the key it names the content: the layer, or the manifest when there are devices. */
-function ownKey(content: {
-  stream: BlobLocation;
-  devices: readonly BlobLocation[];
-  manifestDigest: Digest;
-}): Digest {
+function ownKey(content: Content): Digest {
   return content.devices.length === 0 ? content.stream.digest : content.manifestDigest;
 }
 

@@ -9,18 +9,16 @@ import type { Clock } from "../platform/clock.ts";
 import type { Log } from "../platform/log.ts";
 import type { CookieName } from "../state/bindings.ts";
 import type { Engine } from "./engine.ts";
-import type { Found, NameResolver } from "./name-resolver.ts";
+import type { Found } from "./name-resolver.ts";
 
 export interface OpenerParts {
   readonly clock: Clock;
   readonly log: Log;
   readonly engine: Engine;
-  readonly names: NameResolver;
-  /** `erofs,<domain_id>` of this daemon. */
-  readonly volumeKey: string;
+  readonly names: { find(name: CookieName): Promise<Found> };
+  /** Why objects of this volume are not served; undefined when they are. */
+  readonly volumeProblem: (volumeKey: string) => string | undefined;
   readonly openTimeoutMs: number;
-  /** `require` refuses streams without digests per chunk. */
-  readonly integrity: "require" | "prefer";
   readonly onFailure: (cookieKey: string, error: DaemonError) => void;
 }
 
@@ -78,39 +76,27 @@ export class Opener {
   }
 
   #checkServed(name: CookieName): void {
-    const { volumeKey, integrity } = this.#parts;
-    if (name.volumeKey !== volumeKey) {
-      const domain = volumeKey.slice("erofs,".length);
-      throw new DaemonError({
-        code: "key_refused",
-        key: name.cookieKey,
-        detail: `mounted in the volume "${name.volumeKey}"; this daemon serves domain_id=${domain} alone`,
-      });
+    const refusal = this.#parts.volumeProblem(name.volumeKey);
+    if (refusal !== undefined) {
+      throw new DaemonError({ code: "key_refused", key: name.cookieKey, detail: refusal });
     }
     // The kernel may answer such a key from the cache file of another.
     const problem = cookieKeyProblem(name.cookieKey);
     if (problem !== undefined) {
       throw new DaemonError({ code: "key_refused", key: name.cookieKey, detail: problem });
     }
-    if (integrity === "require") {
-      throw new DaemonError({
-        code: "image_unsupported",
-        where: name.cookieKey,
-        detail:
-          'a raw EROFS layer has no digests per chunk, and integrity = "require" asks for them',
-      });
-    }
   }
 
-  #accept(request: OpenRequest, { blob, copenSize }: Found): void {
+  #accept(request: OpenRequest, { stream, copenSize }: Found): void {
     if (request.answered) return;
     // Throws when the stream is being served with another size: refused, not opened and dead.
-    this.#parts.engine.flowOf(blob);
+    this.#parts.engine.flowOf(stream);
     const object = request.accept(copenSize);
     if (object === undefined) return;
-    this.#parts.engine.serve(blob, object);
+    this.#parts.engine.serve(stream, object);
+    const { digest, map } = stream;
     this.#parts.log.info(
-      { key: request.cookieKey, stream: blob.digest, sizeBytes: blob.size, copenSize },
+      { key: request.cookieKey, stream: digest, sizeBytes: map.sizeBytes, copenSize },
       "object opened",
     );
   }

@@ -16,6 +16,8 @@ export interface Waiter {
   readonly request: ReadRequest;
   /** A sequential reader, which loses nothing when its answer waits for the whole window. */
   readonly patient: boolean;
+  /** When it began to wait, on the engine's clock. */
+  readonly sinceMs: number;
   readonly cancelDeadline: () => void;
 }
 
@@ -59,6 +61,10 @@ export class OpenObject {
       }
     }
     return failed;
+  }
+
+  isAwaiting(extent: Extent): boolean {
+    return [...this.waiters].some(({ request }) => overlaps(request.extent, extent));
   }
 
   /** The farthest byte up to `arrivedEnd` that completes an impatient waiter's bytes in `extent`; 0 when none does. */

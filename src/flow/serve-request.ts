@@ -9,7 +9,7 @@
 import { DaemonError } from "../errors.ts";
 import type { ReadRequest } from "../kernel/transport.ts";
 import { planFill } from "../planner/plan-fill.ts";
-import { extentEnd } from "../units.ts";
+import { type Extent, extentEnd } from "../units.ts";
 import { overlaps } from "./failure-memory.ts";
 import type { OpenObject, Waiter } from "./open-object.ts";
 import type { StreamFlow } from "./stream-flow.ts";
@@ -27,25 +27,40 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ReadReq
   }
   const failure = flow.failures.find(missing) ?? object.failures.find(missing);
   if (failure !== undefined) {
+    flow.counters.failedReads += 1;
     request.fail(failure);
     return;
   }
 
-  object.waiters.add(waiterOf(flow, object, { request, patient }));
   // The fetch gives up a little before the reader does, so that its cause is what is reported.
   const deadlineMs = flow.parts.clock.nowMs() + 0.95 * flow.parts.limits.readTimeoutMs;
   const plan = planFill({
-    want: flow.stream.map.widen(extent),
+    want: extent,
     windowBytes: flow.parts.limits.windowBytes,
-    fetchBytesMax: flow.parts.slabs.slabBytes,
+    map: flow.stream.map,
+    fetchMax: flow.fetchMax,
     streamEnd: flow.streamEnd,
     missing: (within) => object.blocks.missing(within),
     inFlight: [...flow.flights].map((flight) => flight.extent),
   });
+  if (plan.refused !== undefined) {
+    refuse(flow, request, plan.refused);
+    return;
+  }
+  object.waiters.add(waiterOf(flow, object, { request, patient }));
   for (const flight of flow.flights) {
     if (missing.some((part) => overlaps(flight.extent, part))) flight.addTarget(object);
   }
   for (const fetch of plan.fetches) flow.launch(fetch, deadlineMs).addTarget(object);
+}
+
+function refuse(flow: StreamFlow, request: ReadRequest, refused: Extent): void {
+  const detail = `the chunk at ${refused.offset} of ${flow.stream.digest} has no digest in any bound image`;
+  const error = new DaemonError({ code: "chunk_untrusted", where: flow.stream.where, detail });
+  flow.counters.failedReads += 1;
+  flow.failures.remember(refused, error);
+  flow.parts.log.warn({ code: error.fault.code, hint: error.policy.hint }, error.message);
+  request.fail(error);
 }
 
 // The kernel asks for no cached byte: a reader in order skips from the end of one window to the
@@ -84,8 +99,9 @@ function waiterOf(
       { code: error.fault.code, key: object.kernel.cookieKey, hint: error.policy.hint },
       error.message,
     );
+    flow.counters.failedReads += 1;
     request.fail(error);
   });
-  const waiter: Waiter = { ...asked, cancelDeadline };
+  const waiter: Waiter = { ...asked, sinceMs: clock.nowMs(), cancelDeadline };
   return waiter;
 }

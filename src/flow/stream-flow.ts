@@ -3,8 +3,9 @@
 // already on their way joins that flight, in whatever object or mount they wait.
 
 import { BlockSet } from "../cache/block-set.ts";
+import type { DecodeUnit } from "../decoder/unit-decoder.ts";
 import { DaemonError } from "../errors.ts";
-import type { ChunkMap } from "../image/chunk-map.ts";
+import type { ChunkMap, CutLimits } from "../image/chunk-map.ts";
 import type { KernelObject } from "../kernel/transport.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { Log } from "../platform/log.ts";
@@ -23,6 +24,17 @@ export interface FlowLimits {
   readonly answerHoldMs: number;
 }
 
+/** Of one stream since it was first opened. */
+export interface StreamCounters {
+  /** READs the kernel asked for: a reader found nothing cached. */
+  reads: number;
+  readBytes: number;
+  failedReads: number;
+  /** Stored bytes asked of the source. */
+  fetchedBytes: number;
+  fetches: number;
+}
+
 export interface FlowParts {
   readonly clock: Clock;
   readonly log: Log;
@@ -33,13 +45,27 @@ export interface FlowParts {
 }
 
 export interface Stream {
+  /** Tells streams apart: a digest may name a raw layer here and a Nydus blob there. */
+  readonly key: string;
   readonly digest: Digest;
   readonly map: ChunkMap;
   /** Where it comes from, for the log: host and repository. */
   readonly where: string;
   readonly fetch: FetchRange;
-  /** Checks the stream's whole stored content; used when one flight carries all of it. */
-  readonly verifyWhole: (bytes: Uint8Array) => void;
+  /** For maps with units. */
+  readonly decode: DecodeUnit;
+  /** Checks a raw stream's whole content; used when one flight carries all of it. */
+  readonly verifyWhole?: ((bytes: Uint8Array) => void) | undefined;
+}
+
+/** Who launches a flight that no reader asked for, and wants to know how it goes. */
+export interface FlightWatch {
+  /** Stored bytes have come from the source. */
+  onBytes(bytes: number): void;
+  /** Part of it will never arrive, or could not be written. Not told to anyone else unless a reader waits. */
+  onFailure(error: DaemonError): void;
+  /** It is over, however it went; its slab is given back. */
+  onEnd(): void;
 }
 
 /** A stream's first bytes, held while an OPEN looks at them. */
@@ -56,12 +82,19 @@ export class StreamFlow {
   readonly flights = new Set<Flight>();
   readonly failures: FailureMemory;
   readonly streamEnd: number;
+  /** What one fetch may carry. */
+  readonly fetchMax: CutLimits;
 
-  constructor(stream: Stream, parts: FlowParts) {
+  readonly counters: StreamCounters;
+
+  constructor(stream: Stream, parts: FlowParts, counters: StreamCounters) {
     this.stream = stream;
     this.parts = parts;
+    this.counters = counters;
     this.failures = new FailureMemory(parts.clock);
     this.streamEnd = alignUp(stream.map.sizeBytes, BLOCK_BYTES);
+    const { slabBytes } = parts.slabs;
+    this.fetchMax = { logicalBytesMax: slabBytes, storedBytesMax: slabBytes };
   }
 
   get isIdle(): boolean {
@@ -98,13 +131,18 @@ export class StreamFlow {
   }
 
   /** Starts fetching `extent` for every open object that is ready; it joins `flights` until it ends. */
-  launch(extent: Extent, deadlineMs: number): Flight {
-    const stored = this.stream.map.stored(extent);
-    const isWhole = stored.length === this.stream.map.sizeBytes;
+  launch(extent: Extent, deadlineMs: number, watch?: FlightWatch): Flight {
+    const { map, fetch } = this.stream;
+    const stored = map.stored(extent);
+    this.counters.fetches += 1;
+    this.counters.fetchedBytes += stored.length;
+    const isWhole = stored.length === map.sizeBytes;
     const flight: Flight = new Flight({
       extent,
       stored,
-      fetch: this.stream.fetch,
+      units: map.units(extent),
+      decode: this.stream.decode,
+      fetch: watch === undefined ? fetch : watched(fetch, watch),
       slabs: this.parts.slabs,
       clock: this.parts.clock,
       deadlineMs,
@@ -112,6 +150,9 @@ export class StreamFlow {
       verify: isWhole ? this.stream.verifyWhole : undefined,
       onUnjoinable: () => this.flights.delete(flight),
       onFailure: (rest, error, objects) => {
+        watch?.onFailure(error);
+        // A reader who comes in a moment is not failed with what nobody waited for.
+        if (watch !== undefined && !objects.some((object) => object.isAwaiting(rest))) return;
         this.#failed(rest, error, objects);
       },
     });
@@ -122,7 +163,7 @@ export class StreamFlow {
       }
     }
     // run() never rejects: its failures come through onFailure.
-    void flight.run();
+    void flight.run().then(() => watch?.onEnd());
     return flight;
   }
 
@@ -141,6 +182,7 @@ export class StreamFlow {
       if (ofCache) object.failures.remember(rest, error);
       readers += object.failWaiters(rest, error);
     }
+    this.counters.failedReads += readers;
     this.parts.onFillFailure(
       objects.map((object) => object.kernel.cookieKey),
       error,
@@ -158,4 +200,14 @@ export class StreamFlow {
       `a fill failed: ${error.message}`,
     );
   }
+}
+
+function watched(fetch: FetchRange, watch: FlightWatch): FetchRange {
+  return (stored, onPiece, options) => {
+    const tell = (piece: Uint8Array): void => {
+      watch.onBytes(piece.byteLength);
+      onPiece(piece);
+    };
+    return fetch(stored, tell, options);
+  };
 }

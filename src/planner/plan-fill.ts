@@ -10,15 +10,18 @@
 // Cached bytes are not fetched again, bytes in flight are joined, the first missing byte
 // starts the window, and read-ahead stops at the first thing we already have or are getting.
 
-import { type Extent, extentEnd } from "../units.ts";
+import type { ChunkMap, CutLimits } from "../image/chunk-map.ts";
+import { BLOCK_BYTES, type Extent, extentEnd } from "../units.ts";
 
 export interface FillQuestion {
   /** What a reader waits for, in whole 4 KiB blocks. */
   readonly want: Extent;
   /** How far to read past the first missing byte; at least one block. */
   readonly windowBytes: number;
-  /** No single fetch is longer than this (the size of a buffer). */
-  readonly fetchBytesMax: number;
+  /** What is fetched and verified whole: plans are made of its units. */
+  readonly map: Pick<ChunkMap, "widen" | "cut">;
+  /** No single fetch is longer than this, unless one unit is. */
+  readonly fetchMax: CutLimits;
   /** Logical size of the stream rounded up to whole blocks. */
   readonly streamEnd: number;
   /** The parts of an extent that are not cached, in order. */
@@ -28,32 +31,48 @@ export interface FillQuestion {
 }
 
 export interface FillPlan {
-  /** Bytes of `want` that are neither cached nor in flight, then read-ahead; in order, each at most fetchBytesMax. */
+  /** The units of `want` that are neither cached nor in flight, then read-ahead; in order, each within fetchMax. */
   readonly fetches: readonly Extent[];
+  /** The first part of `want` that the map does not allow to be served. */
+  readonly refused: Extent | undefined;
 }
 
 /** What to fetch so that `want` becomes cached. No fetches: all of it is cached or in flight. */
 export function planFill(question: FillQuestion): FillPlan {
-  const { want, windowBytes, streamEnd } = question;
-  const demand = minus(question.missing(clip(want, streamEnd)), question.inFlight);
+  const { want, streamEnd, map } = question;
+  const wanted = joined(question.missing(clip(want, streamEnd)).map((part) => map.widen(part)));
+  const demand = minus(wanted, question.inFlight);
   const first = demand[0];
   const last = demand.at(-1);
-  if (first === undefined || last === undefined) return { fetches: [] };
+  if (first === undefined || last === undefined) return { fetches: [], refused: undefined };
 
-  const windowEnd = Math.min(first.offset + windowBytes, streamEnd);
-  const wantEnd = Math.min(extentEnd(want), streamEnd);
-  // Read-ahead goes on from the last missing byte only when that byte ends the request:
-  // what follows a cached end was read ahead before, or will be asked for.
-  const ahead =
-    extentEnd(last) === wantEnd ? { offset: wantEnd, length: windowEnd - wantEnd } : undefined;
-  const wanted = [...demand];
-  if (ahead !== undefined && ahead.length > 0) {
-    const next = minus(question.missing(ahead), question.inFlight)[0];
-    if (next !== undefined && next.offset === ahead.offset) {
-      wanted[wanted.length - 1] = { offset: last.offset, length: extentEnd(next) - last.offset };
+  const fetches: Extent[] = [];
+  for (const extent of demand) {
+    const end = extent === last ? aheadEnd(question, first, last) : extentEnd(extent);
+    const { pieces, rest } = split({ offset: extent.offset, length: end - extent.offset }, question);
+    fetches.push(...pieces);
+    if (rest.length > 0 && rest.offset < extentEnd(extent)) {
+      return { fetches, refused: { offset: rest.offset, length: BLOCK_BYTES } };
     }
   }
-  return { fetches: wanted.flatMap((extent) => split(extent, question.fetchBytesMax)) };
+  return { fetches, refused: undefined };
+}
+
+// Where the last fetch ends: read-ahead goes on from the last missing byte only when that byte
+// ends the request (what follows a cached end was read ahead before, or will be asked for), and
+// ends with the last unit that is whole within the window.
+function aheadEnd(question: FillQuestion, first: Extent, last: Extent): number {
+  const { want, windowBytes, streamEnd, map } = question;
+  const lastEnd = extentEnd(last);
+  const windowEnd = Math.min(first.offset + windowBytes, streamEnd);
+  if (lastEnd < Math.min(extentEnd(want), streamEnd) || lastEnd >= windowEnd) return lastEnd;
+  const ahead = { offset: lastEnd, length: windowEnd - lastEnd };
+  const next = minus(question.missing(ahead), question.inFlight)[0];
+  if (next === undefined || next.offset !== lastEnd) return lastEnd;
+  const end = extentEnd(next);
+  const lastUnit = map.widen({ offset: end - BLOCK_BYTES, length: BLOCK_BYTES });
+  if (extentEnd(lastUnit) === end) return end;
+  return Math.max(lastUnit.offset, lastEnd);
 }
 
 /** `extents` without the bytes of `taken`; both in stream offsets, result in order. */
@@ -79,10 +98,30 @@ function clip(extent: Extent, streamEnd: number): Extent {
   return { offset, length: Math.min(extentEnd(extent), streamEnd) - offset };
 }
 
-function split(extent: Extent, bytesMax: number): Extent[] {
-  const pieces: Extent[] = [];
-  for (let offset = extent.offset; offset < extentEnd(extent); offset += bytesMax) {
-    pieces.push({ offset, length: Math.min(bytesMax, extentEnd(extent) - offset) });
+/** Neighbours and overlaps, in order, become one. */
+function joined(extents: readonly Extent[]): Extent[] {
+  const result: Extent[] = [];
+  for (const extent of extents) {
+    const before = result.at(-1);
+    if (before === undefined || extentEnd(before) < extent.offset) {
+      result.push(extent);
+    } else {
+      const end = Math.max(extentEnd(before), extentEnd(extent));
+      result[result.length - 1] = { offset: before.offset, length: end - before.offset };
+    }
   }
-  return pieces;
+  return result;
+}
+
+/** `rest` is what may not be served, with all that follows. */
+function split(extent: Extent, { map, fetchMax }: FillQuestion): { pieces: Extent[]; rest: Extent } {
+  const pieces: Extent[] = [];
+  let rest = extent;
+  while (rest.length > 0) {
+    const piece = map.cut(rest, fetchMax);
+    if (piece.length === 0) break;
+    pieces.push(piece);
+    rest = { offset: extentEnd(piece), length: extentEnd(rest) - extentEnd(piece) };
+  }
+  return { pieces, rest };
 }

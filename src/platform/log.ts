@@ -34,15 +34,25 @@ export interface RootLog {
   flush(): void;
 }
 
-/** The root logger on stdout. `auto` is pretty on a terminal, JSON elsewhere. */
-export async function createLog(options: { level: LogLevel; format: LogFormat }): Promise<RootLog> {
-  const pretty = options.format === "pretty" || (options.format === "auto" && process.stdout.isTTY);
+/**
+ * The root logger: on stdout, where `auto` is pretty on a terminal and JSON elsewhere, or as JSON
+ * lines to a destination of the caller's, who then looks after its buffers.
+ */
+export async function createLog(options: {
+  level: LogLevel;
+  format: LogFormat;
+  destination?: { write(line: string): void };
+}): Promise<RootLog> {
   const settings = {
     level: options.level,
     base: null,
     timestamp: pino.stdTimeFunctions.isoTime,
     redact: { paths: SECRET_PATHS, censor: "[secret]" },
   };
+  if (options.destination !== undefined) {
+    return { log: pino(settings, options.destination), flush: () => undefined };
+  }
+  const pretty = options.format === "pretty" || (options.format === "auto" && process.stdout.isTTY);
   if (pretty) {
     const { default: prettyStream } = await import("pino-pretty");
     const stream = prettyStream({ ignore: "time", singleLine: true, sync: true });

@@ -1,22 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0
 // The addon with types: the only importer of native/. A call that fails throws (or rejects) a
 // syscall_failed fault with the call's name and errno; a wrong argument is a TypeError or a
-// RangeError. Bulk writes and seeks run on the addon's own threads, a bounded number at a time;
-// further ones wait here, first come first served.
+// RangeError. Bulk writes, seeks and decodes run on the addon's own threads, a bounded number at
+// a time: one pool that waits for the disk, one with a thread per core.
 
-import { createRequire } from "node:module";
-import { constants } from "node:os";
-import { fileURLToPath } from "node:url";
-import { DaemonError } from "../errors.ts";
+import { availableParallelism } from "node:os";
+import type { Codec, InflateStart } from "../image/chunk-map.ts";
 import { BLOCK_BYTES } from "../units.ts";
-import { findPackageRoot } from "./package-root.ts";
+import { JobQueue } from "./job-queue.ts";
+import { type DecoderPool, checked, loadBinding } from "./native-binding.ts";
 
-/** Jobs the addon holds at once, running or queued; more wait in the FIFO below. */
+/** Jobs a pool of the addon holds, running or queued; more wait in its JobQueue. */
 const QUEUE_MAX = 256;
+const NO_BYTES = new Uint8Array();
 
 export interface NativeOptions {
   readonly writerThreads: number;
+  /** Decodes that run at once: the number of cores, unless told otherwise. */
+  readonly decoderThreads?: number;
   readonly queueMax?: number;
+}
+
+/**
+ * One unit to decode. The arrays must stay unchanged until the job has settled, and `target` is
+ * other memory than `source`.
+ */
+export interface DecodeJob {
+  readonly codec: Codec;
+  readonly source: Uint8Array;
+  readonly sourceOffset: number;
+  readonly sourceLength: number;
+  /** At most 16 MiB. */
+  readonly decodedBytes: number;
+  /** For `inflate`, where the unit does not begin at a member's deflate stream. */
+  readonly start?: InflateStart | undefined;
+  readonly target: Uint8Array;
+  /**
+   * Triples: from, length, targetOffset. Decoded bytes [from, from + length) are put at
+   * targetOffset (a multiple of 4096), zeros follow to the next multiple of 4096 in `target`.
+   * One piece that is all of the decoded bytes spares a copy.
+   */
+  readonly pieces: Uint32Array;
+}
+
+/** What came over a socket. The caller owns the fd, which has FD_CLOEXEC set. */
+export interface Received {
+  readonly bytes: Uint8Array;
+  readonly fd: number | undefined;
 }
 
 /** Readiness of one fd, which it does not own: close the watcher before the fd. */
@@ -58,6 +88,33 @@ export interface Native {
     fd: number,
     within: { from: number; sizeBytes: number; extentsMax: number },
   ): Promise<Float64Array>;
+  /**
+   * Decodes a unit and puts its pieces in place. Rejects with EBADMSG when the source is not
+   * exactly `decodedBytes` in that codec (`inflate`: at least so many, what follows is not looked
+   * at; a member's end inside is stepped over); the pieces' places then hold anything.
+   */
+  decode(job: DecodeJob): Promise<void>;
+  /**
+   * Connects to a unix stream socket, sends all of `bytes`, `fd` with the first of them (a single
+   * NUL when there are none), and closes. `fd` stays the caller's and open until it settles.
+   * Faults: the errno of connect or sendmsg; ETIMEDOUT.
+   */
+  sendWithFd(
+    socketPath: string,
+    bytes: Uint8Array,
+    fd: number | undefined,
+    timeoutMs: number,
+  ): Promise<void>;
+  /**
+   * Connects, sends `request`, and reads until the peer closes. Of the fds that come the first
+   * one is kept. Faults: as sendWithFd's, and of recvmsg; EMSGSIZE when more than `bytesMax` come.
+   */
+  receiveWithFd(
+    socketPath: string,
+    request: Uint8Array,
+    timeoutMs: number,
+    bytesMax: number,
+  ): Promise<Received>;
   /** Zeroed memory that begins at a page boundary. */
   allocateAligned(bytes: number): Uint8Array;
   /** Sizes, offsets and numbers of the kernel's ABI as the C compiler sees them. */
@@ -66,55 +123,16 @@ export interface Native {
   destroy(): Promise<void>;
 }
 
-type JobResult = number | Float64Array;
-
-/** What native/src exports: a result >= 0, or -errno. */
-interface Binding {
-  open(path: string, flags: number): number;
-  close(fd: number): number;
-  write(fd: number, bytes: Uint8Array): number;
-  readMessage(fd: number, buffer: Uint8Array): number;
-  readComplete(fd: number, msgId: number): number;
-  allocateAligned(bytes: number, external: boolean): Uint8Array;
-  layout(): Record<string, number | string>;
-  FdWatcher: new (
-    fd: number,
-    onReady: (events: number) => void,
-  ) => { start(): number; stop(): unknown; close(): unknown };
-  WriterPool: new (
-    threads: number,
-    queueMax: number,
-    onDone: (batch: readonly JobResult[]) => void,
-  ) => BindingPool;
-}
-
-/** Each job function gives the job's number or -errno; ends come as [number, result, ...]. */
-interface BindingPool {
-  start(): number;
-  pwrite(
-    fd: number,
-    bytes: Uint8Array,
-    bytesOffset: number,
-    length: number,
-    fileOffset: number,
-    granule: number,
-  ): number;
-  seek(fd: number, offset: number, whence: number): number;
-  extents(fd: number, from: number, sizeBytes: number, extentsMax: number): number;
-  destroy(): number;
-}
-
-interface Job {
-  readonly syscall: string;
-  readonly submit: () => number;
-  readonly resolve: (result: JobResult) => void;
-  readonly reject: (error: unknown) => void;
-}
-
 /** Loads the addon and starts its writer threads. Fault: addon_missing. */
 export function loadNative(options: NativeOptions): Native {
   const binding = loadBinding();
-  const pool = new JobQueue(binding, options.writerThreads, options.queueMax ?? QUEUE_MAX);
+  const { writerThreads, decoderThreads, queueMax = QUEUE_MAX } = options;
+  const pool = new JobQueue(binding.WriterPool, writerThreads, queueMax);
+  const decoders = new JobQueue(
+    binding.DecoderPool,
+    decoderThreads ?? availableParallelism(),
+    queueMax,
+  );
   return {
     open: (path, flags) => checked("open", binding.open(path, flags), path),
     close: (fd) => void checked("close", binding.close(fd)),
@@ -139,99 +157,44 @@ export function loadNative(options: NativeOptions): Native {
       );
       return typeof found === "number" ? new Float64Array() : found;
     },
+    decode: (job) => decode(decoders, job),
+    async sendWithFd(socketPath, bytes, fd, timeoutMs) {
+      const answer = await binding.exchange(socketPath, bytes, fd ?? -1, timeoutMs, -1);
+      checked(answer[0], answer[1], socketPath);
+    },
+    async receiveWithFd(socketPath, request, timeoutMs, bytesMax) {
+      const answer = await binding.exchange(socketPath, request, -1, timeoutMs, bytesMax);
+      const [syscall, result, bytes, fd] = answer;
+      checked(syscall, result, socketPath);
+      return { bytes, fd: fd < 0 ? undefined : fd };
+    },
     allocateAligned: (bytes) => binding.allocateAligned(bytes, true),
     layout: () => binding.layout(),
-    destroy: () => pool.destroy(),
+    async destroy() {
+      await Promise.all([pool.destroy(), decoders.destroy()]);
+    },
   };
 }
 
-class JobQueue {
-  readonly #pool: BindingPool;
-  readonly #submitted = new Map<number, Job>();
-  #waiting: Job[] = [];
+/** The numbers of the codecs in native/src/decode.h. */
+const CODECS = { none: 0, lz4_block: 1, zstd: 2, inflate: 3 } as const satisfies Record<
+  Codec,
+  number
+>;
 
-  constructor(binding: Binding, threads: number, queueMax: number) {
-    this.#pool = new binding.WriterPool(threads, queueMax, (batch) => {
-      this.#finish(batch);
-    });
-    checked("pthread_create", this.#pool.start());
-  }
-
-  run(syscall: string, submit: (pool: BindingPool) => number): Promise<JobResult> {
-    return new Promise((resolve, reject) => {
-      const job = { syscall, submit: () => submit(this.#pool), resolve, reject };
-      if (this.#waiting.length > 0 || !this.#submit(job)) this.#waiting.push(job);
-    });
-  }
-
-  async destroy(): Promise<void> {
-    const waiting = this.#waiting;
-    this.#waiting = [];
-    for (const job of waiting) job.reject(fault(job.syscall, constants.errno.ECANCELED));
-    await new Promise<JobResult>((resolve, reject) => {
-      const submit = (): number => this.#pool.destroy();
-      this.#submit({ syscall: "pthread_join", submit, resolve, reject });
-    });
-  }
-
-  /** False when the addon's queue is full. */
-  #submit(job: Job): boolean {
-    let id: number;
-    try {
-      id = job.submit();
-    } catch (error) {
-      job.reject(error);
-      return true;
-    }
-    if (id === -constants.errno.EAGAIN) return false;
-    if (id < 0) job.reject(fault(job.syscall, -id));
-    else this.#submitted.set(id, job);
-    return true;
-  }
-
-  #finish(batch: readonly JobResult[]): void {
-    for (let i = 0; i + 1 < batch.length; i += 2) {
-      const id = Number(batch[i]);
-      const result = batch[i + 1] ?? 0;
-      const job = this.#submitted.get(id);
-      this.#submitted.delete(id);
-      if (typeof result === "number" && result < 0) job?.reject(fault(job.syscall, -result));
-      else job?.resolve(result);
-    }
-    let next = this.#waiting[0];
-    while (next !== undefined && this.#submit(next)) {
-      this.#waiting.shift();
-      next = this.#waiting[0];
-    }
-  }
-}
-
-function checked(syscall: string, result: number, detail = ""): number {
-  if (result < 0) throw fault(syscall, -result, detail);
-  return result;
-}
-
-function fault(syscall: string, errno: number, detail = ""): DaemonError {
-  const errnoName = errnoNames.get(errno) ?? `errno ${errno}`;
-  return new DaemonError({ code: "syscall_failed", syscall, errno, errnoName, detail });
-}
-
-const errnoNames = new Map(Object.entries(constants.errno).map(([name, errno]) => [errno, name]));
-
-function loadBinding(): Binding {
-  const directory = fileURLToPath(new URL("native/", findPackageRoot()));
-  try {
-    const load: unknown = createRequire(import.meta.url)("node-gyp-build");
-    if (!isLoader(load)) throw new Error("node-gyp-build is not a function");
-    return load(directory);
-  } catch (error) {
-    const reason = error instanceof Error ? error.message.split("\n")[0] : String(error);
-    const detail = `the native addon in ${directory} cannot be loaded: ${reason}`;
-    throw new DaemonError({ code: "addon_missing", detail }, { cause: error });
-  }
-}
-
-/** The addon is ours, and there is a test for each function of it: what is loaded is a Binding. */
-function isLoader(value: unknown): value is (directory: string) => Binding {
-  return typeof value === "function";
+async function decode(decoders: JobQueue<DecoderPool>, job: DecodeJob): Promise<void> {
+  await decoders.run("decode", (jobs) =>
+    jobs.decode(
+      CODECS[job.codec],
+      job.source,
+      job.sourceOffset,
+      job.sourceLength,
+      job.decodedBytes,
+      job.start?.dictionary ?? NO_BYTES,
+      job.start?.bits ?? 0,
+      job.start?.byte ?? 0,
+      job.target,
+      job.pieces,
+    ),
+  );
 }

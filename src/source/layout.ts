@@ -4,20 +4,19 @@
 // directory is ever opened, not even through a symbolic link.
 
 import { constants } from "node:fs";
-import { type FileHandle, open, realpath } from "node:fs/promises";
+import { type FileHandle, realpath } from "node:fs/promises";
 import { createHash } from "node:crypto";
 import { setMaxListeners } from "node:events";
 import { join, sep } from "node:path";
-import { DaemonError, asDaemonError, invariant } from "../errors.ts";
+import { DaemonError, asDaemonError } from "../errors.ts";
 import { type Index, MANIFEST_BYTES_MAX, parseDocument } from "../image/oci/manifest.ts";
 import { OCI_INDEX } from "../image/oci/media-types.ts";
 import type { Clock } from "../platform/clock.ts";
-import { cancelledBy } from "../platform/clock.ts";
-import { type Digest, type Extent, KIB, extentEnd, isDigest } from "../units.ts";
+import { type Digest, type Extent, isDigest } from "../units.ts";
+import { isMissing, openRegular, readPieces, storedSize, withBlobFile } from "./blob-file.ts";
 import { withBounds } from "./deadline.ts";
 import type { BlobLocation, FetchedManifest, FetchOptions, Origin, Source } from "./source.ts";
 
-const PIECE_BYTES_MAX = 256 * KIB;
 const REF_NAME_ANNOTATION = "org.opencontainers.image.ref.name";
 const TAGS_SHOWN_MAX = 16;
 
@@ -62,21 +61,15 @@ class LayoutSource implements Source {
     onPiece: (piece: Uint8Array) => void,
     options: FetchOptions,
   ): Promise<void> {
-    invariant(extent.offset >= 0 && extentEnd(extent) <= blob.size, "extent lies within its blob");
-    return this.#bounded(`blob ${blob.digest}`, options, async (signal) => {
-      const root = blob.origin.repository;
-      const file = await openInside(root, blobPath(blob.digest)).catch((error: unknown) => {
-        throw isMissing(error) ? blobNotFound(blob) : error;
-      });
-      try {
-        await readPieces(file, blob, extent, (piece) => {
-          if (signal.aborted) throw cancelledBy(signal);
-          onPiece(piece);
-        });
-      } finally {
-        await file.close();
-      }
-    });
+    return this.#bounded(`blob ${blob.digest}`, options, (signal) =>
+      withBlobFile(blob, openBlob, (file) => readPieces({ file, blob, extent, signal, onPiece })),
+    );
+  }
+
+  blobSize(blob: BlobLocation, options: FetchOptions): Promise<number> {
+    return this.#bounded(`size of blob ${blob.digest}`, options, () =>
+      withBlobFile(blob, openBlob, (file) => storedSize(file, blob)),
+    );
   }
 
   close(): Promise<void> {
@@ -94,24 +87,8 @@ class LayoutSource implements Source {
   }
 }
 
-async function readPieces(
-  file: FileHandle,
-  blob: BlobLocation,
-  extent: Extent,
-  onPiece: (piece: Uint8Array) => void,
-): Promise<void> {
-  const { size } = await file.stat();
-  if (size !== blob.size) throw truncated(blob, size);
-  const end = extentEnd(extent);
-  const buffer = Buffer.allocUnsafe(Math.min(extent.length, PIECE_BYTES_MAX));
-  let offset = extent.offset;
-  while (offset < end) {
-    const length = Math.min(end - offset, buffer.length);
-    const { bytesRead } = await file.read(buffer, 0, length, offset);
-    if (bytesRead === 0) throw truncated(blob, offset);
-    onPiece(buffer.subarray(0, bytesRead));
-    offset += bytesRead;
-  }
+function openBlob({ origin, digest }: BlobLocation): Promise<FileHandle> {
+  return openInside(origin.repository, blobPath(digest));
 }
 
 async function readIndex(root: string): Promise<Index> {
@@ -189,16 +166,7 @@ async function openInside(root: string, path: string): Promise<FileHandle> {
     const real = await realpath(join(realRoot, path));
     const prefix = realRoot.endsWith(sep) ? realRoot : realRoot + sep;
     if (!real.startsWith(prefix)) throw failed(join(root, path), "it leads out of the directory");
-    // Not blocking: opening a FIFO must not wait for a writer.
-    const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
-    const file = await open(real, flags);
-    try {
-      if (!(await file.stat()).isFile()) throw failed(join(root, path), "it is not a regular file");
-      return file;
-    } catch (error) {
-      await file.close();
-      throw error;
-    }
+    return await openRegular(real, constants.O_NOFOLLOW);
   } catch (error) {
     if (isMissing(error)) throw error;
     throw asDaemonError(error, (detail) => ({
@@ -213,32 +181,10 @@ function blobPath(digest: Digest): string {
   return join("blobs", "sha256", digest.slice("sha256:".length));
 }
 
-function isMissing(error: unknown): boolean {
-  return error instanceof Error && "code" in error && error.code === "ENOENT";
-}
-
 function failed(path: string, detail: string, cause?: unknown): DaemonError {
   return new DaemonError({ code: "layout_failed", path, detail }, { cause });
 }
 
 function notFound(root: string, wanted: string): DaemonError {
   return new DaemonError({ code: "manifest_not_found", host: "oci", repository: root, wanted });
-}
-
-function blobNotFound({ origin, digest }: BlobLocation): DaemonError {
-  return new DaemonError({
-    code: "blob_not_found",
-    host: origin.host,
-    repository: origin.repository,
-    digest,
-  });
-}
-
-function truncated({ origin, digest, size }: BlobLocation, storedSize: number): DaemonError {
-  return new DaemonError({
-    code: "blob_truncated",
-    where: origin.repository,
-    digest,
-    detail: `${storedSize} bytes stored, ${size} by its manifest`,
-  });
 }

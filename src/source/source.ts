@@ -1,26 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one interface to stored bytes, whatever keeps them: a registry, an OCI layout
-// directory. It knows hosts, repositories and blobs, nothing of streams or readers.
+// The one interface to stored bytes, whatever keeps them: a registry, an OCI layout directory,
+// a plain directory of blobs. It knows hosts, repositories and blobs, nothing of readers.
 
 import type { Digest, Extent } from "../units.ts";
 
-/** Where blobs of an image are stored. For a layout, `host` is "oci" and `repository` its absolute path. */
+/**
+ * Where blobs of an image are stored. For a layout, `host` is "oci" and `repository` its absolute
+ * path. For a directory whose files are named by their 64 hex digits, `host` is "directory" and
+ * `repository` its absolute path.
+ */
 export interface Origin {
-  readonly kind: "registry" | "layout";
+  readonly kind: "registry" | "layout" | "directory";
   readonly host: string;
   readonly repository: string;
+  /** Only for a directory: the absolute path of the one file that is every blob of this origin. */
+  readonly blobFile?: string | undefined;
 }
 
-/** An origin as people write it: `host/repository`, or `oci:PATH`. */
-export function formatOrigin({ kind, host, repository }: Origin): string {
-  return kind === "layout" ? `${host}:${repository}` : `${host}/${repository}`;
+/** An origin as people write it: `host/repository`, `oci:PATH`, or `directory:PATH`. */
+export function formatOrigin({ kind, host, repository, blobFile }: Origin): string {
+  return kind === "registry" ? `${host}/${repository}` : `${host}:${blobFile ?? repository}`;
 }
 
 export interface BlobLocation {
   readonly origin: Origin;
   readonly digest: Digest;
-  /** Stored size in bytes, as the descriptor gives it. An answer that contradicts it is a fault. */
+  /**
+   * Stored size in bytes, as the descriptor gives it. An answer that contradicts it is a fault.
+   * Undefined: no descriptor names this blob (a chunk dictionary's, the original of an index blob).
+   */
+  readonly size: number | undefined;
+}
+
+/** A blob that a descriptor names. */
+export interface SizedBlobLocation extends BlobLocation {
   readonly size: number;
+}
+
+/** What is wrong with a blob of which `storedBytes` exist; undefined: fewer than were asked for. */
+export function sizeContradiction(blob: BlobLocation, storedBytes: number | undefined): string {
+  const stored = `${storedBytes ?? "fewer"} bytes stored`;
+  return blob.size === undefined
+    ? `${stored}, fewer than were asked for`
+    : `${stored}, ${blob.size} by its manifest`;
 }
 
 export interface FetchedManifest {
@@ -42,7 +64,8 @@ export interface FetchOptions {
 export interface Source {
   /**
    * A manifest or index by tag or digest. `wanted` is either; a digest is verified.
-   * Faults: registry_*, manifest_not_found, digest_mismatch, layout_failed, cancelled.
+   * Faults: registry_*, manifest_not_found, digest_mismatch, layout_failed, cancelled;
+   * image_unsupported where there are no manifests.
    */
   fetchManifest(origin: Origin, wanted: string, options: FetchOptions): Promise<FetchedManifest>;
 
@@ -50,8 +73,8 @@ export interface Source {
    * Streams exactly `extent.length` stored bytes in order to `onPiece`, each byte once,
    * also across retries (a cut connection is resumed where it stopped). A piece is valid
    * only during the call. Resolves after the last byte; rejects having delivered a prefix.
-   * `extent` lies within the blob. Faults: registry_*, blob_not_found, blob_truncated,
-   * layout_failed, deadline_exceeded, cancelled.
+   * `extent` lies within the blob, as far as its size is known. Faults: registry_*,
+   * blob_not_found, blob_truncated, layout_failed, directory_failed, deadline_exceeded, cancelled.
    */
   readRange(
     blob: BlobLocation,
@@ -59,6 +82,12 @@ export interface Source {
     onPiece: (piece: Uint8Array) => void,
     options: FetchOptions,
   ): Promise<void>;
+
+  /**
+   * Stored size in bytes, as the source says it; 0 is possible. Faults: those of readRange, so
+   * blob_truncated when the descriptor says another size.
+   */
+  blobSize(blob: BlobLocation, options: FetchOptions): Promise<number>;
 
   /** Closes connections; what is under way is rejected with `stopping`. */
   close(): Promise<void>;

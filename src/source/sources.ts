@@ -28,8 +28,12 @@ export function createSources(
       const source = await sourceOf(blob.origin.kind);
       return source.readRange(blob, extent, onPiece, options);
     },
+    async blobSize(blob, options) {
+      const source = await sourceOf(blob.origin.kind);
+      return source.blobSize(blob, options);
+    },
     async warmUp() {
-      await Promise.all([sourceOf("registry"), sourceOf("layout")]);
+      await Promise.all([sourceOf("registry"), sourceOf("layout"), sourceOf("directory")]);
     },
     async close() {
       for (const source of made.values()) await (await source).close();

@@ -22,10 +22,18 @@ const streamRecord = z.strictObject({
   digest,
   size,
   origin: z.strictObject({
-    kind: z.enum(["registry", "layout"]),
+    kind: z.enum(["registry", "layout", "directory"]),
     host: z.string(),
     repository: z.string(),
+    blobFile: z.string().optional(),
   }),
+  /**
+   * Absent: a raw layer, `size` stored bytes. `bootstrap`: a Nydus bootstrap in the stream store,
+   * named by its content. `rafs`: a Nydus blob; `size` is that of the device it stands for.
+   */
+  format: z.enum(["bootstrap", "rafs"]).optional(),
+  /** Of a Nydus blob: its bytes in the registry, where a descriptor says. */
+  storedSize: size.optional(),
 });
 
 const binding = z.strictObject({
@@ -36,6 +44,8 @@ const binding = z.strictObject({
   devices: z.array(streamRecord),
   /** What the superblock said when it was read; absent until then. */
   inspected: z.strictObject({ compressed: z.boolean() }).optional(),
+  /** No longer to be opened anew; what is mounted is served on. */
+  unbound: z.literal(true).optional(),
   /** Size given to copen; undefined until the first. */
   copenSize: size.optional(),
   /** Every content this key ever had with the size given for it, oldest first. */
@@ -125,8 +135,24 @@ export class Bindings {
     return found.length === 1 ? (found[0]?.[1] ?? []) : [];
   }
 
-  /** Says what `name` stands for, and resolves when that is on disk. */
+  /** What a digest stands for in the known images, unless that is the same as in `record`. */
+  otherUse(record: Pick<StreamRecord, "digest" | "format">): string | undefined {
+    const other = this.#streams.get(record.digest)?.find(({ format }) => format !== record.format);
+    if (other === undefined) return undefined;
+    return other.format === undefined ? "a raw layer there" : `a Nydus ${other.format} stream there`;
+  }
+
+  /**
+   * Says what `name` stands for, and resolves when that is on disk. Fault: image_invalid when an
+   * image uses a digest in another way than a known one does: both would share a cache file.
+   */
   async bind(name: CookieName, content: Content): Promise<Binding> {
+    for (const record of [content.stream, ...content.devices]) {
+      const other = this.otherUse(record);
+      if (other === undefined) continue;
+      const detail = `${record.digest} contradicts a known image: it is ${other}`;
+      throw new DaemonError({ code: "image_invalid", where: content.reference, detail });
+    }
     const before = this.get(name);
     const same = before?.stream.digest === content.stream.digest;
     const bound: Binding = {
@@ -139,6 +165,21 @@ export class Bindings {
     this.#put(name, bound);
     await this.#save();
     return bound;
+  }
+
+  /** `name` may not be opened anew until it is bound again. Its sizes are remembered. */
+  async unbind(name: CookieName): Promise<void> {
+    const known = this.get(name);
+    if (known === undefined) return;
+    this.#put(name, { ...known, unbound: true });
+    await this.#save();
+  }
+
+  /** Forgets `name` and the sizes it had: only when its cache file is gone too. */
+  async forget(name: CookieName): Promise<void> {
+    if (this.#volumes.get(name.volumeKey)?.delete(name.cookieKey) !== true) return;
+    this.#changes += 1;
+    await this.#save();
   }
 
   /** The size to give to copen, on disk before it is returned. Digest keys always get the real one. */

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// One JSON document on disk that survives a crash at any moment: written to a temporary
-// file, synced, renamed over the old one, and the directory synced. Reads happen once, at
-// start; writes are queued, and saves asked for while one runs share the next.
+// One JSON document on disk that survives a crash at any moment. Reads happen once, at start;
+// writes are queued, and saves asked for while one runs share the next.
 
-import { mkdir, open, readFile, rename } from "node:fs/promises";
-import { dirname } from "node:path";
+import { readFile, rename } from "node:fs/promises";
+import { replaceFile } from "./durable-file.ts";
 
 export class JsonFile {
   readonly path: string;
@@ -52,23 +51,9 @@ export class JsonFile {
     return this.#next;
   }
 
-  async #write(): Promise<void> {
-    const directory = dirname(this.path);
-    await mkdir(directory, { recursive: true, mode: 0o700 });
-    const temporary = `${this.path}.new`;
-    const file = await open(temporary, "w", 0o600);
-    try {
-      await file.writeFile(`${JSON.stringify(this.#snapshot())}\n`);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(temporary, this.path);
-    const parent = await open(directory, "r");
-    try {
-      await parent.sync();
-    } finally {
-      await parent.close();
-    }
+  #write(): Promise<void> {
+    return replaceFile(this.path, (file) =>
+      file.writeFile(`${JSON.stringify(this.#snapshot())}\n`),
+    );
   }
 }

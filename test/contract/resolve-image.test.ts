@@ -4,6 +4,7 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { EROFSPlan } from "../../src/image/image.ts";
 import type { Source } from "../../src/source/source.ts";
 import { parseReference } from "../../src/image/oci/reference.ts";
 import { systemClock } from "../../src/platform/clock.ts";
@@ -40,6 +41,7 @@ beforeAll(async () => {
   source = createSources({
     registry: () => Promise.resolve(createRegistrySource({ clock: systemClock, random: () => 0 })),
     layout: () => Promise.resolve(createLayoutSource({ clock: systemClock })),
+    directory: () => Promise.reject(new Error("there is no directory here")),
   });
   const tree = await writeTree(folder);
   const data = join(folder, "data");
@@ -69,11 +71,16 @@ function target() {
   return { host: registry.host, repository: "team/app" };
 }
 
-function resolve(text: string, platform = AMD64): Promise<ResolvedImage> {
-  return resolveImage(source, parseReference(text), platform, {
+type ResolvedEROFSImage = ResolvedImage & { readonly plan: EROFSPlan };
+
+async function resolve(text: string, platform = AMD64): Promise<ResolvedEROFSImage> {
+  const resolved = await resolveImage(source, parseReference(text), platform, {
     signal: new AbortController().signal,
     deadlineMs: systemClock.nowMs() + 20_000,
   });
+  const { plan } = resolved;
+  if (plan.kind !== "erofs") throw new Error(`a plan of kind ${plan.kind}`);
+  return { ...resolved, plan };
 }
 
 async function pushIndex(tag: string, entries: readonly object[]): Promise<Blob> {

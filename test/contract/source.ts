@@ -6,7 +6,13 @@ import { randomBytes } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { DaemonError } from "../../src/errors.ts";
 import { systemClock } from "../../src/platform/clock.ts";
-import type { BlobLocation, FetchOptions, Origin, Source } from "../../src/source/source.ts";
+import type {
+  BlobLocation,
+  FetchOptions,
+  Origin,
+  SizedBlobLocation,
+  Source,
+} from "../../src/source/source.ts";
 import type { Extent } from "../../src/units.ts";
 import { faultFrom } from "../support/faults.ts";
 import { type BuiltImage, OCI_MANIFEST, buildImage, digestOf } from "../support/oci-image.ts";
@@ -25,11 +31,16 @@ export type MakeSource = (image: BuiltImage) => Promise<SourceUnderTest>;
 
 const LAYER_BYTES = 1_500_001;
 
-export function runSourceContract(name: string, make: MakeSource): void {
+/** Without `manifests` the source keeps only blobs. */
+export function runSourceContract(
+  name: string,
+  make: MakeSource,
+  { manifests = true }: { readonly manifests?: boolean } = {},
+): void {
   const layer = { bytes: randomBytes(LAYER_BYTES), mediaType: "application/vnd.erofs" };
   const image = buildImage([layer]);
   let made: SourceUnderTest;
-  let blob: BlobLocation;
+  let blob: SizedBlobLocation;
 
   beforeAll(async () => {
     made = await make(image);
@@ -47,7 +58,11 @@ export function runSourceContract(name: string, make: MakeSource): void {
     ...fields,
   });
 
-  const read = async (extent: Extent, from = blob, fields?: Partial<FetchOptions>) => {
+  const read = async (
+    extent: Extent,
+    from: BlobLocation = blob,
+    fields?: Partial<FetchOptions>,
+  ) => {
     const pieces: Uint8Array[] = [];
     const keep = (piece: Uint8Array): void => {
       pieces.push(Uint8Array.from(piece));
@@ -107,6 +122,21 @@ export function runSourceContract(name: string, make: MakeSource): void {
       expect(fault.code).toBe("blob_truncated");
     });
 
+    it("of a blob of unknown size arrives exactly, and ends where the blob ends", async () => {
+      const from = { ...blob, size: undefined };
+      const extent = { offset: LAYER_BYTES - 5000, length: 5000 };
+      expect(Buffer.compare(await read(extent, from), layer.bytes.subarray(-5000))).toBe(0);
+      const whole = await read({ offset: 0, length: LAYER_BYTES }, from);
+      expect(Buffer.compare(whole, layer.bytes)).toBe(0);
+      for (const behind of [
+        { ...extent, length: 5001 },
+        { offset: LAYER_BYTES + 9, length: 1 },
+      ]) {
+        const fault = await faultFrom(read(behind, from));
+        expect(["blob_truncated", "registry_protocol"]).toContain(fault.code);
+      }
+    });
+
     it("ends with the caller's reason when it is aborted, delivering nothing more", async () => {
       const abort = new AbortController();
       let deliveredBytes = 0;
@@ -139,6 +169,34 @@ export function runSourceContract(name: string, make: MakeSource): void {
       await expect(work).rejects.toThrow("the receiver's bug");
     });
   });
+
+  describe(`${name}: a blob's size`, () => {
+    const sizeOf = (of: BlobLocation): Promise<number> => made.source.blobSize(of, options());
+
+    it("is what is stored, whether it was known or not", async () => {
+      expect(await sizeOf(blob)).toBe(LAYER_BYTES);
+      expect(await sizeOf({ ...blob, size: undefined })).toBe(LAYER_BYTES);
+    });
+
+    it("is not another one than the descriptor's", async () => {
+      const fault = await faultFrom(sizeOf({ ...blob, size: LAYER_BYTES + 1 }));
+      expect(fault).toMatchObject({ code: "blob_truncated", digest: blob.digest });
+    });
+
+    it("is not that of a blob that is not there", async () => {
+      const digest = digestOf(Uint8Array.of(1));
+      const fault = await faultFrom(sizeOf({ ...blob, digest, size: undefined }));
+      expect(fault).toMatchObject({ code: "blob_not_found", digest });
+    });
+  });
+
+  if (!manifests) {
+    it(`${name}: a manifest is not here, where there are only blobs`, async () => {
+      const work = made.source.fetchManifest(made.origin, "v1", options());
+      expect((await faultFrom(work)).code).toBe("image_unsupported");
+    });
+    return;
+  }
 
   describe(`${name}: a manifest`, () => {
     it("comes by tag and by digest, the same", async () => {

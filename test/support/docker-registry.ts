@@ -26,6 +26,8 @@ export interface RegistryStart {
   /** A free port of 127.0.0.1 by default. */
   readonly port?: number;
   readonly address?: string;
+  /** A file of user names and passwords as bcrypt hashes, read again whenever it changes. */
+  readonly htpasswd?: string;
 }
 
 /** Resolves once it listens. Rejects when the binary is missing or it ends before that. */
@@ -35,7 +37,7 @@ export async function startDockerRegistry(start: RegistryStart = {}): Promise<Ru
   const address = start.address ?? "127.0.0.1";
   const host = `${address}:${start.port ?? (await freePort())}`;
   const config = join(home, "config.yml");
-  await writeFile(config, configText(host, storage));
+  await writeFile(config, configText(host, storage, start.htpasswd));
   const child = spawn(BINARY, ["serve", config], { stdio: ["ignore", "ignore", "pipe"] });
   try {
     await listening(child);
@@ -57,13 +59,15 @@ export async function startDockerRegistry(start: RegistryStart = {}): Promise<Ru
   };
 }
 
-function configText(host: string, storage: string): string {
+function configText(host: string, storage: string, htpasswd: string | undefined): string {
+  const auth = `auth: { htpasswd: { realm: tests, path: ${JSON.stringify(htpasswd)} } }`;
   return [
     "version: 0.1",
     "log: { level: info, accesslog: { disabled: true } }",
     "storage:",
     `  filesystem: { rootdirectory: ${JSON.stringify(storage)} }`,
     "  delete: { enabled: true }",
+    ...(htpasswd === undefined ? [] : [auth]),
     `http: { addr: ${JSON.stringify(host)} }`,
     "",
   ].join("\n");

@@ -8,7 +8,7 @@
 // Checked: see `violations`.
 
 import { DaemonError } from "../../src/errors.ts";
-import type { BlobLocation } from "../../src/source/source.ts";
+import type { SizedBlobLocation as BlobLocation } from "../../src/source/source.ts";
 import { BLOCK_BYTES, type Extent, extentEnd } from "../../src/units.ts";
 import { overlaps } from "../../src/flow/failure-memory.ts";
 import type { PinnedHead } from "../../src/flow/stream-flow.ts";
@@ -97,7 +97,7 @@ class Simulation {
   #pin(): void {
     const stream = this.#random.pick(this.#streams);
     if (stream === undefined || !this.#pinsHeads || this.#pins.length > 1) return;
-    const head = this.#rig.engine.flowOf(stream.blob).pinHead();
+    const head = this.#rig.engine.flowOf(this.#rig.stream(stream.blob)).pinHead();
     this.#pins.push(head);
     const wanted = Math.min(100, stream.bytes.length);
     const check = (bytes: Uint8Array): void => {
@@ -114,7 +114,7 @@ class Simulation {
     object.holdsWrites = this.#random.chance(0.7);
     if (this.#random.chance(0.5)) object.extents = this.#cachedBefore(object, stream);
     this.#objects.set(object, stream);
-    this.#rig.engine.serve(stream.blob, object);
+    this.#rig.engine.serve(this.#rig.stream(stream.blob), object);
   }
 
   /** What an earlier mount left in the file; listing it may take a turn or fail. */
@@ -288,7 +288,7 @@ class Simulation {
     this.#expectNone("timers pending", clock.pendingCount);
     this.#expectNone("reads waiting", engine.waitingReads);
     for (const { blob } of this.#streams) {
-      this.#expectNone("flights left", engine.flowOf(blob).flights.size);
+      this.#expectNone("flights left", engine.flowOf(this.#rig.stream(blob)).flights.size);
     }
   }
 

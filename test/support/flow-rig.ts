@@ -4,9 +4,10 @@
 import { createHash } from "node:crypto";
 import type { DaemonError } from "../../src/errors.ts";
 import { Engine } from "../../src/flow/engine.ts";
-import type { FlowLimits } from "../../src/flow/stream-flow.ts";
+import type { FlowLimits, Stream } from "../../src/flow/stream-flow.ts";
+import { rawStream } from "../../src/flow/streams.ts";
 import { SlabPool } from "../../src/platform/slab-pool.ts";
-import type { BlobLocation } from "../../src/source/source.ts";
+import type { SizedBlobLocation } from "../../src/source/source.ts";
 import { BLOCK_BYTES, type Digest, type Extent, isDigest } from "../../src/units.ts";
 import { FakeClock } from "./fake-clock.ts";
 import { FakeObject, FakeRead } from "./fake-kernel.ts";
@@ -46,7 +47,6 @@ export class FlowRig {
     this.engine = new Engine({
       clock: this.clock,
       log: this.log,
-      source: this.source,
       slabs: this.slabs,
       limits: { ...LIMITS, ...options.limits },
       onFillFailure: (keys, error) => {
@@ -56,17 +56,21 @@ export class FlowRig {
   }
 
   /** A blob of `bytes` in the source. */
-  blob(bytes: Uint8Array): BlobLocation {
+  blob(bytes: Uint8Array): SizedBlobLocation {
     const digest = digestOf(bytes);
     this.source.put(digest, bytes);
     return { origin: ORIGIN, digest, size: bytes.length };
   }
 
+  stream(blob: SizedBlobLocation): Stream {
+    return rawStream(blob, this.source);
+  }
+
   /** Opens an object on `blob`; `prepare` may set the fake up before the engine sees it. */
-  async open(blob: BlobLocation, prepare?: (object: FakeObject) => void): Promise<FakeObject> {
+  async open(blob: SizedBlobLocation, prepare?: (object: FakeObject) => void): Promise<FakeObject> {
     const object = this.object(blob.size);
     prepare?.(object);
-    this.engine.serve(blob, object);
+    this.engine.serve(this.stream(blob), object);
     await turns();
     return object;
   }

@@ -2,14 +2,20 @@
 // An opener and its name resolver on a scripted registry: names resolve when the test says so,
 // blobs come at once, and the state is a real file in a directory of the test's own.
 
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { DaemonError, type Fault } from "../../src/errors.ts";
-import { NameResolver } from "../../src/flow/name-resolver.ts";
-import { Opener, type OpenerParts } from "../../src/flow/open-image.ts";
+import { NameResolver, type NameResolverParts } from "../../src/flow/name-resolver.ts";
+import { Opener } from "../../src/flow/open-image.ts";
 import { cancelledBy } from "../../src/platform/clock.ts";
-import type { ReferenceResolver, ResolvedReference } from "../../src/source/reference-resolver.ts";
-import type { BlobLocation, FetchOptions } from "../../src/source/source.ts";
+import type {
+  ReferenceResolver,
+  ResolvedEROFS,
+  ResolvedReference,
+} from "../../src/source/reference-resolver.ts";
+import type { SizedBlobLocation as BlobLocation, FetchOptions } from "../../src/source/source.ts";
+import { Streams } from "../../src/flow/streams.ts";
 import { Bindings } from "../../src/state/bindings.ts";
+import { StreamStore } from "../../src/state/stream-store.ts";
 import { type HeadOptions, erofsBlob } from "./erofs-head.ts";
 import { FakeOpen } from "./fake-kernel.ts";
 import { FlowRig, digestOf } from "./flow-rig.ts";
@@ -37,18 +43,28 @@ export class NamesRig {
     this.path = path;
     this.bindings = bindings;
     const { clock, log, engine } = this.flow;
-    const common = { clock, log, engine, volumeKey: VOLUME, openTimeoutMs: OPEN_TIMEOUT_MS };
+    const common = { clock, log, engine, openTimeoutMs: OPEN_TIMEOUT_MS };
+    const streams = new Streams({
+      source: this.flow.source,
+      store: new StreamStore(dirname(path)),
+      decoder: () => Promise.reject(new Error("nothing here is compressed")),
+      live: (key) => engine.liveStream(key),
+    });
     this.names = new NameResolver({
       ...common,
       bindings,
+      streams,
       references: this.#references(),
+      admit: () => Promise.reject(new Error("no Nydus image is published here")),
+      integrity: options.integrity ?? "prefer",
+      volumeKey: VOLUME,
       servesCompressed: options.servesCompressed ?? true,
       heldHeadsMax: 8,
     });
     this.opener = new Opener({
       ...common,
       names: this.names,
-      integrity: options.integrity ?? "prefer",
+      volumeProblem: (key) => (key === VOLUME ? undefined : "not of this daemon"),
       onFailure: (key, error) => {
         this.failures.push({ key, error });
       },
@@ -64,11 +80,12 @@ export class NamesRig {
   }
 
   /** An image in the registry, with devices of one block each. */
-  image(options: HeadOptions & { devices?: readonly Uint8Array[] } = {}): ResolvedReference {
+  image(options: HeadOptions & { devices?: readonly Uint8Array[] } = {}): ResolvedEROFS {
     const devices = (options.devices ?? []).map((bytes) => this.flow.blob(bytes));
     const stream = this.flow.blob(erofsBlob(options));
     const manifest = JSON.stringify([stream.digest, devices.map(({ digest }) => digest)]);
     return {
+      kind: "erofs",
       reference: TAG,
       manifestDigest: digestOf(Buffer.from(manifest)),
       stream,
@@ -154,7 +171,7 @@ export class NamesRig {
 
 export interface RigOptions {
   readonly path?: string;
-  readonly integrity?: OpenerParts["integrity"];
+  readonly integrity?: NameResolverParts["integrity"];
   readonly servesCompressed?: boolean;
 }
 

@@ -3,13 +3,19 @@
 
 import type { Fault } from "../../src/errors.ts";
 import { type Clock, systemClock } from "../../src/platform/clock.ts";
+import type { AccessBook } from "../../src/source/registry/access.ts";
 import type { RegistryOptions } from "../../src/source/registry/options.ts";
 import { createRegistrySource } from "../../src/source/registry/registry-source.ts";
-import type { BlobLocation, FetchOptions, Origin, Source } from "../../src/source/source.ts";
+import type { FetchOptions, Origin, SizedBlobLocation, Source } from "../../src/source/source.ts";
 import type { Extent } from "../../src/units.ts";
 import { faultFrom } from "./faults.ts";
 import { digestOf } from "./oci-image.ts";
-import { type Respond, type ScriptedServer, startScriptedServer } from "./scripted-server.ts";
+import {
+  type Respond,
+  type ScriptedServer,
+  type ServerTLS,
+  startScriptedServer,
+} from "./scripted-server.ts";
 
 /** 100000 bytes that differ from their neighbours. */
 export const CONTENT = Uint8Array.from({ length: 100_000 }, (_, at) => (at * 31 + (at >> 8)) & 255);
@@ -18,7 +24,7 @@ export interface ClientFixture extends AsyncDisposable {
   readonly source: Source;
   readonly server: ScriptedServer;
   readonly origin: Origin;
-  readonly blob: BlobLocation;
+  readonly blob: SizedBlobLocation;
   readonly observed: { requests: string[]; bytes: number; failures: string[] };
   readonly logged: string[];
   /** Reads an extent of CONTENT; the bytes that were delivered. */
@@ -36,20 +42,24 @@ export interface FixtureOptions {
   readonly options?: Partial<RegistryOptions>;
   /** Host to talk to instead of the scripted server's. */
   readonly host?: string;
+  readonly access?: AccessBook;
+  /** The scripted server speaks TLS. */
+  readonly tls?: ServerTLS;
 }
 
 /** Backoff takes no time: the random number is always 0. */
 export async function startClient(
   respond: Respond,
-  { clock = systemClock, options = {}, host }: FixtureOptions = {},
+  { clock = systemClock, options = {}, host, access, tls }: FixtureOptions = {},
 ): Promise<ClientFixture> {
-  const server = await startScriptedServer(respond);
+  const server = await startScriptedServer(respond, tls);
   const observed: ClientFixture["observed"] = { requests: [], bytes: 0, failures: [] };
   const logged: string[] = [];
   const source = createRegistrySource({
     clock,
     random: () => 0,
     options,
+    ...(access === undefined ? {} : { access }),
     observe: {
       request: (at) => observed.requests.push(at),
       bytes: (_, count) => {

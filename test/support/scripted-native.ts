@@ -33,6 +33,10 @@ export class ScriptedNative implements Native {
     return DEVICE_FD;
   }
 
+  decode(): Promise<void> {
+    return Promise.reject(new Error("nothing is decoded at the kernel's door"));
+  }
+
   close(fd: number): void {
     this.#mustBeOpen(fd);
     this.closedFds.push(fd);
@@ -94,6 +98,14 @@ export class ScriptedNative implements Native {
     return this.#job(fd, "extents").then((found) =>
       found instanceof Float64Array ? found : new Float64Array(),
     );
+  }
+
+  sendWithFd(): Promise<void> {
+    return Promise.reject(new Error("not scripted"));
+  }
+
+  receiveWithFd(): ReturnType<Native["receiveWithFd"]> {
+    return Promise.reject(new Error("not scripted"));
   }
 
   allocateAligned(bytes: number): Uint8Array {

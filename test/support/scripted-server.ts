@@ -4,6 +4,7 @@
 
 import { once } from "node:events";
 import { type Socket, createServer } from "node:net";
+import { createServer as createTLSServer } from "node:tls";
 import { portOf } from "./port.ts";
 
 export interface ScriptedRequest {
@@ -30,11 +31,20 @@ export interface ScriptedServer {
   close(): Promise<void>;
 }
 
-export async function startScriptedServer(respond: Respond): Promise<ScriptedServer> {
+/** PEM texts. */
+export interface ServerTLS {
+  readonly key: string;
+  readonly cert: string;
+}
+
+export async function startScriptedServer(
+  respond: Respond,
+  tls?: ServerTLS,
+): Promise<ScriptedServer> {
   const requests: ScriptedRequest[] = [];
   const openSockets = new Set<Socket>();
   let closedWaiters: readonly (() => void)[] = [];
-  const server = createServer((socket) => {
+  const serve = (socket: Socket): void => {
     openSockets.add(socket);
     socket.on("error", () => undefined);
     socket.on("close", () => {
@@ -52,7 +62,8 @@ export async function startScriptedServer(respond: Respond): Promise<ScriptedSer
         respond(request, socket);
       }
     });
-  });
+  };
+  const server = tls === undefined ? createServer(serve) : createTLSServer({ ...tls }, serve);
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   return {

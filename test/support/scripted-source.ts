@@ -101,7 +101,7 @@ export class ScriptedSource implements Source {
     options: FetchOptions,
   ): Promise<void> {
     const content = this.#contents.get(blob.digest) ?? new Uint8Array(extentEnd(extent));
-    if (extent.length === 0 || extentEnd(extent) > blob.size) {
+    if (extent.length === 0 || extentEnd(extent) > (blob.size ?? content.length)) {
       throw new Error(`a range outside the blob: ${extent.offset}+${extent.length}`);
     }
     return new Promise((resolve, reject) => {
@@ -113,6 +113,10 @@ export class ScriptedSource implements Source {
       if (options.signal.aborted) aborted();
       else options.signal.addEventListener("abort", aborted, { once: true });
     });
+  }
+
+  blobSize({ digest, size }: BlobLocation): Promise<number> {
+    return Promise.resolve(size ?? this.#contents.get(digest)?.length ?? 0);
   }
 
   close(): Promise<void> {

@@ -42,7 +42,7 @@ export interface MatchedDevice<L extends SizedLayer = EROFSLayer> {
 /** `bytes` is exactly superblock.deviceTable of the primary device. Faults: image_invalid. */
 export function parseDeviceTable(
   bytes: Uint8Array,
-  superblock: Superblock,
+  superblock: Pick<Superblock, "deviceCount" | "wideBlocks">,
   where: string,
 ): readonly DeviceSlot[] {
   const length = superblock.deviceCount * SLOT_BYTES;

@@ -48,6 +48,7 @@ const platform = z.object({
 const indexEntry = z.object({
   mediaType,
   digest: z.string().max(TEXT_MAX),
+  artifactType: z.string().max(TEXT_MAX).optional(),
   platform: platform.optional(),
   annotations: annotations.optional(),
 });

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a manifest to the streams the kernel will address, or a sentence that says why this image
-// is not served. Served: one raw EROFS layer, alone or after layers of role `device`
-// (EROFS image layer format, sections 2.4 and 3.8). Standalone chunk indexes are passed over, as
-// its section 3.4.3 asks of a consumer that does not use them.
+// From a manifest to the blobs that make the image, or a sentence that says why this image is not
+// served. Served: one raw EROFS layer, alone or after layers of role `device` (EROFS image layer
+// format, sections 2.4 and 3.8), and Nydus images (plan-rafs.ts). Standalone chunk indexes are
+// passed over, as section 3.4.3 asks of a consumer that does not use them.
 
 import { DaemonError } from "../../errors.ts";
 import type { Digest } from "../../units.ts";
-import type { EROFSLayer, ImagePlan } from "../image.ts";
+import type { EROFSLayer, EROFSPlan, ImagePlan } from "../image.ts";
 import type { Descriptor, Manifest } from "./manifest.ts";
 import {
   CHUNK_INDEX_TARGET_ANNOTATION,
@@ -19,6 +19,7 @@ import {
   isNydus,
   isPlainType,
 } from "./media-types.ts";
+import { hasRAFSBootstrap, planRAFS } from "./plan-rafs.ts";
 
 export interface PlanOptions {
   /** Digest of the manifest's bytes. */
@@ -43,9 +44,13 @@ export function planImage(manifest: Manifest, options: PlanOptions): ImagePlan {
     const kind = manifest.artifactType ?? config.mediaType;
     throw unsupported(where, `it is an artifact of type ${kind}, not a container image`);
   }
+  return hasRAFSBootstrap(manifest) ? planRAFS(manifest, options) : planErofs(manifest, options);
+}
+
+function planErofs(manifest: Manifest, { manifestDigest, where }: PlanOptions): EROFSPlan {
   const layers = withoutChunkIndexes(manifest.layers, where);
   if (layers.some(({ descriptor }) => isNydus(descriptor))) {
-    throw unsupported(where, `it is a Nydus (RAFS) image; ${SERVED_TEXT}`);
+    throw unsupported(where, "it has Nydus layers, and the last is not their bootstrap");
   }
   const last = layers.at(-1);
   if (last === undefined) throw unsupported(where, "it has no layers");
@@ -57,7 +62,8 @@ export function planImage(manifest: Manifest, options: PlanOptions): ImagePlan {
   checkBefore(before, roles, where);
   checkDistinct(layers, where);
   return {
-    manifestDigest: options.manifestDigest,
+    kind: "erofs",
+    manifestDigest,
     bootstrap: layerOf(last),
     devices: before.map(layerOf),
   };

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which entries of an index are for this machine, best first: an entry that asks for the OS
-// feature `erofs` (EROFS image layer format, section 5.4) before a plain one, then the highest
-// CPU variant this machine runs, then the index's order. Entries that ask for features erofsd
-// does not offer are never taken.
+// feature `erofs` (EROFS image layer format, section 5.4) before one that is marked as a Nydus
+// image before a plain one, then the highest CPU variant this machine runs, then the index's
+// order. Entries that ask for features erofsd does not offer are never taken.
 
 import { DaemonError } from "../../errors.ts";
 import { type Digest, isDigest } from "../../units.ts";
-import { isIndexType, isManifestType } from "./media-types.ts";
+import {
+  NYDUS_ARTIFACT_TYPE,
+  NYDUS_OS_FEATURE,
+  isIndexType,
+  isManifestType,
+} from "./media-types.ts";
 import type { Index, IndexEntry } from "./manifest.ts";
 
 /** In OCI's words, which are Go's: linux, amd64, arm64 ... */
@@ -23,7 +28,11 @@ export interface Candidate {
   readonly mediaType: string;
 }
 
-const FEATURES_OFFERED: readonly string[] = ["erofs"];
+const EROFS_OS_FEATURE = "erofs";
+const FEATURES_OFFERED: readonly string[] = [EROFS_OS_FEATURE, NYDUS_OS_FEATURE];
+/** Above every CPU variant. */
+const EROFS_RANK = 2000;
+const NYDUS_RANK = 1000;
 /** More entries than this for one platform are not looked into. */
 const CANDIDATES_MAX = 8;
 
@@ -78,7 +87,13 @@ function rankEntry(entry: IndexEntry, platform: Platform): number {
   if (!features.every((feature) => FEATURES_OFFERED.includes(feature))) return 0;
   const variant = variantNumber(wanted.architecture, wanted.variant);
   if (variant > variantNumber(platform.architecture, platform.variant)) return 0;
-  return 1 + variant + (features.includes("erofs") ? 1000 : 0);
+  return 1 + variant + formatRank(entry, features);
+}
+
+function formatRank({ artifactType }: IndexEntry, features: readonly string[]): number {
+  if (features.includes(EROFS_OS_FEATURE)) return EROFS_RANK;
+  const isMarked = artifactType === NYDUS_ARTIFACT_TYPE || features.includes(NYDUS_OS_FEATURE);
+  return isMarked ? NYDUS_RANK : 0;
 }
 
 /** `v8` is 8; an unknown spelling is above every machine's. */

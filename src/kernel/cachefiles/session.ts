@@ -20,6 +20,7 @@ import {
   OPCODE,
   type OpenMessage,
   type ReadMessage,
+  encodeCommand,
   encodeCopen,
   parseMessage,
 } from "./codec.ts";
@@ -40,8 +41,10 @@ export interface SessionParts {
   readonly native: Native;
   readonly clock: Clock;
   readonly log: Log;
-  /** A device that openBoundDevice returned; the session owns it from now on. */
+  /** A device that openBoundDevice returned, or another daemon bound; the session owns it from now on. */
   readonly deviceFd: number;
+  /** Another daemon bound it: the kernel is asked to say again what that one left unanswered. */
+  readonly adopted?: boolean;
 }
 
 export class CachefilesSession implements KernelDoor {
@@ -49,12 +52,14 @@ export class CachefilesSession implements KernelDoor {
   readonly #clock: Clock;
   readonly #log: Log;
   readonly #deviceFd: number;
+  readonly #adopted: boolean;
   readonly #buffer = new Uint8Array(MESSAGE_BYTES_MAX);
   readonly #objects = new Map<number, CacheObject>();
   readonly #opens = new Map<number, PendingOpen>();
   readonly #reads = new Map<number, PendingRead>();
   readonly #closing = new Set<Promise<void>>();
   #stopped = false;
+  #paused = false;
   #watcher: FdWatcher | undefined;
   #handler: KernelHandler | undefined;
   #onFatal: ((error: DaemonError) => void) | undefined;
@@ -68,11 +73,13 @@ export class CachefilesSession implements KernelDoor {
     this.#clock = parts.clock;
     this.#log = parts.log;
     this.#deviceFd = parts.deviceFd;
+    this.#adopted = parts.adopted ?? false;
   }
 
   start(handler: KernelHandler, onFatal: (error: DaemonError) => void): void {
     this.#handler = handler;
     this.#onFatal = onFatal;
+    if (this.#adopted) this.#restore();
     this.#watcher = this.#native.watch(this.#deviceFd, () => {
       this.#drain();
     });
@@ -82,11 +89,20 @@ export class CachefilesSession implements KernelDoor {
     return this.#objects.size;
   }
 
+  /** Takes no further messages: they are for the daemon that follows. What was taken is answered still. */
+  pause(): void {
+    this.#paused = true;
+    this.#watcher?.close();
+    this.#watcher = undefined;
+  }
+
   async stop(error: DaemonError): Promise<void> {
     if (this.#stopped) return;
     this.#stopped = true;
     // Undelivered messages would die with the device anyway; taken here, they are answered below.
-    for (let left = 1024; left > 0 && this.#takeMessage(() => undefined); left -= 1);
+    for (let left = this.#paused ? 0 : 1024; left > 0; left -= 1) {
+      if (!this.#takeMessage(() => undefined)) break;
+    }
     this.#watcher?.close();
     this.#watcher = undefined;
     // Preempted, not answered: flow still holds these requests and may answer them later.
@@ -102,6 +118,16 @@ export class CachefilesSession implements KernelDoor {
     this.#objects.clear();
     await Promise.all(this.#closing);
     this.#native.close(this.#deviceFd);
+  }
+
+  // Source: fs/cachefiles/ondemand.c, cachefiles_ondemand_restore(); kernel-notes/cachefiles-takeover.md.
+  #restore(): void {
+    try {
+      this.#native.write(this.#deviceFd, encodeCommand("restore"));
+    } catch (error) {
+      const { message } = asDaemonError(error);
+      this.#log.error({}, `this kernel cannot restore a session: who waited stays waiting (${message})`);
+    }
   }
 
   #drain(): void {

@@ -20,7 +20,10 @@ export type BodySink = (piece: Uint8Array) => void;
 
 export interface ExchangeRequest {
   readonly dispatcher: Dispatcher;
+  /** Names the host in faults. */
   readonly url: URL;
+  /** What comes after the method: a path with its query, or for a proxy the whole URL. */
+  readonly target: string;
   readonly headers: Readonly<Record<string, string>>;
   readonly signal: AbortSignal;
   readonly clock: Clock;
@@ -76,15 +79,14 @@ class Exchange implements Dispatcher.DispatchHandler {
   }
 
   start(): void {
-    const { dispatcher, url, headers, signal } = this.#request;
+    const { dispatcher, url, target, headers, signal } = this.#request;
     if (signal.aborted) {
       this.#onAbort();
       return;
     }
     signal.addEventListener("abort", this.#onAbort, { once: true });
     try {
-      const path = `${url.pathname}${url.search}`;
-      dispatcher.dispatch({ origin: url.origin, path, method: "GET", headers }, this);
+      dispatcher.dispatch({ origin: url.origin, path: target, method: "GET", headers }, this);
     } catch (error) {
       this.#fail(transportFault(error, this.#host));
     }

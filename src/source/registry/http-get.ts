@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// A GET at a registry as one try: follows redirects (RFC 9110, section 15.4), answers a Bearer
-// challenge once, and turns every other answer into a fault. Authorization is sent to the
-// registry's own origin alone; a redirect never leads from TLS to plain HTTP.
+// A GET at a registry as one try: follows redirects (RFC 9110, section 15.4), answers a challenge
+// once, and turns every other answer into a fault. Authorization is sent to the registry's own
+// origin alone; a redirect leads from TLS to plain HTTP only when the repository's profile says so.
 
 import { DaemonError, type Fault } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
-import { type BodySink, type ResponseHead, exchange } from "./exchange.ts";
+import type { Access, AccessProfile } from "./access.ts";
+import type { BodySink, ResponseHead } from "./exchange.ts";
 import { statusFault } from "./faults.ts";
-import type { RegistryObserver, RegistryOptions } from "./options.ts";
-import type { Pools } from "./pools.ts";
 import { type RetryHints, parseRetryAfter } from "./retry.ts";
-import { Tokens } from "./tokens.ts";
+import { type Door, Tokens } from "./tokens.ts";
+import type { Route, Transport } from "./transport.ts";
 
 const REDIRECTS_MAX = 5;
 const REDIRECT_STATUSES = new Set([301, 302, 303, 307, 308]);
@@ -19,14 +19,17 @@ const TOKEN_BYTES_MAX = 64 * 1024;
 export interface GetRequest {
   readonly url: URL;
   readonly repository: string;
+  /** How the repository is reached now; asked for each exchange. */
+  readonly access: () => Access | undefined;
+  readonly route: Route;
   /** Names what is fetched in faults: `blob sha256:...`. */
   readonly what: string;
   readonly headers: Readonly<Record<string, string>>;
   readonly signal: AbortSignal;
   readonly hints: RetryHints;
   readonly notFound: Fault;
-  /** For 200 and 206: checks the head and says where the body goes. */
-  readonly onHead: (head: ResponseHead) => BodySink;
+  /** For 200 and 206: checks the head and says where the body goes; undefined: not wanted. */
+  readonly onHead: (head: ResponseHead) => BodySink | undefined;
   /** A fault for a status that means something of its own; undefined for the usual one. */
   readonly onStatus?: (head: ResponseHead) => DaemonError | undefined;
 }
@@ -34,9 +37,7 @@ export interface GetRequest {
 export interface HTTPParts {
   readonly clock: Clock;
   readonly wallClockMs: () => number;
-  readonly options: RegistryOptions;
-  readonly pools: Pools;
-  readonly observe: RegistryObserver;
+  readonly transport: Transport;
   /** Aborted when the source is closed; bounds the fetch of a token, which many may wait for. */
   readonly closing: AbortSignal;
 }
@@ -49,7 +50,7 @@ export class HTTPClient {
     this.#parts = parts;
     this.#tokens = new Tokens({
       clock: parts.clock,
-      fetchDocument: (url) => this.#fetchDocument(url),
+      fetchDocument: (url, door) => this.#fetchDocument(url, door),
     });
   }
 
@@ -59,17 +60,23 @@ export class HTTPClient {
     let redirects = 0;
     let challenged = false;
     for (;;) {
-      const head = await this.#exchangeOnce(request, url);
+      const isOwn = url.origin === request.url.origin;
+      const authorization = isOwn ? this.#tokens.authorization(doorOf(request)) : undefined;
+      const head = await this.#exchangeOnce(request, url, authorization);
       if (isServed(head.status)) return;
       if (REDIRECT_STATUSES.has(head.status)) {
         redirects += 1;
         if (redirects > REDIRECTS_MAX) {
           throw protocolFault(head.host, `more than ${REDIRECTS_MAX} redirects`);
         }
-        url = redirectTarget(url, head);
-      } else if (head.status === 401 && !challenged && url.origin === request.url.origin) {
+        url = redirectTarget(url, head, request.access()?.profile);
+      } else if (head.status === 401 && !challenged && isOwn) {
         challenged = true;
-        if (!(await this.#authorize(request, head))) throw this.#faultOf(request, head);
+        const challenge = head.headers.get("www-authenticate") ?? "";
+        const door = doorOf(request);
+        if (!(await this.#tokens.answerChallenge(door, challenge, authorization))) {
+          throw this.#faultOf(request, head);
+        }
         url = request.url;
       } else {
         throw this.#faultOf(request, head);
@@ -77,50 +84,24 @@ export class HTTPClient {
     }
   }
 
-  #exchangeOnce(request: GetRequest, url: URL): Promise<ResponseHead> {
-    const authorization =
-      url.origin === request.url.origin
-        ? this.#tokens.authorization(request.url, request.repository)
-        : undefined;
+  #exchangeOnce(
+    request: GetRequest,
+    url: URL,
+    authorization: string | undefined,
+  ): Promise<ResponseHead> {
     const headers = authorization === undefined ? {} : { authorization };
-    return this.#exchange({
+    const call = {
       url,
       headers: { ...request.headers, ...headers },
       signal: request.signal,
-      onHead: (head) => {
+      access: request.access(),
+      onHead: (head: ResponseHead) => {
         if (!isServed(head.status)) return undefined;
         checkEncoding(head);
         return request.onHead(head);
       },
-    });
-  }
-
-  #exchange(call: {
-    readonly url: URL;
-    readonly headers: Readonly<Record<string, string>>;
-    readonly signal: AbortSignal;
-    readonly onHead: (head: ResponseHead) => BodySink | undefined;
-  }): Promise<ResponseHead> {
-    const { clock, options, pools, observe } = this.#parts;
-    const { host } = call.url;
-    observe.request?.(host);
-    return exchange({
-      ...call,
-      headers: { ...call.headers, "accept-encoding": "identity", "user-agent": "erofsd" },
-      dispatcher: pools.for(call.url),
-      clock,
-      headersTimeoutMs: options.headersTimeoutMs,
-      stallTimeoutMs: options.stallTimeoutMs,
-      onBytes: (count) => observe.bytes?.(host, count),
-    });
-  }
-
-  /** A token that was sent and refused is of no more use. */
-  async #authorize(request: GetRequest, head: ResponseHead): Promise<boolean> {
-    const { url, repository } = request;
-    this.#tokens.forget(url, repository);
-    const challenge = head.headers.get("www-authenticate") ?? "";
-    return await this.#tokens.answerChallenge(url, repository, challenge);
+    };
+    return this.#parts.transport.get(call, request.route);
   }
 
   #faultOf(request: GetRequest, head: ResponseHead): DaemonError {
@@ -136,22 +117,28 @@ export class HTTPClient {
     return statusFault({ host, repository, status, retryAfterMs, what, notFound });
   }
 
-  async #fetchDocument(url: URL): Promise<Uint8Array> {
+  /** Never through a proxy: a password is for the token service alone. */
+  async #fetchDocument(url: URL, { registry, repository, access }: Door): Promise<Uint8Array> {
     const pieces = new PieceCollector(TOKEN_BYTES_MAX, url.host);
-    const head = await this.#exchange({
+    const authorization = access?.basicAuthorization;
+    const { status } = await this.#parts.transport.getDirect({
       url,
-      headers: { accept: "application/json" },
+      headers: { accept: "application/json", ...(authorization && { authorization }) },
       signal: this.#parts.closing,
+      access,
       onHead: (head) => {
         if (head.status !== 200) return undefined;
         checkEncoding(head);
         return (piece) => pieces.add(piece);
       },
     });
-    if (head.status !== 200) {
-      const { host, status } = head;
-      const detail = "anonymous token";
-      throw new DaemonError({ code: "registry_failed", host, status, detail });
+    if (status === 401 || status === 403) {
+      const { host } = registry;
+      throw new DaemonError({ code: "registry_unauthorized", host, repository, status });
+    }
+    if (status !== 200) {
+      const detail = "a token to pull with";
+      throw new DaemonError({ code: "registry_failed", host: url.host, status, detail });
     }
     return pieces.join();
   }
@@ -197,7 +184,11 @@ function checkEncoding(head: ResponseHead): void {
   }
 }
 
-function redirectTarget(from: URL, head: ResponseHead): URL {
+function redirectTarget(
+  from: URL,
+  head: ResponseHead,
+  { blobUrlScheme, blobRedirectedHost }: AccessProfile = {},
+): URL {
   const location = head.headers.get("location") ?? "";
   if (location === "" || !URL.canParse(location, from.href)) {
     throw protocolFault(head.host, `${head.status} without a usable Location`);
@@ -206,10 +197,17 @@ function redirectTarget(from: URL, head: ResponseHead): URL {
   if (target.protocol !== "https:" && target.protocol !== "http:") {
     throw protocolFault(head.host, `a redirect to ${target.protocol}`);
   }
-  if (from.protocol === "https:" && target.protocol === "http:") {
+  if (blobUrlScheme !== undefined) target.protocol = blobUrlScheme;
+  if (blobRedirectedHost !== undefined) target.host = blobRedirectedHost;
+  const isDowngrade = from.protocol === "https:" && target.protocol === "http:";
+  if (isDowngrade && blobUrlScheme !== "http") {
     throw protocolFault(head.host, `a redirect from https to plain http at ${target.host}`);
   }
   target.username = "";
   target.password = "";
   return target;
+}
+
+function doorOf({ url, repository, access }: GetRequest): Door {
+  return { registry: url, repository, access: access() };
 }

@@ -3,6 +3,7 @@
 // and a log. All times are in milliseconds.
 
 import type { Clock, Random } from "../../platform/clock.ts";
+import type { AccessBook } from "./access.ts";
 
 export interface RegistryOptions {
   /** True for hosts (as written, with port) that are spoken to without TLS. */
@@ -52,6 +53,8 @@ export interface RegistryParts {
   readonly clock: Clock;
   readonly random: Random;
   readonly options?: Partial<RegistryOptions>;
+  /** How to reach single repositories; looked into for every request. */
+  readonly access?: AccessBook;
   readonly observe?: RegistryObserver;
   readonly log?: RegistryLog;
 }

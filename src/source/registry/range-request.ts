@@ -4,7 +4,7 @@
 // exactly what was asked; everything else would put a stranger's bytes into a file.
 
 import { DaemonError } from "../../errors.ts";
-import type { BlobLocation } from "../source.ts";
+import { type BlobLocation, sizeContradiction } from "../source.ts";
 import { type Extent, extentEnd } from "../../units.ts";
 import type { ResponseHead } from "./exchange.ts";
 
@@ -51,14 +51,14 @@ export function checkRangeAnswer(head: ResponseHead, blob: BlobLocation, extent:
     new DaemonError({ code: "registry_protocol", host: head.host, detail });
   const length = contentLength(head);
   if (head.status === 200) {
-    const isWhole = extent.offset === 0 && extent.length === blob.size;
-    if (isWhole && length === blob.size) return;
+    const isWhole = extent.offset === 0 && extent.length === (blob.size ?? length);
+    if (isWhole && length === extent.length) return;
     throw protocol(`200 instead of 206 to a request for ${rangeHeader(extent)}`);
   }
   const text = head.headers.get("content-range") ?? "";
   const range = parseContentRange(text);
   if (range === undefined) throw protocol(`206 with Content-Range "${text.slice(0, 64)}"`);
-  if (range.totalSize !== undefined && range.totalSize !== blob.size) {
+  if (blob.size !== undefined && (range.totalSize ?? blob.size) !== blob.size) {
     throw truncated(head, blob, range.totalSize);
   }
   if (range.extent.offset !== extent.offset || range.extent.length !== extent.length) {
@@ -67,6 +67,32 @@ export function checkRangeAnswer(head: ResponseHead, blob: BlobLocation, extent:
   if (length !== undefined && length !== extent.length) {
     throw protocol(`asked for ${extent.length} bytes, got Content-Length ${length}`);
   }
+}
+
+/**
+ * The blob's stored size from the answer to a request for its first byte: a 206's total, a 200's
+ * length, or what a 416 says (an empty blob has no first byte). Faults: as checkRangeAnswer.
+ */
+export function storedSizeOf(head: ResponseHead, blob: BlobLocation): number {
+  const size = sizeSaid(head, blob);
+  if (size === undefined) {
+    const detail = `${head.status} to a request for one byte does not say the blob's size`;
+    throw new DaemonError({ code: "registry_protocol", host: head.host, detail });
+  }
+  if (blob.size !== undefined && size !== blob.size) throw truncated(head, blob, size);
+  return size;
+}
+
+function sizeSaid(head: ResponseHead, blob: BlobLocation): number | undefined {
+  if (head.status === 416) {
+    return UNSATISFIED_RANGE.exec(head.headers.get("content-range") ?? "")?.[1] === "0"
+      ? 0
+      : undefined;
+  }
+  // Peer-to-peer proxies report failures as 200 without a byte: that is no size.
+  if (head.status === 200) return contentLength(head) || undefined;
+  checkRangeAnswer(head, blob, { offset: 0, length: 1 });
+  return parseContentRange(head.headers.get("content-range") ?? "")?.totalSize;
 }
 
 /** The fault a 416 stands for: our extent lies within the blob, so the stored one is shorter. */
@@ -84,6 +110,6 @@ function truncated(
     code: "blob_truncated",
     where: head.host,
     digest: blob.digest,
-    detail: `${storedSize ?? "fewer"} bytes stored, ${blob.size} by its manifest`,
+    detail: sizeContradiction(blob, storedSize),
   });
 }

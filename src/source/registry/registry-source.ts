@@ -12,8 +12,9 @@ import { isRepository, isTag } from "../../image/oci/reference.ts";
 import { type Digest, type Extent, extentEnd, isDigest } from "../../units.ts";
 import { withBounds } from "../deadline.ts";
 import type { BlobLocation, FetchedManifest, FetchOptions, Origin, Source } from "../source.ts";
+import type { Access } from "./access.ts";
 import type { BodySink, ResponseHead } from "./exchange.ts";
-import { HTTPClient, PieceCollector, protocolFault } from "./http-get.ts";
+import { type GetRequest, HTTPClient, PieceCollector, protocolFault } from "./http-get.ts";
 import {
   REGISTRY_DEFAULTS,
   type RegistryLog,
@@ -22,8 +23,9 @@ import {
   type RegistryParts,
 } from "./options.ts";
 import { Pools } from "./pools.ts";
-import { checkRangeAnswer, rangeHeader, unsatisfiedRange } from "./range-request.ts";
-import { type RetryHints, withRetries } from "./retry.ts";
+import { checkRangeAnswer, rangeHeader, storedSizeOf, unsatisfiedRange } from "./range-request.ts";
+import { withRetries } from "./retry.ts";
+import { Transport } from "./transport.ts";
 
 export function createRegistrySource(parts: RegistryParts): Source {
   return new RegistrySource(parts);
@@ -46,14 +48,17 @@ class RegistrySource implements Source {
     this.#observe = parts.observe ?? {};
     this.#log = parts.log;
     this.#pools = new Pools(this.#options);
-    this.#http = new HTTPClient({
-      clock: parts.clock,
-      wallClockMs: Date.now,
+    const closing = this.#closing.signal;
+    const { clock } = parts;
+    const transport = new Transport({
+      clock,
       options: this.#options,
       pools: this.#pools,
       observe: this.#observe,
-      closing: this.#closing.signal,
+      log: this.#log,
+      closing,
     });
+    this.#http = new HTTPClient({ clock, wallClockMs: Date.now, transport, closing });
   }
 
   async fetchManifest(
@@ -63,16 +68,13 @@ class RegistrySource implements Source {
   ): Promise<FetchedManifest> {
     invariant(isTag(wanted) || isDigest(wanted), "a manifest is asked for by tag or digest");
     const what = `manifest ${wanted} of ${origin.repository}`;
-    return await this.#fetch({ origin, what, options }, async (signal, hints) => {
+    return await this.#fetch({ origin, what, options }, async (attempt) => {
       const collector = new PieceCollector(MANIFEST_BYTES_MAX, origin.host);
       let answer: ResponseHead | undefined;
       await this.#http.get({
+        ...attempt,
         url: this.#url(origin, `manifests/${wanted}`),
-        repository: origin.repository,
-        what,
         headers: { accept: MANIFEST_TYPES.join(", ") },
-        signal,
-        hints,
         notFound: {
           code: "manifest_not_found",
           host: origin.host,
@@ -95,35 +97,26 @@ class RegistrySource implements Source {
     onPiece: (piece: Uint8Array) => void,
     options: FetchOptions,
   ): Promise<void> {
-    invariant(extent.offset >= 0 && extentEnd(extent) <= blob.size, "extent lies within its blob");
+    const end = extentEnd(extent);
+    invariant(extent.offset >= 0 && end <= (blob.size ?? end), "extent lies within its blob");
     if (extent.length === 0) return;
     const { origin, digest } = blob;
     const what = `blob ${digest}`;
     let deliveredBytes = 0;
-    await this.#fetch({ origin, what, options }, async (signal, hints) => {
+    await this.#fetch({ origin, what, options }, async (attempt) => {
       const offset = extent.offset + deliveredBytes;
-      const wanted = { offset, length: extentEnd(extent) - offset };
+      const wanted = { offset, length: end - offset };
       const begin = deliveredBytes;
       await this.#http.get({
-        url: this.#url(origin, `blobs/${digest}`),
-        repository: origin.repository,
-        what,
-        headers: { accept: "*/*", range: rangeHeader(wanted) },
-        signal,
-        hints,
-        notFound: {
-          code: "blob_not_found",
-          host: origin.host,
-          repository: origin.repository,
-          digest,
-        },
+        ...attempt,
+        ...this.#blobRequest(blob, wanted),
         onStatus: (head) => (head.status === 416 ? unsatisfiedRange(head, blob) : undefined),
         onHead: (head): BodySink => {
           checkRangeAnswer(head, blob, wanted);
           return (piece) => {
             const left = extent.length - deliveredBytes;
             if (piece.length > left) {
-              hints.final = left === 0;
+              attempt.hints.final = left === 0;
               throw protocolFault(head.host, `more than ${wanted.length} bytes in ${what}`);
             }
             deliveredBytes += piece.length;
@@ -138,6 +131,33 @@ class RegistrySource implements Source {
     });
   }
 
+  /** Asks for the first byte: some registries answer a HEAD with a redirect's length, or none. */
+  async blobSize(blob: BlobLocation, options: FetchOptions): Promise<number> {
+    const what = `size of blob ${blob.digest}`;
+    return await this.#fetch({ origin: blob.origin, what, options }, async (attempt) => {
+      let size: number | undefined;
+      try {
+        await this.#http.get({
+          ...attempt,
+          ...this.#blobRequest(blob, { offset: 0, length: 1 }),
+          onHead: (head) => {
+            size = storedSizeOf(head, blob);
+            return undefined;
+          },
+          onStatus: (head) => {
+            if (head.status === 416) size = storedSizeOf(head, blob);
+            return undefined;
+          },
+        });
+      } catch (error) {
+        // The 416 of an empty blob is an answer.
+        if (size === undefined) throw error;
+      }
+      invariant(size !== undefined, "an answer has a head");
+      return size;
+    });
+  }
+
   async close(): Promise<void> {
     const stopping = new DaemonError({ code: "stopping" });
     this.#closing.abort(stopping);
@@ -147,13 +167,16 @@ class RegistrySource implements Source {
   /** Tries within the caller's bounds, counting and logging what fails. */
   #fetch<T>(
     { origin, what, options }: { origin: Origin; what: string; options: FetchOptions },
-    attempt: (signal: AbortSignal, hints: RetryHints) => Promise<T>,
+    run: (attempt: Attempt) => Promise<T>,
   ): Promise<T> {
+    const { host, repository } = origin;
     invariant(origin.kind === "registry" && isRepository(origin.repository), "a registry's origin");
     const { clock, random } = this.#parts;
     const { deadlineMs } = options;
     const signals = [options.signal, this.#closing.signal];
     const { attemptsMax, backoffBaseMs, backoffCapMs } = this.#options;
+    const access = (): Access | undefined => this.#parts.access?.get(host, repository);
+    const route = { isDirect: false };
     return withBounds({ clock, deadlineMs, signals, what }, (signal) =>
       withRetries(
         {
@@ -165,22 +188,36 @@ class RegistrySource implements Source {
           deadlineMs,
           signal,
           onFailure: (error, delayMs) => {
-            this.#observe.failure?.(origin.host, error.fault.code);
+            this.#observe.failure?.(host, error.fault.code);
             if (delayMs === undefined) return;
-            const fields = { host: origin.host, what, code: error.fault.code, delayMs };
+            const fields = { host, what, code: error.fault.code, delayMs };
             this.#log?.warn(fields, `${error.message}; trying again`);
           },
         },
-        (hints) => attempt(signal, hints),
+        (hints) => run({ what, repository, access, route, signal, hints }),
       ),
     );
   }
 
-  #url(origin: Origin, path: string): URL {
-    const scheme = this.#options.plainHttp(origin.host) ? "http" : "https";
-    return new URL(`${scheme}://${origin.host}/v2/${origin.repository}/${path}`);
+  #blobRequest({ origin, digest }: BlobLocation, wanted: Extent) {
+    const { host, repository } = origin;
+    return {
+      url: this.#url(origin, `blobs/${digest}`),
+      headers: { accept: "*/*", range: rangeHeader(wanted) },
+      notFound: { code: "blob_not_found", host, repository, digest },
+    } as const;
+  }
+
+  #url({ host, repository }: Origin, path: string): URL {
+    const scheme =
+      this.#parts.access?.get(host, repository)?.profile.scheme ??
+      (this.#options.plainHttp(host) ? "http" : "https");
+    return new URL(`${scheme}://${host}/v2/${repository}/${path}`);
   }
 }
+
+/** What all requests of one try share. */
+type Attempt = Pick<GetRequest, "what" | "repository" | "access" | "route" | "signal" | "hints">;
 
 /** What the registry says it is, against what it is. */
 function checkManifest(head: ResponseHead, bytes: Uint8Array, wanted: string): FetchedManifest {

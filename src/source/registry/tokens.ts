@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Anonymous pull tokens: many registries answer 401 with a Bearer challenge even for public
-// repositories and hand a token to whoever asks. One token for each repository, kept until
+// What goes into Authorization. Many registries answer 401 with a Bearer challenge even for public
+// repositories and hand a token to whoever asks; private ones want a password there, or with each
+// request (a Basic challenge). One token for each repository and its credentials, kept until
 // shortly before it expires, fetched once however many requests wait for it.
-// (Distribution project, "Token Authentication Specification".) A token is a secret.
+// (Distribution project, "Token Authentication Specification"; RFC 7617.) All of it is secret.
 
 import { LRUCache } from "lru-cache";
 import { z } from "zod";
 import { DaemonError } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
+import type { Access } from "./access.ts";
 import { type Challenge, parseChallenges } from "./www-authenticate.ts";
 
 const TOKENS_MAX = 1024;
@@ -32,10 +34,17 @@ interface Token {
   readonly expiresMs: number;
 }
 
+/** What is to be opened, and with which credentials. */
+export interface Door {
+  readonly registry: URL;
+  readonly repository: string;
+  readonly access: Access | undefined;
+}
+
 export interface TokenParts {
   readonly clock: Clock;
-  /** GETs a small document; its body is at most 64 KiB. */
-  readonly fetchDocument: (url: URL) => Promise<Uint8Array>;
+  /** GETs a small document for a door, with its password if it has one; at most 64 KiB. */
+  readonly fetchDocument: (url: URL, door: Door) => Promise<Uint8Array>;
 }
 
 export class Tokens {
@@ -49,35 +58,46 @@ export class Tokens {
     this.#fetchDocument = parts.fetchDocument;
   }
 
-  /** The Authorization header to send for a repository, when there is a token for it. */
-  authorization(registry: URL, repository: string): string | undefined {
-    const key = keyOf(registry, repository);
+  /** The Authorization header to send, when it is known what opens the door. */
+  authorization(door: Door): string | undefined {
+    const given = door.access?.bearerAuthorization;
+    if (given !== undefined) return given;
+    const key = keyOf(door);
     const token = this.#tokens.get(key);
     if (token !== undefined && token.expiresMs > this.#clock.nowMs()) return token.authorization;
     this.#tokens.delete(key);
     return undefined;
   }
 
-  /** The token did not open the door. */
-  forget(registry: URL, repository: string): void {
-    this.#tokens.delete(keyOf(registry, repository));
+  /**
+   * After a 401: finds what to send instead of `sent`, as its WWW-Authenticate header asks. False
+   * when there is nothing else to send. Faults: those of a fetch, registry_protocol.
+   */
+  async answerChallenge(door: Door, header: string, sent: string | undefined): Promise<boolean> {
+    const current = this.authorization(door);
+    // Somebody got a new token, or the book has new credentials, while this request was on its way.
+    if (current !== undefined && current !== sent) return true;
+    this.#tokens.delete(keyOf(door));
+    if (current !== undefined && current === door.access?.bearerAuthorization) return false;
+    const challenges = parseChallenges(header);
+    const bearer = challenges.find(({ scheme }) => scheme === "bearer");
+    const url = bearer === undefined ? undefined : tokenUrl(bearer, door);
+    if (url !== undefined) return await this.#getToken(url, door);
+    const basic = door.access?.basicAuthorization;
+    const isBasic = challenges.some(({ scheme }) => scheme === "basic");
+    if (!isBasic || basic === undefined || basic === sent) return false;
+    this.#tokens.set(keyOf(door), { authorization: basic, expiresMs: Number.POSITIVE_INFINITY });
+    return true;
   }
 
-  /**
-   * Gets a token as the WWW-Authenticate header of a 401 asks. False when it has no challenge
-   * that can be met without credentials. Faults: those of a fetch, registry_protocol.
-   */
-  async answerChallenge(registry: URL, repository: string, header: string): Promise<boolean> {
-    const challenge = parseChallenges(header).find(({ scheme }) => scheme === "bearer");
-    const url = challenge === undefined ? undefined : tokenUrl(challenge, registry, repository);
-    if (url === undefined) return false;
-    const key = keyOf(registry, repository);
+  async #getToken(url: URL, door: Door): Promise<true> {
+    const key = keyOf(door);
     const underWay = this.#underWay.get(key);
     if (underWay !== undefined) {
       await underWay;
       return true;
     }
-    const fetching = this.#fetchToken(url);
+    const fetching = this.#fetchToken(url, door);
     this.#underWay.set(key, fetching);
     try {
       this.#tokens.set(key, await fetching);
@@ -87,8 +107,8 @@ export class Tokens {
     return true;
   }
 
-  async #fetchToken(url: URL): Promise<Token> {
-    const bytes = await this.#fetchDocument(url);
+  async #fetchToken(url: URL, door: Door): Promise<Token> {
+    const bytes = await this.#fetchDocument(url, door);
     const { token, lifetimeS } = parseToken(bytes, url.host);
     const lifetimeMs = Math.max(lifetimeS, LIFETIME_MIN_S) * 1000;
     const usableMs = Math.max(lifetimeMs - EXPIRY_MARGIN_MS, lifetimeMs / 2);
@@ -115,7 +135,7 @@ function parseToken(bytes: Uint8Array, host: string): { token: string; lifetimeS
 }
 
 /** Only over TLS, or at the very host that is spoken to without it. */
-function tokenUrl(challenge: Challenge, registry: URL, repository: string): URL | undefined {
+function tokenUrl(challenge: Challenge, { registry, repository }: Door): URL | undefined {
   const realm = challenge.parameters.get("realm") ?? "";
   if (!URL.canParse(realm)) return undefined;
   const url = new URL(realm);
@@ -132,6 +152,6 @@ function tokenUrl(challenge: Challenge, registry: URL, repository: string): URL 
   return url;
 }
 
-function keyOf(registry: URL, repository: string): string {
-  return `${registry.origin} ${repository}`;
+function keyOf({ registry, repository, access }: Door): string {
+  return `${registry.origin} ${access?.credentialsVersion ?? 0} ${repository}`;
 }

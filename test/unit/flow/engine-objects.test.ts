@@ -198,7 +198,7 @@ describe("a pinned head", () => {
     const rig = new FlowRig();
     const content = patternBytes(20 * B);
     const blob = rig.blob(content);
-    const head = rig.engine.flowOf(blob).pinHead();
+    const head = rig.engine.flowOf(rig.stream(blob)).pinHead();
     const seen = head.bytes(100);
     await turns();
     rig.source.fetches[0]?.give(B);
@@ -216,7 +216,7 @@ describe("a pinned head", () => {
   test("that arrived before the OPEN waits in its buffer until it is released", async () => {
     const rig = new FlowRig();
     const blob = rig.blob(patternBytes(20 * B));
-    const head = rig.engine.flowOf(blob).pinHead();
+    const head = rig.engine.flowOf(rig.stream(blob)).pinHead();
     await turns();
     rig.source.fetches[0]?.finish();
     await turns();
@@ -233,7 +233,7 @@ describe("a pinned head", () => {
   test("released before it came cancels its fetch, without a failure to remember", async () => {
     const rig = new FlowRig();
     const blob = rig.blob(patternBytes(20 * B));
-    const head = rig.engine.flowOf(blob).pinHead();
+    const head = rig.engine.flowOf(rig.stream(blob)).pinHead();
     const seen = rejectionOf(head.bytes(100));
     await turns();
     head.release();
@@ -247,7 +247,7 @@ describe("a pinned head", () => {
   test("whose fetch has failed is no burden to readers that come while it is held", async () => {
     const rig = new FlowRig();
     const blob = rig.blob(patternBytes(20 * B));
-    const head = rig.engine.flowOf(blob).pinHead();
+    const head = rig.engine.flowOf(rig.stream(blob)).pinHead();
     await turns();
     rig.source.fetches[0]?.give(2 * B).fail(unreachable);
     await rig.clock.advance(5000);
@@ -263,7 +263,7 @@ describe("a pinned head", () => {
 
   test("is short when the stream is", async () => {
     const rig = new FlowRig();
-    const head = rig.engine.flowOf(rig.blob(patternBytes(300))).pinHead();
+    const head = rig.engine.flowOf(rig.stream(rig.blob(patternBytes(300)))).pinHead();
     await turns();
     rig.source.fetches[0]?.finish();
     expect(await head.bytes(4096)).toHaveLength(300);
@@ -276,9 +276,9 @@ describe("the engine", () => {
     const rig = new FlowRig();
     const blob = rig.blob(patternBytes(20 * B));
     const object = await rig.open(blob);
-    expect(thrownBy(() => rig.engine.flowOf({ ...blob, size: 21 * B }))).toBe("image_invalid");
+    expect(thrownBy(() => rig.engine.flowOf(rig.stream({ ...blob, size: 21 * B })))).toBe("image_invalid");
     rig.close(object);
-    expect(rig.engine.flowOf({ ...blob, size: 21 * B }).stream.map.sizeBytes).toBe(21 * B);
+    expect(rig.engine.flowOf(rig.stream({ ...blob, size: 21 * B })).stream.map.sizeBytes).toBe(21 * B);
   });
 
   test("fetches from where the latest mount says, once nothing is open on the stream", async () => {
@@ -300,11 +300,11 @@ describe("the engine", () => {
   test("confirms a blob's size by its last byte", async () => {
     const rig = new FlowRig();
     const blob = rig.blob(patternBytes(100));
-    const right = rig.engine.confirmSize(blob);
+    const right = rig.engine.confirmSize(rig.stream(blob));
     rig.source.fetches[0]?.finish();
     expect(await right).toBe(true);
     expect(rig.source.fetches[0]?.extent).toEqual({ offset: 99, length: 1 });
-    const wrong = rig.engine.confirmSize({ ...blob, size: 101 });
+    const wrong = rig.engine.confirmSize(rig.stream({ ...blob, size: 101 }));
     rig.source.fetches[1]?.fail(unreachable);
     expect(await wrong).toBe(false);
   });
@@ -328,7 +328,12 @@ describe("the engine", () => {
       fake.extents = [blocks(0, 5)];
     });
     expect(rig.engine.openObjects).toEqual([
-      { cookieKey: "key-1", cachedBytes: 5 * B, sizeBytes: 20 * B },
+      {
+        volumeKey: "erofs,erofsd",
+        cookieKey: "key-1",
+        cachedBytes: 5 * B,
+        sizeBytes: 20 * B,
+      },
     ]);
     expect(rig.engine.isOpen(object.volumeKey, "key-1")).toBe(true);
     rig.close(object);

@@ -131,7 +131,9 @@ describe("a name that is prepared and opened at the same time", () => {
     const preparing = rejectionOf(prepare(rig, "mine"));
     await rig.until(() => open.answered);
     const outcome = await rig.settled(preparing);
-    const served = rig.flow.engine.flowOf(outcome === "resolved" ? moved.stream : old.stream);
+    const served = rig.flow.engine.flowOf(
+      rig.flow.stream(outcome === "resolved" ? moved.stream : old.stream),
+    );
     const sizes = new Map([
       [old.stream.digest, 4 * 4096],
       [moved.stream.digest, 5 * 4096],

@@ -30,7 +30,7 @@ async function running(): Promise<Running> {
     {
       open: (request) => {
         const object = request.accept(blob.size);
-        if (object !== undefined) engine.serve(blob, object);
+        if (object !== undefined) engine.serve(rig.stream(blob), object);
       },
       read: (request) => {
         engine.read(request);

@@ -5,6 +5,7 @@
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { BlockSet } from "../../../src/cache/block-set.ts";
+import { rawChunkMap } from "../../../src/image/chunk-map.ts";
 import { minus, planFill } from "../../../src/planner/plan-fill.ts";
 import { BLOCK_BYTES, type Extent } from "../../../src/units.ts";
 import { fuzzRuns } from "../../support/fuzz-runs.ts";
@@ -38,7 +39,11 @@ function plan(asked: Asked): Span[] {
   const { fetches } = planFill({
     want: inBytes(asked.want),
     windowBytes: (asked.window ?? 10) * BLOCK_BYTES,
-    fetchBytesMax: (asked.fetchMax ?? 100) * BLOCK_BYTES,
+    map: rawChunkMap(stream * BLOCK_BYTES),
+    fetchMax: {
+      logicalBytesMax: (asked.fetchMax ?? 100) * BLOCK_BYTES,
+      storedBytesMax: Number.POSITIVE_INFINITY,
+    },
     streamEnd: stream * BLOCK_BYTES,
     missing: (extent) => blocks.missing(extent),
     inFlight: (asked.inFlight ?? []).map(inBytes),

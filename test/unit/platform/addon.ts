@@ -21,6 +21,12 @@ export interface RawPool {
   destroy(): number;
 }
 
+export interface RawDecoderPool {
+  start(): number;
+  decode(...args: readonly unknown[]): number;
+  destroy(): number;
+}
+
 export interface Addon {
   open(...args: readonly unknown[]): number;
   close(...args: readonly unknown[]): number;
@@ -32,6 +38,7 @@ export interface Addon {
   layout(): Record<string, number | string>;
   FdWatcher: new (...args: readonly unknown[]) => RawWatcher;
   WriterPool: new (...args: readonly unknown[]) => RawPool;
+  DecoderPool: new (...args: readonly unknown[]) => RawDecoderPool;
 }
 
 /** EROFSD_NATIVE_DIR names another build of the addon (native/asan.sh). */
@@ -47,13 +54,16 @@ if (!isLoader(load)) throw new Error("node-gyp-build is not a function");
 export const addon = load(nativeDirectory);
 
 /** A started pool whose ends can be awaited by job number. */
-export class AwaitablePool {
-  readonly raw: RawPool;
+export class AwaitablePool<Raw extends { start(): number }> {
+  readonly raw: Raw;
   readonly ends: number[] = [];
   readonly #waiting = new Map<number, (result: JobResult) => void>();
 
-  constructor(threads: number, queueMax: number) {
-    this.raw = new addon.WriterPool(threads, queueMax, (batch: readonly JobResult[]) => {
+  constructor(
+    Pool: new (...args: readonly unknown[]) => Raw,
+    { threads, queueMax }: { threads: number; queueMax: number },
+  ) {
+    this.raw = new Pool(threads, queueMax, (batch: readonly JobResult[]) => {
       for (let i = 0; i + 1 < batch.length; i += 2) {
         const job = Number(batch[i]);
         this.ends.push(job);

@@ -140,7 +140,7 @@ describe("dataExtents and seek", () => {
 
 describe("the queue", () => {
   test("refuses more than queueMax waiting jobs with -EAGAIN, and takes them again later", async () => {
-    const pool = new AwaitablePool(1, 2);
+    const pool = new AwaitablePool(addon.WriterPool, { threads: 1, queueMax: 2 });
     const fd = openSync(join(directory, "bound"), "w");
     const bytes = native.allocateAligned(MIB);
     // Asking takes microseconds, a job a fraction of a millisecond: a bound of two is met soon,

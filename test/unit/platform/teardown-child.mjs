@@ -15,6 +15,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Worker, isMainThread, parentPort, workerData } from "node:worker_threads";
+import { deflateRawSync } from "node:zlib";
 
 const [directory, step, way] = isMainThread ? process.argv.slice(2) : workerData;
 const addon = createRequire(import.meta.url)("node-gyp-build")(directory);
@@ -50,6 +51,26 @@ function queueWrites(target, count) {
   }
 }
 
+function startedDecoders(threads) {
+  const made = new addon.DecoderPool(threads, 1024, () => undefined);
+  keep.push(made);
+  if (made.start() !== 0) throw new Error("no threads");
+  return made;
+}
+function queueDecodes(decoders, count) {
+  const length = 4 << 20;
+  const source = deflateRawSync(Buffer.alloc(length, "some text to decode, "));
+  for (let i = 0; i < count; i += 1) {
+    // Straight into the target, and by way of the thread's scratch memory.
+    const pieces = i % 2 === 0 ? [0, length, 0] : [0, 4096, 0, 4096, 4096, 4096];
+    const target = addon.allocateAligned(length, i % 4 < 2);
+    const own = Uint8Array.from(source);
+    const dictionary = new Uint8Array(i % 3);
+    const stored = [own, 0, own.length, length, dictionary, 0, 0];
+    decoders.decode(3, ...stored, target, Uint32Array.from(pieces));
+  }
+}
+
 const steps = {
   "loaded": () => undefined,
   "watcher made": () => watcher(),
@@ -77,10 +98,19 @@ const steps = {
     queueWrites(made, 64);
     made.destroy();
   },
+  "decoders idle": () => startedDecoders(2),
+  "decodes pending": () => queueDecodes(startedDecoders(1), 16),
+  "decodes pending, many threads": () => queueDecodes(startedDecoders(8), 32),
+  "destroy of decoders pending": () => {
+    const made = startedDecoders(2);
+    queueDecodes(made, 16);
+    made.destroy();
+  },
   "all at once": () => {
     watcher().start();
     watcher();
     pool();
+    queueDecodes(startedDecoders(2), 16);
     for (let i = 0; i < 3; i += 1) queueWrites(startedPool(2), 32);
     keep.length = 0;
   },
@@ -94,7 +124,7 @@ function poolThreads() {
       return "gone";
     }
   });
-  return names.filter((name) => name === "erofsd-write").length;
+  return names.filter((name) => name.startsWith("erofsd-")).length;
 }
 
 function run() {

@@ -21,6 +21,10 @@ const STEPS = [
   "jobs pending",
   "jobs pending, many threads",
   "destroy pending",
+  "decoders idle",
+  "decodes pending",
+  "decodes pending, many threads",
+  "destroy of decoders pending",
   "all at once",
 ];
 /** A running watcher keeps the process alive, as it should: the daemon waits on its device. */

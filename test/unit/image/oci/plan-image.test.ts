@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, it } from "vitest";
 import type { Fault } from "../../../../src/errors.ts";
-import type { ImagePlan } from "../../../../src/image/image.ts";
+import type { EROFSPlan } from "../../../../src/image/image.ts";
 import { parseDocument } from "../../../../src/image/oci/manifest.ts";
 import { planImage } from "../../../../src/image/oci/plan-image.ts";
 import { faultOf } from "../../../support/faults.ts";
@@ -24,12 +24,15 @@ function blobOf({ mediaType, annotations, content }: TestLayer, place: number) {
   return annotations === undefined ? { bytes, mediaType } : { bytes, mediaType, annotations };
 }
 
-function plan(layers: readonly TestLayer[], extra: object = {}): ImagePlan {
+function plan(layers: readonly TestLayer[], extra: object = {}): EROFSPlan {
   const image = buildImage(layers.map(blobOf), extra);
   const { bytes } = image.manifest;
   const document = parseDocument({ bytes, mediaType: OCI_MANIFEST, where: "the image" });
   if (document.kind !== "manifest") throw new Error("not a manifest");
-  return planImage(document.manifest, { manifestDigest: digestOf(bytes), where: "the image" });
+  const manifestDigest = digestOf(bytes);
+  const made = planImage(document.manifest, { manifestDigest, where: "the image" });
+  if (made.kind !== "erofs") throw new Error("not an EROFS plan");
+  return made;
 }
 
 function refusal(layers: readonly TestLayer[], extra: object = {}): Fault {
@@ -123,12 +126,13 @@ describe("what is refused, and why", () => {
     ],
     ["a Nydus blob", [{ mediaType: "application/vnd.oci.image.layer.nydus.blob.v1" }], /Nydus/],
     [
-      "a Nydus bootstrap",
+      "a Nydus bootstrap that is not last",
       [
         {
           mediaType: "application/vnd.oci.image.layer.v1.tar+gzip",
           annotations: { "containerd.io/snapshot/nydus-bootstrap": "true" },
         },
+        { mediaType: EROFS },
       ],
       /Nydus/,
     ],

@@ -18,10 +18,11 @@ function chosen(
   platforms: readonly (object | undefined)[],
   machine: Platform,
   mediaType = OCI_MANIFEST,
+  fields: Readonly<Record<number, object>> = {},
 ): readonly number[] {
   const digests = platforms.map((_, place) => digestOf(Uint8Array.of(place)));
   const entries = platforms.map((platform, place) => {
-    const entry = { mediaType, digest: digests[place], size: 10 };
+    const entry = { mediaType, digest: digests[place], size: 10, ...fields[place] };
     return platform === undefined ? entry : { ...entry, platform };
   });
   const { bytes } = buildIndex(entries);
@@ -39,6 +40,15 @@ describe("choosing from an index", () => {
 
   it("prefers the entry that asks for erofs over a plain one", () => {
     expect(chosen([AMD64, { ...AMD64, ...EROFS }, ARM64], AMD64)).toEqual([1, 0]);
+  });
+
+  it("prefers an entry marked as Nydus, in either form, over a plain one", () => {
+    const feature = { ...AMD64, "os.features": ["nydus.remoteimage.v1"] };
+    expect(chosen([AMD64, feature, { ...AMD64, ...EROFS }], AMD64)).toEqual([2, 1, 0]);
+    const artifactType = "application/vnd.nydus.image.manifest.v1+json";
+    expect(chosen([AMD64, AMD64, ARM64], AMD64, OCI_MANIFEST, { 1: { artifactType } })).toEqual([
+      1, 0,
+    ]);
   });
 
   it("skips entries that ask for features we do not offer", () => {

@@ -6,6 +6,7 @@ import {
   checkRangeAnswer,
   parseContentRange,
   rangeHeader,
+  storedSizeOf,
   unsatisfiedRange,
 } from "../../../../src/source/registry/range-request.ts";
 import type { BlobLocation } from "../../../../src/source/source.ts";
@@ -106,4 +107,45 @@ describe("an answer to a range request", () => {
     expect(gone.fault).toMatchObject({ code: "blob_truncated", detail });
     expect(unsatisfiedRange(head(416, {}), blob).fault.code).toBe("blob_truncated");
   });
+});
+
+describe("the size of a blob", () => {
+  const unsized = { ...blob, size: undefined };
+
+  it.each<[string, number, Record<string, string>, number]>([
+    ["a 206's total", 206, { "content-range": "bytes 0-0/1000" }, 1000],
+    ["a 200's length", 200, { "content-length": "1000" }, 1000],
+    ["a 416 of an empty blob", 416, { "content-range": "bytes */0" }, 0],
+  ])("is %s", (_, status, headers, size) => {
+    expect(storedSizeOf(head(status, headers), unsized)).toBe(size);
+  });
+
+  it.each<[string, number, Record<string, string>]>([
+    ["a 206 without a total", 206, { "content-range": "bytes 0-0/*" }],
+    ["a 206 with another range", 206, { "content-range": "bytes 1-1/1000" }],
+    ["a 200 without length", 200, {}],
+    ["a 200 without a byte, as proxies report failures", 200, { "content-length": "0" }],
+    ["a 416 of a blob that has bytes", 416, { "content-range": "bytes */7" }],
+  ])("is not believed from %s", (_, status, headers) => {
+    const fault = faultOf(() => storedSizeOf(head(status, headers), unsized));
+    expect(fault.code).toBe("registry_protocol");
+  });
+
+  it("is the descriptor's, or the blob is damaged", () => {
+    const other = head(206, { "content-range": "bytes 0-0/999" });
+    expect(faultOf(() => storedSizeOf(other, blob)).code).toBe("blob_truncated");
+  });
+});
+
+it("a range of a blob of unknown size may be of one of any size that holds it", () => {
+  const unsized = { ...blob, size: undefined };
+  for (const total of ["150", "99999", "*"]) {
+    checkRangeAnswer(head(206, { "content-range": `bytes 100-149/${total}` }), unsized, extent);
+  }
+  const [whole, length] = [{ offset: 0, length: 50 }, { "content-length": "50" }];
+  checkRangeAnswer(head(200, length), unsized, whole);
+  const longer = head(200, { "content-length": "51" });
+  expect(faultOf(() => checkRangeAnswer(longer, unsized, whole)).code).toBe("registry_protocol");
+  const behind = unsatisfiedRange(head(416, { "content-range": "bytes */120" }), unsized);
+  expect(behind.fault).toMatchObject({ detail: "120 bytes stored, fewer than were asked for" });
 });

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decodes a unit off the event loop and verifies every piece of it before anyone may write it.
+// zstd, lz4 and deflate are the system's libraries, behind the addon; hashes are computed here,
+// at most 1 MiB between two turns of the event loop.
+
+import { createHash } from "node:crypto";
+import { DaemonError, asDaemonError } from "../errors.ts";
+import type { Digester, Piece, Unit } from "../image/chunk-map.ts";
+import type { DecodeJob, Native } from "../platform/native.ts";
+import { MIB } from "../units.ts";
+
+/** Decodes a unit's stored bytes and verifies each piece at its place in `into`, zeros behind it. */
+export type DecodeUnit = (
+  unit: Unit,
+  stored: Uint8Array,
+  into: { readonly bytes: Uint8Array; readonly offset: number },
+) => Promise<void>;
+
+interface Hasher {
+  update(bytes: Uint8Array): unknown;
+  digest(): Uint8Array;
+}
+
+export interface DecoderParts {
+  readonly native: Pick<Native, "decode">;
+  /** Gives other work its turn. */
+  readonly nextTurn: () => Promise<void>;
+}
+
+export type Decoder = (stream: {
+  readonly digester: Digester;
+  /** The blob, in faults. */
+  readonly blob: string;
+  readonly where: string;
+}) => DecodeUnit;
+
+/** Loads what it needs. Faults of the decoders it makes: blob_truncated, digest_mismatch. */
+export async function createDecoder(parts: DecoderParts): Promise<Decoder> {
+  const { Blake3Hasher } = await import("@napi-rs/blake-hash");
+  const makeHasher: Record<Digester, () => Hasher> = {
+    sha256: () => createHash("sha256"),
+    blake3: () => {
+      const hasher = new Blake3Hasher();
+      return {
+        update: (bytes) => hasher.update(bytes),
+        digest: () => hasher.digestBuffer(),
+      };
+    },
+  };
+  return ({ digester, blob, where }) =>
+    async (unit, stored, into) => {
+      try {
+        await parts.native.decode(jobOf(unit, stored, into));
+      } catch (error) {
+        const { code } = asDaemonError(error).fault;
+        throw code === "syscall_failed" ? undecodable(unit, { blob, where }) : error;
+      }
+      for (const piece of unit.pieces) {
+        const at = piece.offset - into.offset;
+        const bytes = into.bytes.subarray(at, at + piece.length);
+        const actual = await hash(makeHasher[digester](), bytes, parts.nextTurn);
+        if (!isEqual(actual, piece.digest)) throw mismatch(piece, actual, { blob, where });
+      }
+    };
+}
+
+function jobOf(
+  unit: Unit,
+  stored: Uint8Array,
+  into: { readonly bytes: Uint8Array; readonly offset: number },
+): DecodeJob {
+  const pieces = new Uint32Array(3 * unit.pieces.length);
+  for (const [index, { from, length, offset }] of unit.pieces.entries()) {
+    pieces.set([from, length, offset - into.offset], 3 * index);
+  }
+  return {
+    codec: unit.codec,
+    source: stored,
+    sourceOffset: 0,
+    sourceLength: stored.length,
+    decodedBytes: unit.decodedBytes,
+    start: unit.start,
+    target: into.bytes,
+    pieces,
+  };
+}
+
+async function hash(
+  hasher: Hasher,
+  bytes: Uint8Array,
+  nextTurn: () => Promise<void>,
+): Promise<Uint8Array> {
+  for (let at = 0; at < bytes.length; at += MIB) {
+    if (at > 0) await nextTurn();
+    hasher.update(bytes.subarray(at, at + MIB));
+  }
+  return hasher.digest();
+}
+
+function isEqual(a: Uint8Array, b: Uint8Array): boolean {
+  return Buffer.compare(a, b) === 0;
+}
+
+interface Named {
+  readonly blob: string;
+  readonly where: string;
+}
+
+function undecodable({ stored, codec }: Unit, { blob, where }: Named): DaemonError {
+  const detail = `its ${stored.length} bytes at ${stored.offset} are not ${codec} data of the length its chunk table says`;
+  return new DaemonError({ code: "blob_truncated", where, digest: blob, detail });
+}
+
+function mismatch(piece: Piece, actual: Uint8Array, { blob, where }: Named): DaemonError {
+  const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
+  return new DaemonError({
+    code: "digest_mismatch",
+    where: `${where}, chunk at ${piece.offset} of ${blob}`,
+    expected: hex(piece.digest),
+    actual: hex(actual),
+  });
+}

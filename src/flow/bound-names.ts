@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a cookie key stands for where somebody else chooses the keys and says what they mean:
+// nothing is resolved, only what was bound can be opened.
+
+import { DaemonError } from "../errors.ts";
+import type { Binding, Bindings, Content, CookieName } from "../state/bindings.ts";
+import { isDigest } from "../units.ts";
+import type { Found } from "./name-resolver.ts";
+import type { Streams } from "./streams.ts";
+
+export interface BoundNamesParts {
+  readonly bindings: Bindings;
+  readonly streams: Streams;
+  readonly isOpen: (name: CookieName) => boolean;
+  /** True after a takeover: what is unbound may be mounted still, and opened again. */
+  readonly mayBeMounted: () => boolean;
+}
+
+export class BoundNames {
+  readonly #parts: BoundNamesParts;
+
+  constructor(parts: BoundNamesParts) {
+    this.#parts = parts;
+  }
+
+  /** Resolves when it is on disk. Faults: image_invalid, key_refused when the key is mounted as something else. */
+  async bind(name: CookieName, content: Content): Promise<Binding> {
+    const { bindings, isOpen } = this.#parts;
+    const before = bindings.get(name);
+    if (before !== undefined && isOpen(name) && before.stream.digest !== content.stream.digest) {
+      const detail = `it is mounted, and is ${before.stream.digest}`;
+      throw new DaemonError({ code: "key_refused", key: name.cookieKey, detail });
+    }
+    const bound = await bindings.bind(name, content);
+    // A size the kernel may be told at any moment is on disk by then.
+    await bindings.copenSize(name);
+    return bound;
+  }
+
+  get(name: CookieName): Binding | undefined {
+    return this.#parts.bindings.get(name);
+  }
+
+  /** Only when its cache file is gone. */
+  async forget(name: CookieName): Promise<void> {
+    await this.#parts.bindings.forget(name);
+  }
+
+  /** Names of this cookie key that are unbound and not open. */
+  forgettable(cookieKey: string): CookieName[] {
+    const { bindings, isOpen } = this.#parts;
+    return [...bindings.all()].filter(
+      (name) => name.cookieKey === cookieKey && name.binding.unbound === true && !isOpen(name),
+    );
+  }
+
+  /** Names that may be opened. */
+  *all(): Iterable<CookieName & { readonly binding: Binding }> {
+    for (const known of this.#parts.bindings.all()) {
+      if (known.binding.unbound !== true) yield known;
+    }
+  }
+
+  /** `name` may not be opened anew; where it is open it is served on. */
+  async unbind(name: CookieName): Promise<void> {
+    await this.#parts.bindings.unbind(name);
+  }
+
+  async find(name: CookieName): Promise<Found> {
+    const { bindings, streams, isOpen, mayBeMounted } = this.#parts;
+    const bound = bindings.get(name);
+    const release = (): void => undefined;
+    if (bound !== undefined && (bound.unbound !== true || mayBeMounted() || isOpen(name))) {
+      if (!(await streams.isComplete(bound))) throw unknown(name, "what it was bound to is gone");
+      const stream = await streams.open(bound.stream);
+      return { stream, copenSize: await bindings.copenSize(name), release };
+    }
+    const digest = `sha256:${name.cookieKey}`;
+    const [record] = isDigest(digest) ? bindings.findStreams(digest) : [];
+    if (record === undefined) throw unknown(name, "no image is bound to it, nor is it a blob of one");
+    return { stream: await streams.open(record), copenSize: record.size, release };
+  }
+}
+
+function unknown({ cookieKey }: CookieName, detail: string): DaemonError {
+  return new DaemonError({ code: "key_unknown", key: cookieKey, detail });
+}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+// Takes a Nydus image in: reads its bootstrap, finds the chunk infos of each blob, and merges
+// what the image vouches for with what is trusted of these blobs already. When this returns, all
+// of it is on disk and the image may be bound; when it throws, nothing is trusted that was not.
+//
+//   bootstrap -> blob table -> rows: the digests it vouches for
+//             -> chunk infos of blobs not known yet: the .blob.meta beside it, or a range
+//             -> chunk maps: infos checked against rows, rows against other images' rows
+
+import { DaemonError, asDaemonError } from "../../errors.ts";
+import type { RafsBlob } from "../../image/rafs/blob-table.ts";
+import { buildChunkMap } from "../../image/rafs/build-chunk-map.ts";
+import type { RafsChunkMap } from "../../image/rafs/chunk-map.ts";
+import type { BlobRows } from "../../image/rafs/chunk-table.ts";
+import type { Log } from "../../platform/log.ts";
+import type { BlobLocation, FetchOptions } from "../../source/source.ts";
+import type { Content, StreamRecord } from "../../state/bindings.ts";
+import type { StoredBootstrap, StreamStore } from "../../state/stream-store.ts";
+import { type Digest, isDigest } from "../../units.ts";
+import type { Streams } from "../streams.ts";
+import {
+  type ChunkInfo,
+  type ChunkInfoParts,
+  fetchChunkInfo,
+  readBlobMeta,
+} from "./fetch-chunk-info.ts";
+import { readBootstrap } from "./read-bootstrap.ts";
+
+export interface AdmitParts extends ChunkInfoParts {
+  readonly store: StreamStore;
+  readonly streams: Streams;
+  readonly log: Log;
+  /** The content of known images that hold this digest in another way, in words. */
+  readonly otherUse: (digest: Digest) => string | undefined;
+  /** Deletes what is cached under this digest, in every volume. */
+  readonly dropCached: (digest: Digest) => Promise<void>;
+}
+
+export interface IncomingImage {
+  /** Names the image in faults and in its binding. */
+  readonly reference: string;
+  /** Undefined: it has no manifest; its bootstrap's digest stands for it. */
+  readonly manifestDigest: Digest | undefined;
+  readonly bootstrapPath: string;
+  /** Path of `<id>.blob.meta`, if it came with the bootstrap. */
+  readonly blobMeta: (id: string) => Promise<string | undefined>;
+  /** What the name is bound to already: taken in again only when the bootstrap is another. */
+  readonly known?: Content | undefined;
+  /** Where a blob's stored bytes are. */
+  readonly locate: (id: Digest) => BlobLocation;
+}
+
+interface FoundBlob {
+  readonly blob: RafsBlob;
+  readonly digest: Digest;
+  readonly rows: BlobRows;
+  /** Undefined when a map of the blob was known. */
+  readonly built: RafsChunkMap | undefined;
+}
+
+export class RafsAdmission {
+  readonly #parts: AdmitParts;
+  /** One image after the other says what it vouches for: two that share a blob must agree. */
+  #turn: Promise<unknown> = Promise.resolve();
+
+  constructor(parts: AdmitParts) {
+    this.#parts = parts;
+  }
+
+  /** What to bind. Faults: image_invalid, image_unsupported, digest_mismatch, the source's. */
+  async admit(image: IncomingImage, options: FetchOptions): Promise<Content> {
+    const where = image.reference;
+    const unchanged = await this.#unchanged(image);
+    if (unchanged !== undefined) return unchanged;
+    const { blobs, rows } = await readBootstrap(image.bootstrapPath, where);
+    const found = await Promise.all(
+      blobs.map(async (blob, index): Promise<FoundBlob> => {
+        const digest = digestOf(blob.id);
+        const rowsOf = rows[index];
+        if (rowsOf === undefined) throw new Error("every blob has its rows");
+        const isKnown = (await this.#mapOf(digest)) !== undefined;
+        const built = isKnown ? undefined : await this.#build(blob, rowsOf, { ...options, image });
+        return { blob, digest, rows: rowsOf, built };
+      }),
+    );
+    const merged = this.#turn.then(() => this.#merge(found, where));
+    this.#turn = merged.catch(() => undefined);
+    await merged;
+    const bootstrap = await this.#parts.store.addBootstrap(image.bootstrapPath);
+    const devices = found.map(({ digest, blob }) => recordOf(image.locate(digest), blob));
+    return contentOf(image, this.#bootstrapRecord(bootstrap), devices);
+  }
+
+  async #unchanged({ known, bootstrapPath, locate }: IncomingImage): Promise<Content | undefined> {
+    const { store, streams } = this.#parts;
+    if (known === undefined || !(await streams.isComplete(known))) return undefined;
+    if ((await store.digestOf(bootstrapPath)) !== known.stream.digest) return undefined;
+    // Where the blobs come from may have changed.
+    const devices = known.devices.map((device) => ({
+      ...device,
+      origin: locate(device.digest).origin,
+    }));
+    const { reference, manifestDigest, stream, inspected } = known;
+    return { reference, manifestDigest, stream, devices, inspected };
+  }
+
+  // Nothing is added to what is trusted before every blob is agreed on.
+  async #merge(found: readonly FoundBlob[], where: string): Promise<void> {
+    const { streams, dropCached } = this.#parts;
+    const maps = [];
+    for (const { blob, digest, rows, built } of found) {
+      this.#refuseOtherUse(digest, where);
+      const before = await this.#mapOf(digest);
+      const map = before ?? built;
+      if (map === undefined) throw new DaemonError({ code: "cancelled", what: `blob ${digest}` });
+      if (before !== undefined) checkKnown(before, blob, { rows, where });
+      maps.push({ digest, map, rows, isNew: before === undefined });
+    }
+    for (const { digest, map, rows, isNew } of maps) {
+      // Bytes cached for a blob that nothing is known of were verified by nobody knows what.
+      if (isNew) await dropCached(digest);
+      if (map.addRows(rows, where) || isNew) await streams.keepMap(digest, map);
+    }
+  }
+
+  async #mapOf(digest: Digest): Promise<RafsChunkMap | undefined> {
+    try {
+      return await this.#parts.streams.mapOf(digest);
+    } catch (error) {
+      const fault = asDaemonError(error);
+      if (fault.fault.code !== "state_damaged") throw fault;
+      this.#parts.log.warn({ code: fault.fault.code }, fault.message);
+      return undefined;
+    }
+  }
+
+  async #build(
+    blob: RafsBlob,
+    rows: BlobRows,
+    options: FetchOptions & { readonly image: IncomingImage },
+  ): Promise<RafsChunkMap> {
+    const where = options.image.reference;
+    const { info, header } = await this.#chunkInfo(blob, options);
+    const building = buildChunkMap({ blob, ci: info, header, rows, where });
+    for (;;) {
+      const step = building.next();
+      if (step.done === true) return step.value;
+      await nextTurn();
+    }
+  }
+
+  async #chunkInfo(
+    blob: RafsBlob,
+    options: FetchOptions & { readonly image: IncomingImage },
+  ): Promise<ChunkInfo> {
+    const { image } = options;
+    const metaId = blob.features.separate ? (blob.metaDigest ?? blob.id) : blob.id;
+    for (const id of new Set([blob.id, metaId])) {
+      const path = await image.blobMeta(id);
+      if (path === undefined) continue;
+      const info = await readBlobMeta(path, blob, image.reference);
+      if (info !== undefined) return info;
+    }
+    const location = image.locate(digestOf(metaId));
+    const where = image.reference;
+    this.#parts.log.debug({ blob: metaId }, "fetching the chunk infos of a blob");
+    return fetchChunkInfo(this.#parts, blob, location, { ...options, where });
+  }
+
+  #bootstrapRecord({ digest, size }: StoredBootstrap): StreamRecord {
+    const repository = this.#parts.store.bootstrapDirectory;
+    const origin = { kind: "directory", host: "directory", repository } as const;
+    return { digest, size, origin, format: "bootstrap" };
+  }
+
+  #refuseOtherUse(digest: Digest, where: string): void {
+    const other = this.#parts.otherUse(digest);
+    if (other === undefined) return;
+    const detail = `its blob ${digest} is ${other}: it contradicts a known image`;
+    throw new DaemonError({ code: "image_invalid", where, detail });
+  }
+}
+
+function checkKnown(
+  map: RafsChunkMap,
+  blob: RafsBlob,
+  { rows, where }: { rows: BlobRows; where: string },
+): void {
+  if (map.sizeBytes !== blob.sizeBytes || map.digester !== blob.digester) {
+    const detail = `its blob ${blob.id} has ${blob.sizeBytes} bytes and ${blob.digester} digests, which contradicts what a trusted image says of it (${map.sizeBytes}, ${map.digester})`;
+    throw new DaemonError({ code: "image_invalid", where, detail });
+  }
+  map.checkRows(rows, where);
+}
+
+function contentOf(
+  image: IncomingImage,
+  stream: StreamRecord,
+  devices: StreamRecord[],
+): Content {
+  return {
+    reference: image.reference,
+    manifestDigest: image.manifestDigest ?? stream.digest,
+    stream,
+    devices,
+    inspected: { compressed: false },
+  };
+}
+
+function recordOf({ origin, digest, size }: BlobLocation, blob: RafsBlob): StreamRecord {
+  return { digest, size: blob.sizeBytes, origin, format: "rafs", storedSize: size };
+}
+
+function digestOf(id: string): Digest {
+  const digest = `sha256:${id}`;
+  if (!isDigest(digest)) throw new Error(`a blob id is 64 hex digits, not ${id}`);
+  return digest;
+}
+
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve);
+  });
+}

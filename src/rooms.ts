@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+// The rooms that every way of running the daemon has: source, state, engine and what Nydus
+// images need. Who opens names, which door is used and who is listened to differs: main.ts (the
+// daemon of its own) and nydusd/ (in nydusd's place) add that.
+
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { dropCachedKey, dropUntrustedFiles } from "./cache/untrusted-files.ts";
+import type { Config } from "./config/config.ts";
+import { type Decoder, createDecoder } from "./decoder/unit-decoder.ts";
+import { DaemonError } from "./errors.ts";
+import { Engine } from "./flow/engine.ts";
+import { RafsAdmission } from "./flow/rafs/admit-image.ts";
+import { Streams } from "./flow/streams.ts";
+import { systemClock as clock } from "./platform/clock.ts";
+import type { Log } from "./platform/log.ts";
+import type { Native } from "./platform/native.ts";
+import { SlabPool } from "./platform/slab-pool.ts";
+import { AccessBook } from "./source/registry/access.ts";
+import { type RegistryParts, isLoopback } from "./source/registry/options.ts";
+import { createSources } from "./source/sources.ts";
+import { Bindings } from "./state/bindings.ts";
+import { StreamStore } from "./state/stream-store.ts";
+import { KIB, MIB } from "./units.ts";
+
+export interface RoomsParts {
+  readonly config: Config;
+  readonly native: Native;
+  readonly log: Log;
+  readonly onFillFailure: (cookieKeys: readonly string[], error: DaemonError) => void;
+}
+
+export type Rooms = Awaited<ReturnType<typeof buildRooms>>;
+
+/** Reads the state. The cache must not be bound yet, unless `adopted`: then its files are in use. */
+export async function buildRooms(parts: RoomsParts, adopted = false) {
+  const { config, native, log } = parts;
+  const { bindings, store } = await loadState(config, log, adopted);
+  const { source, counts, access } = buildSource(config, log);
+  const slabs = buildSlabs(config, native);
+  const engine = new Engine({
+    clock,
+    log,
+    slabs,
+    limits: {
+      windowBytes: config.engine.window,
+      readTimeoutMs: config.limits.read_timeout,
+      answerHoldMs: config.engine.answer_hold,
+    },
+    onFillFailure: parts.onFillFailure,
+  });
+  let decoder: Promise<Decoder> | undefined;
+  const streams = new Streams({
+    source,
+    store,
+    live: (key) => engine.liveStream(key),
+    decoder: () => (decoder ??= createDecoder({ native, nextTurn })),
+  });
+  const admission = new RafsAdmission({
+    source,
+    native,
+    store,
+    streams,
+    log,
+    otherUse: (digest) => bindings.otherUse({ digest, format: "rafs" }),
+    dropCached: (digest) => dropCachedKey(config.cache.dir, digest.slice("sha256:".length)),
+  });
+  return { source, counts, access, slabs, engine, bindings, store, streams, admission };
+}
+
+function buildSource(config: Config, log: Log) {
+  const counts = { requests: 0, bytes: 0, failures: 0 };
+  const access = new AccessBook();
+  const { registry } = config;
+  const registryParts: RegistryParts = {
+    clock,
+    random: Math.random,
+    log,
+    access,
+    options: {
+      plainHttp: (host) => isLoopback(host) || registry.plain_http.includes(host),
+      connections: registry.connections,
+      attemptsMax: registry.attempts,
+      connectTimeoutMs: registry.connect_timeout,
+      headersTimeoutMs: registry.headers_timeout,
+      stallTimeoutMs: registry.stall_timeout,
+    },
+    observe: {
+      request() {
+        counts.requests += 1;
+      },
+      bytes(_host, count) {
+        counts.bytes += count;
+      },
+      failure() {
+        counts.failures += 1;
+      },
+    },
+  };
+  const source = createSources({
+    async registry() {
+      const { createRegistrySource } = await import("./source/registry/registry-source.ts");
+      return createRegistrySource(registryParts);
+    },
+    async layout() {
+      const { createLayoutSource } = await import("./source/layout.ts");
+      return createLayoutSource({ clock });
+    },
+    async directory() {
+      const { createDirectorySource } = await import("./source/directory.ts");
+      return createDirectorySource({ clock });
+    },
+  });
+  return { source, counts, access };
+}
+
+function buildSlabs(config: Config, native: Native): SlabPool {
+  const slabBytes = Math.min(Math.max(config.engine.window, 256 * KIB), MIB);
+  return new SlabPool({
+    slabBytes,
+    slabsMax: Math.floor(config.limits.bytes_in_flight / slabBytes),
+    allocate: (bytes) => native.allocateAligned(bytes),
+  });
+}
+
+async function loadState(config: Config, log: Log, adopted: boolean) {
+  const cacheDir = config.cache.dir;
+  await mkdir(cacheDir, { recursive: true, mode: 0o700 }).catch((error: unknown) => {
+    const detail = `cannot be created: ${error instanceof Error ? error.message : String(error)}`;
+    throw new DaemonError({ code: "cache_dir_unsuitable", path: cacheDir, detail });
+  });
+  const store = new StreamStore(join(cacheDir, "state"));
+  await store.clean();
+  const bindings = new Bindings(join(cacheDir, "state", "bindings.json"));
+  const loaded = await bindings.load();
+  if (loaded === "loaded") return { bindings, store };
+  if (loaded instanceof DaemonError) log.warn({ code: loaded.fault.code }, loaded.message);
+  // What a live kernel session holds open must not go away under it.
+  const dropped = adopted ? 0 : await dropUntrustedFiles(cacheDir);
+  if (dropped > 0) log.warn({ dropped }, "cached files of names that nothing is known of: deleted");
+  return { bindings, store };
+}
+
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve);
+  });
+}
