@@ -176,7 +176,8 @@ export class Engine {
 
   get load(): EngineLoad {
     let flights = 0;
-    for (const flow of this.#flows.values()) if (flow.objects.size > 0) flights += flow.flights.size;
+    for (const flow of this.#flows.values())
+      if (flow.objects.size > 0) flights += flow.flights.size;
     return {
       waitingReads: this.waitingReads,
       flights,

@@ -119,7 +119,7 @@ export class Prefetcher {
 
   stop(): void {
     this.#isStopped = true;
-    for (const key of [...this.#runs.keys()]) this.cancel(key);
+    for (const key of this.#runs.keys()) this.cancel(key);
     this.#cancelTimer?.();
     this.#cancelTimer = undefined;
   }
@@ -150,11 +150,11 @@ export class Prefetcher {
     this.#cancelTimer?.();
     this.#cancelTimer = undefined;
     if (this.#isStopped) return;
-    for (const run of this.#runs.values()) this.#begin(run);
     for (;;) {
       const nowMs = this.#parts.clock.nowMs();
-      const open = [...this.#runs.values()].filter(isUnderWay).filter(isAnyOpen);
+      const open = [...this.#runs.values()].filter(isUnderWay);
       if (open.length === 0) return;
+      for (const { counters } of open) counters.beganAtMs ??= this.#unixMs();
       const quietMs = this.#quietAtMs(nowMs);
       // The end of a flight looks again.
       if (this.#inAir >= this.#flightsMax(nowMs)) return;
@@ -165,11 +165,6 @@ export class Prefetcher {
         return;
       }
     }
-  }
-
-  #begin(run: Run): void {
-    if (run.counters.beganAtMs !== undefined || !isAnyOpen(run)) return;
-    run.counters.beganAtMs = this.#unixMs();
   }
 
   #quietAtMs(nowMs: number): number {
@@ -291,12 +286,9 @@ export class Prefetcher {
   }
 }
 
-function isUnderWay({ counters }: Run): boolean {
-  return counters.endedAtMs === undefined;
-}
-
-function isAnyOpen({ cursor }: Run): boolean {
-  return cursor.isAnyOpen;
+/** It has not ended, and something of it is open. */
+function isUnderWay({ counters, cursor }: Run): boolean {
+  return counters.endedAtMs === undefined && cursor.isAnyOpen;
 }
 
 function isSameImage({ job }: Run, other: PrefetchJob): boolean {

@@ -28,7 +28,8 @@ import type { BlobService } from "./service.ts";
 import { Supervisor } from "./supervisor.ts";
 
 /** A question for our state waits so long for it to settle: 20 questions are all we ever get. */
-const SETTLE_MS = 300;
+const SETTLE_MS = 100;
+const BYE_MS = 300;
 /** How often a device in other hands is tried again. */
 const RETRY_MS = 1000;
 const KEEPER_POLL_MS = 1000;
@@ -117,7 +118,7 @@ export class Adapter {
       return;
     }
     await service.stop();
-    await Promise.race([this.#link?.bye().catch(() => undefined), sleep(SETTLE_MS)]);
+    await Promise.race([this.#link?.bye().catch(() => undefined), sleep(BYE_MS)]);
   }
 
   /** Closes the socket too; for tests. */

@@ -10,6 +10,7 @@ import { join } from "node:path";
 export class BlobRegistry {
   /** `user:password`; undefined lets everybody in. */
   login: string | undefined;
+  /** Requests with another name or password. */
   refused = 0;
   bytes = 0;
   readonly #files: ReadonlyMap<string, { path: string; size: number }>;
@@ -49,8 +50,10 @@ export class BlobRegistry {
   #answer(request: IncomingMessage, response: ServerResponse): void {
     const { login } = this;
     const wanted = login === undefined ? "" : `Basic ${Buffer.from(login).toString("base64")}`;
-    if (login !== undefined && request.headers.authorization !== wanted) {
-      this.refused += 1;
+    const given = request.headers.authorization;
+    if (login !== undefined && given !== wanted) {
+      // Without a name it is only a question.
+      if (given !== undefined) this.refused += 1;
       response.writeHead(401, { "www-authenticate": 'Basic realm="blobs"' }).end();
       return;
     }

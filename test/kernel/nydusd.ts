@@ -183,6 +183,31 @@ beyondSmoke("in nydusd's place", () => {
       }),
   );
 
+  test("renewed credentials are used at once, and by the next daemon", { timeout }, () =>
+    withSite(async (site) => {
+      const daemons = [await site.start(SUPERVISED)];
+      await watched(daemons, async () => {
+        const [daemon] = daemons;
+        if (daemon === undefined) return;
+        await site.snapshot("3", "none-sha256");
+        for (const id of ["2", "3"]) await bind(daemon, site, id);
+        site.registry.login = "alice:two";
+        const body = { registry_auth: Buffer.from("alice:two").toString("base64") };
+        strictEqual((await daemon.ask("PUT", "/api/v1/config?id=%2F2", body)).status, 204);
+        const target = await site.mount(fsidOf("2"));
+        await site.expectTree(target);
+        strictEqual(site.registry.refused, 0);
+        await save(daemon, site);
+        await daemon.end("SIGKILL");
+        await failover(site, daemons);
+        // Not read before: from the same repository, by the new daemon.
+        const other = await site.mount(fsidOf("3"));
+        await site.expectTree(other);
+        for (const mounted of [target, other]) await site.umount(mounted);
+      });
+    }),
+  );
+
   test("nobody asks the new daemon for a takeover: it serves all the same", { timeout }, () =>
     withSite(async (site) => {
       const daemons = [await site.start(SUPERVISED)];
@@ -268,12 +293,12 @@ beyondSmoke("in nydusd's place", () => {
   test("outlives the reader of its log", { timeout }, () =>
     withSite(async (site) => {
       const args = site.args(ALONE);
-      const shell = ["-c", `exec "$0" "$@" 2>&1 | head -n 1`, process.execPath, NYDUSD, ...args];
+      const shell = ["-c", `"$0" "$@" 2>&1 | head -n 1`, process.execPath, NYDUSD, ...args];
       const child = spawn("sh", [...shell, "-l", "trace"], {
         stdio: ["ignore", "pipe", "inherit"],
       });
       await once(child.stdout, "data");
-      await sleep(1500);
+      await sleep(2000);
       const socket = args[args.indexOf("--apisock") + 1] ?? "";
       ok(existsSync(socket));
       const { pid } = await findDaemon(site.root);

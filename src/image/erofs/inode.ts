@@ -22,7 +22,7 @@ export interface ErofsFile {
   readonly sizeBytes: number;
   /** Where inodes begin, in blocks: inode n is at metaBlock * 4096 + n * 32. */
   readonly metaBlock: number;
-  /** The size of each extra device, in blocks. */
+  /** The size of each extra device, in blocks; 0 where it is not told (mkfs.erofs --blobdev). */
   readonly deviceBlocks: readonly number[];
   /** Names the image in faults. */
   readonly where: string;
@@ -130,7 +130,8 @@ export class ErofsReader {
   async #work(bytes: number): Promise<void> {
     const { where, pause } = this.file;
     this.#workLeft -= bytes;
-    if (this.#workLeft < 0) throw invalid(where, "its inodes refer to the same places over and over");
+    if (this.#workLeft < 0)
+      throw invalid(where, "its inodes refer to the same places over and over");
     this.#workSincePause += bytes;
     if (this.#workSincePause < WORK_BETWEEN_PAUSES) return;
     this.#workSincePause = 0;
@@ -235,12 +236,12 @@ function chunkAt(
   const count = file.deviceBlocks.length;
   const device = isIndex ? view.getUint16(at + 2, true) & deviceMask(count) : 0;
   const offset = block * BLOCK_BYTES;
-  if (device === 0) return { device, offset, length: of.length };
-  const blocks = file.deviceBlocks[device - 1];
+  const blocks = device === 0 ? 0 : file.deviceBlocks[device - 1];
   if (blocks === undefined) {
     throw invalid(file.where, `${of.what} are on device ${device} of ${count}`);
   }
-  if (!liesWithin({ offset, length: of.length }, blocks * BLOCK_BYTES)) {
+  const deviceEnd = blocks === 0 ? ADDRESS_END : blocks * BLOCK_BYTES;
+  if (!liesWithin({ offset, length: of.length }, deviceEnd)) {
     throw invalid(file.where, `${of.what} end beyond device ${device}`);
   }
   return { device, offset, length: of.length };
