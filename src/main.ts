@@ -74,7 +74,7 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
     "ready",
   );
   // What a first request needs is loaded now, after the door is open.
-  rooms.source.warmUp().catch((error: unknown) => {
+  rooms.warmUp().catch((error: unknown) => {
     stopped.stop(asDaemonError(error));
   });
   const reason = await stopped.reason;
@@ -130,7 +130,9 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   const status = await statusOf({ engine, door, counts });
   const operations = controlOperations({ names, failures, domainId, status });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
-  return { source, engine, names, opener, door, control, handler: new Admission(opener, engine) };
+  const { warmUp } = rooms;
+  const handler = new Admission(opener, engine);
+  return { source, engine, names, opener, door, control, warmUp, handler };
 }
 
 function otherVolume(key: string, domainId: string): string {

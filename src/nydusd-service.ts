@@ -2,12 +2,14 @@
 // The rooms as nydusd's adapter asks for them (nydusd/service.ts): names that a snapshotter
 // binds, and a device that comes from, or goes to, another daemon.
 
-import { access as accessFile, mkdir } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { cullKey, cullVolume } from "./cache/cull.ts";
 import { type Config, loadConfig, parseConfig } from "./config/config.ts";
 import { DaemonError } from "./errors.ts";
+import { firstFile } from "./flow/rafs/admit-reference.ts";
 import { encodeCommand } from "./kernel/cachefiles/codec.ts";
+import { kernelObjectCount } from "./kernel/cachefiles/kernel-count.ts";
 import { startKeeper, takeFromKeeper, watchKeeper } from "./kernel/cachefiles/keeper.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { openBoundDevice } from "./kernel/cachefiles/setup.ts";
@@ -31,6 +33,7 @@ import type { CookieName } from "./state/bindings.ts";
 
 /** How often a wait for the last answers looks whether they are given. */
 const DRAIN_POLL_MS = 5;
+const KERNEL_COUNT_MS = 500;
 
 let native: Native | undefined;
 
@@ -85,6 +88,9 @@ class RoomsBlobService implements BlobService {
   readonly #images = new Map<string, ImageBind & CookieName>();
   readonly #closing = new AbortController();
   #serving: Serving | undefined;
+  #objectsListener: (count: number) => void = () => undefined;
+  /** After adoptDevice: at least one until the kernel's own count is read. */
+  #kernelObjects = 0;
 
   constructor(config: Config, native: Native, log: Log) {
     this.#config = config;
@@ -158,7 +164,10 @@ class RoomsBlobService implements BlobService {
         locate: (digest): BlobLocation => ({ origin, digest, size: undefined }),
         known: names.get(name),
       },
-      { signal: this.#closing.signal, deadlineMs: clock.nowMs() + this.#config.limits.read_timeout },
+      {
+        signal: this.#closing.signal,
+        deadlineMs: clock.nowMs() + this.#config.limits.read_timeout,
+      },
     );
     await names.bind(name, content);
     this.#images.set(image.fsid, { ...image, ...name });
@@ -206,7 +215,8 @@ class RoomsBlobService implements BlobService {
     this.#served().access.set(host, repository, { ...accessProfile(access), credentials });
     for (const [key, image] of this.#images) {
       const other = image.backend;
-      if (other.kind !== "registry" || other.host !== host || other.repository !== repository) continue;
+      if (other.kind !== "registry" || other.host !== host || other.repository !== repository)
+        continue;
       const renewed = { ...other, access: { ...other.access, credentials } };
       this.#images.set(key, { ...image, backend: renewed });
     }
@@ -236,7 +246,11 @@ class RoomsBlobService implements BlobService {
   }
 
   get openObjects(): number {
-    return this.#serving?.session.objectCount ?? 0;
+    return Math.max(this.#serving?.session.objectCount ?? 0, this.#kernelObjects);
+  }
+
+  onObjects(listener: (count: number) => void): void {
+    this.#objectsListener = listener;
   }
 
   #buildRooms(adopted: boolean): ReturnType<typeof buildRooms> {
@@ -250,10 +264,29 @@ class RoomsBlobService implements BlobService {
     device: { deviceFd: number; adopted: boolean },
   ): void {
     const parts = { config: this.#config, native: this.#native, log: this.#log };
-    this.#serving = assemble(rooms, { ...parts, ...device });
+    const onObjects = (): void => {
+      this.#objectsListener(this.openObjects);
+    };
+    this.#serving = assemble(rooms, { ...parts, ...device, onObjects });
     // What a first request needs is loaded while nobody waits.
-    rooms.source.warmUp().catch((error: unknown) => {
+    rooms.warmUp().catch((error: unknown) => {
       this.#log.error({ err: error }, "a part of the daemon cannot be loaded");
+    });
+    if (!device.adopted) return;
+    this.#kernelObjects = 1;
+    this.#countKernelObjects();
+  }
+
+  // What another daemon opened is seen again only when it is read from, or not at all.
+  #countKernelObjects(): void {
+    const before = this.openObjects;
+    void kernelObjectCount().then((count) => {
+      this.#kernelObjects = count ?? 1;
+      if (this.openObjects !== before) this.#objectsListener(this.openObjects);
+      if (this.#closing.signal.aborted) return;
+      clock.after(KERNEL_COUNT_MS, () => {
+        this.#countKernelObjects();
+      });
     });
   }
 
@@ -303,16 +336,4 @@ function accessProfile(access: RegistryAccess): AccessProfile {
 
 function schemeOf(text: string | undefined): "http" | "https" | undefined {
   return text === "http" || text === "https" ? text : undefined;
-}
-
-async function firstFile(directories: readonly string[], name: string): Promise<string | undefined> {
-  for (const directory of directories) {
-    const path = join(directory, name);
-    const isThere = await accessFile(path).then(
-      () => true,
-      () => false,
-    );
-    if (isThere) return path;
-  }
-  return undefined;
 }

@@ -24,12 +24,13 @@ export interface ServingParts {
   readonly deviceFd: number;
   /** Another daemon bound it: what that one served may be mounted. */
   readonly adopted: boolean;
+  readonly onObjects: (count: number) => void;
 }
 
 export type Serving = ReturnType<typeof assemble>;
 
 export function assemble(rooms: Rooms, parts: ServingParts) {
-  const { native, log, deviceFd, adopted, config } = parts;
+  const { native, log, deviceFd, adopted, config, onObjects } = parts;
   const { engine, bindings, streams } = rooms;
   const names = new BoundNames({
     bindings,
@@ -46,8 +47,8 @@ export function assemble(rooms: Rooms, parts: ServingParts) {
     volumeProblem: () => undefined,
     onFailure: () => undefined,
   });
-  const session = new CachefilesSession({ native, clock, log, deviceFd, adopted });
-  const prefetcher = new Prefetcher({ engine, clock, log });
+  const session = new CachefilesSession({ native, clock, log, deviceFd, adopted, onObjects });
+  const prefetcher = new Prefetcher({ engine, clock, log, isBusy: () => opener.waitingCount > 0 });
   const handler = new Admission(opener, engine);
   return { ...rooms, deviceFd, names, opener, session, prefetcher, handler };
 }

@@ -49,12 +49,13 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
     },
     onFillFailure: parts.onFillFailure,
   });
-  let decoder: Promise<Decoder> | undefined;
+  let made: Promise<Decoder> | undefined;
+  const decoder = () => (made ??= createDecoder({ native, nextTurn }));
   const streams = new Streams({
     source,
     store,
     live: (key) => engine.liveStream(key),
-    decoder: () => (decoder ??= createDecoder({ native, nextTurn })),
+    decoder,
   });
   const admission = new RafsAdmission({
     source,
@@ -65,7 +66,12 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
     otherUse: (digest) => bindings.otherUse({ digest, format: "rafs" }),
     dropCached: (digest) => dropCachedKey(config.cache.dir, digest.slice("sha256:".length)),
   });
-  return { source, counts, access, slabs, engine, bindings, store, streams, admission };
+  const warmUp = async (): Promise<void> => {
+    await source.warmUp();
+    await decoder();
+    await slabs.warmUp(nextTurn);
+  };
+  return { source, counts, access, slabs, engine, bindings, store, streams, admission, warmUp };
 }
 
 function buildSource(config: Config, log: Log) {

@@ -99,10 +99,10 @@ int Decoder::Run(const DecodeRequest& request) {
     Scatter(request, request.source);
     return 0;
   }
-  const std::vector<Piece>& pieces = request.pieces;
-  if (pieces.size() == 1 && pieces[0].from == 0 && pieces[0].length == request.decoded_bytes) {
-    const int error = Decode(request, request.target + pieces[0].target_offset);
-    if (error == 0) ZeroAfter(request, pieces[0]);
+  if (request.IsOnePiece()) {
+    const Piece& piece = request.pieces[0];
+    const int error = Decode(request, request.target + piece.target_offset);
+    if (error == 0) ZeroAfter(request, piece);
     return error;
   }
   uint8_t* scratch = Scratch(request.decoded_bytes);

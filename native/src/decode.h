@@ -15,7 +15,9 @@ struct z_stream_s;
 namespace erofsd {
 
 constexpr size_t kBlockBytes = 4096;
-constexpr size_t kDecodedBytesMax = size_t{16} << 20;
+// Of scratch memory, which each thread keeps; what is decoded in one piece needs none.
+constexpr size_t kScratchBytesMax = size_t{16} << 20;
+constexpr size_t kDecodedBytesMax = size_t{1} << 30;
 
 enum class Codec { kNone, kLz4Block, kZstd, kInflate };
 
@@ -39,6 +41,11 @@ struct DecodeRequest {
   int byte = 0;
   uint8_t* target = nullptr;
   std::vector<Piece> pieces;
+
+  // Decoded straight into the target.
+  bool IsOnePiece() const {
+    return pieces.size() == 1 && pieces[0].from == 0 && pieces[0].length == decoded_bytes;
+  }
 };
 
 class Decoder {

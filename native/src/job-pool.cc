@@ -180,6 +180,8 @@ Napi::Value JobPool::Decode(const Napi::CallbackInfo& info) {
   const Numbers pieces = args.Uint32Array(9, "pieces");
   request.target = target.data;
   if (args.failed() || !ReadPieces(args, pieces, target, request)) return info.Env().Undefined();
+  args.Require(request.IsOnePiece() || request.decoded_bytes <= kScratchBytesMax, "decodedBytes",
+               "must be at most " + std::to_string(kScratchBytesMax) + ", or one piece");
   args.Require(!Overlap(request, target), "target", "must be other memory than the source");
   if (args.failed()) return info.Env().Undefined();
   return Result(info, Submit(std::move(job), {source.value, dictionary.value, target.value}));

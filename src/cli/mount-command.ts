@@ -67,8 +67,9 @@ async function mountPoint(directory: string): Promise<string> {
 }
 
 function absoluteReference(reference: string): string {
-  const [, path] = /^oci:([^/].*)$/.exec(reference) ?? [];
-  return path === undefined ? reference : `oci:${resolve(path)}`;
+  const [, kind, path] = /^(oci|rafs):([^/].*)$/.exec(reference) ?? [];
+  const absolute = path === undefined ? reference : `${kind}:${resolve(path)}`;
+  return absolute.replace(/(?<=^rafs:.*\?blobs=)[^/].*$/, (directory) => resolve(directory));
 }
 
 function refuseDangerousKeys(image: RegisteredImage): void {

@@ -77,7 +77,8 @@ export class BoundNames {
     }
     const digest = `sha256:${name.cookieKey}`;
     const [record] = isDigest(digest) ? bindings.findStreams(digest) : [];
-    if (record === undefined) throw unknown(name, "no image is bound to it, nor is it a blob of one");
+    if (record === undefined)
+      throw unknown(name, "no image is bound to it, nor is it a blob of one");
     return { stream: await streams.open(record), copenSize: record.size, release };
   }
 }

@@ -13,6 +13,7 @@ import type { Clock } from "../platform/clock.ts";
 import type { Log } from "../platform/log.ts";
 import type {
   ReferenceResolver,
+  ResolvedBootstrap,
   ResolvedRAFS,
   ResolvedReference,
 } from "../source/reference-resolver.ts";
@@ -55,7 +56,10 @@ export interface NameResolverParts {
   readonly streams: Streams;
   readonly references: ReferenceResolver;
   /** Takes a Nydus image in: what to bind. */
-  readonly admit: (image: ResolvedRAFS, options: FetchOptions) => Promise<Content>;
+  readonly admit: (
+    image: ResolvedRAFS | ResolvedBootstrap,
+    options: FetchOptions,
+  ) => Promise<Content>;
   /** `require` refuses streams without digests per chunk. */
   readonly integrity: "require" | "prefer";
   /** `erofs,<domain_id>` of this daemon. */
@@ -215,14 +219,16 @@ export class NameResolver {
   async #confirmed(records: readonly StreamRecord[]): Promise<StreamRecord | undefined> {
     if (records.length <= 1) return records[0];
     for (const record of records) {
-      if (await this.#parts.engine.confirmSize(await this.#parts.streams.open(record))) return record;
+      if (await this.#parts.engine.confirmSize(await this.#parts.streams.open(record)))
+        return record;
     }
     return undefined;
   }
 
   async #checkServable({ cookieKey }: CookieName, current: Binding): Promise<void> {
     this.#checkIntegrity(current.stream, cookieKey);
-    if (current.stream.format === undefined || (await this.#parts.streams.isComplete(current))) return;
+    if (current.stream.format === undefined || (await this.#parts.streams.isComplete(current)))
+      return;
     const detail = "its bootstrap or a chunk map is gone from the state directory";
     throw new DaemonError({ code: "key_unknown", key: cookieKey, detail });
   }
@@ -275,7 +281,10 @@ export class NameResolver {
         : { deadlineMs: startMs + Math.min(RESOLVE_BOUND_MS, openTimeoutMs / 2), attemptsMax: 1 };
     try {
       const resolved = await references.resolve(reference, { signal, ...patience });
-      const content = await this.#contentOf(resolved, { signal, deadlineMs: startMs + 4 * openTimeoutMs });
+      const content = await this.#contentOf(resolved, {
+        signal,
+        deadlineMs: startMs + 4 * openTimeoutMs,
+      });
       if (clock.nowMs() - startMs > openTimeoutMs) this.#late.set(reference, content);
       return content;
     } catch (error) {
@@ -290,9 +299,9 @@ export class NameResolver {
   }
 
   async #contentOf(resolved: ResolvedReference, options: FetchOptions): Promise<Content> {
-    const { reference, manifestDigest } = resolved;
     if (resolved.kind === "rafs") return this.#admitted(resolved, options);
-    const { stream, devices } = resolved;
+    if (resolved.kind === "bootstrap") return this.#parts.admit(resolved, options);
+    const { reference, manifestDigest, stream, devices } = resolved;
     return { reference, manifestDigest, stream, devices: [...devices] };
   }
 

@@ -32,7 +32,6 @@ const SETTLE_MS = 100;
 const BYE_MS = 300;
 /** How often a device in other hands is tried again. */
 const RETRY_MS = 1000;
-const KEEPER_POLL_MS = 1000;
 /** The socket of a daemon, and of those that follow it in upgrades. */
 const API_SOCKET = /^api[0-9]*\.sock$/;
 
@@ -58,7 +57,6 @@ export class Adapter {
   #serve: (served: Served) => void = () => undefined;
   #rooms: Rooms | undefined;
   #link: KeeperLink | undefined;
-  #cancelPoll: () => void = () => undefined;
   #isLeaving = false;
 
   constructor(parts: AdapterParts) {
@@ -109,7 +107,6 @@ export class Adapter {
   async stop(): Promise<void> {
     this.#isLeaving = true;
     this.#server.removeFile();
-    this.#cancelPoll();
     const { lifecycle, service } = this.#rooms ?? {};
     if (service === undefined || lifecycle === undefined) return;
     if (this.#parts.options.supervisor !== undefined && service.openObjects > 0) {
@@ -244,19 +241,15 @@ export class Adapter {
 
   /** Without a supervisor a crash would lose the device, and with it all mounted images. */
   async #keep(service: BlobService, keeper: Keeper): Promise<void> {
-    const { clock, log } = this.#parts;
+    const { log } = this.#parts;
     try {
       if (service.deviceFd === undefined) return;
       const link = await keeper.start(service.deviceFd);
       this.#link = link;
-      let told = -1;
-      const poll = (): void => {
-        if (this.#isLeaving) return;
-        if (service.openObjects !== told) link.tell(service.openObjects);
-        told = service.openObjects;
-        this.#cancelPoll = clock.after(KEEPER_POLL_MS, poll);
-      };
-      poll();
+      service.onObjects((count) => {
+        if (!this.#isLeaving) link.tell(count);
+      });
+      link.tell(service.openObjects);
     } catch (error) {
       log.warn(
         {},

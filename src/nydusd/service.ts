@@ -76,6 +76,7 @@ export interface ImageCounters {
     readonly requests: number;
     readonly bytes: number;
     readonly workers: number;
+    /** Unix time, as is the end's. */
     readonly beganAtMs: number | undefined;
     readonly endedAtMs: number | undefined;
   };
@@ -116,6 +117,8 @@ export interface BlobService {
   /** Fsids of all bound images. */
   readonly bound: readonly string[];
   readonly inflight: readonly InflightRead[];
-  /** Objects the kernel has open. */
+  /** Objects the kernel has open; after adoptDevice also those that it has not opened again yet. */
   readonly openObjects: number;
+  /** Called with openObjects when it has changed: at once for what this daemon opened itself. */
+  onObjects(listener: (count: number) => void): void;
 }

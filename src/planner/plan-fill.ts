@@ -49,7 +49,10 @@ export function planFill(question: FillQuestion): FillPlan {
   const fetches: Extent[] = [];
   for (const extent of demand) {
     const end = extent === last ? aheadEnd(question, first, last) : extentEnd(extent);
-    const { pieces, rest } = split({ offset: extent.offset, length: end - extent.offset }, question);
+    const { pieces, rest } = split(
+      { offset: extent.offset, length: end - extent.offset },
+      question,
+    );
     fetches.push(...pieces);
     if (rest.length > 0 && rest.offset < extentEnd(extent)) {
       return { fetches, refused: { offset: rest.offset, length: BLOCK_BYTES } };
@@ -114,7 +117,10 @@ function joined(extents: readonly Extent[]): Extent[] {
 }
 
 /** `rest` is what may not be served, with all that follows. */
-function split(extent: Extent, { map, fetchMax }: FillQuestion): { pieces: Extent[]; rest: Extent } {
+function split(
+  extent: Extent,
+  { map, fetchMax }: FillQuestion,
+): { pieces: Extent[]; rest: Extent } {
   const pieces: Extent[] = [];
   let rest = extent;
   while (rest.length > 0) {

@@ -30,7 +30,7 @@ export interface DecodeJob {
   readonly source: Uint8Array;
   readonly sourceOffset: number;
   readonly sourceLength: number;
-  /** At most 16 MiB. */
+  /** At most 16 MiB; 1 GiB where one piece is all of them. */
   readonly decodedBytes: number;
   /** For `inflate`, where the unit does not begin at a member's deflate stream. */
   readonly start?: InflateStart | undefined;

@@ -2,9 +2,15 @@
 // From a reference as text to what it names now: the blobs of one mountable image.
 
 import { arch } from "node:os";
+import { dirname, isAbsolute } from "node:path";
+import { DaemonError } from "../errors.ts";
 import type { ImagePlan } from "../image/image.ts";
 import { machinePlatform } from "../image/oci/platform.ts";
-import { formatReference, parseReference } from "../image/oci/reference.ts";
+import {
+  type BootstrapReference,
+  formatReference,
+  parseReference,
+} from "../image/oci/reference.ts";
 import type { Digest } from "../units.ts";
 import { resolveImage } from "./resolve-image.ts";
 import type { FetchOptions, Origin, SizedBlobLocation, Source } from "./source.ts";
@@ -34,7 +40,15 @@ export interface ResolvedRAFS extends Resolved {
   readonly nydusRefs: ReadonlyMap<Digest, Digest>;
 }
 
-export type ResolvedReference = ResolvedEROFS | ResolvedRAFS;
+/** A Nydus bootstrap that is a file; its own digest stands for a manifest's. */
+export interface ResolvedBootstrap {
+  readonly kind: "bootstrap";
+  readonly reference: string;
+  readonly path: string;
+  readonly blobs: Origin;
+}
+
+export type ResolvedReference = ResolvedEROFS | ResolvedRAFS | ResolvedBootstrap;
 
 export interface ReferenceResolver {
   /** The canonical form. Fault: reference_invalid. */
@@ -50,12 +64,35 @@ export function createReferenceResolver(source: Source): ReferenceResolver {
   const platform = machinePlatform(arch());
   return {
     canonical: (reference) => formatReference(parseReference(reference)),
-    isImmutable: (reference) => parseReference(reference).digest !== undefined,
+    isImmutable(text) {
+      const reference = parseReference(text);
+      return reference.kind !== "bootstrap" && reference.digest !== undefined;
+    },
     async resolve(text, options) {
       const reference = parseReference(text);
+      if (reference.kind === "bootstrap") return locateBootstrap(reference);
       const { plan, origin } = await resolveImage(source, reference, platform, options);
       return locate(plan, origin, formatReference(reference));
     },
+  };
+}
+
+function locateBootstrap(reference: BootstrapReference): ResolvedBootstrap {
+  const { path, blobDirectory = dirname(path) } = reference;
+  for (const each of [path, blobDirectory]) {
+    if (isAbsolute(each)) continue;
+    const detail = `write the absolute path of ${each}`;
+    throw new DaemonError({
+      code: "reference_invalid",
+      reference: formatReference(reference),
+      detail,
+    });
+  }
+  return {
+    kind: "bootstrap",
+    reference: formatReference(reference),
+    path,
+    blobs: { kind: "directory", host: "directory", repository: blobDirectory },
   };
 }
 

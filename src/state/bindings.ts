@@ -139,7 +139,9 @@ export class Bindings {
   otherUse(record: Pick<StreamRecord, "digest" | "format">): string | undefined {
     const other = this.#streams.get(record.digest)?.find(({ format }) => format !== record.format);
     if (other === undefined) return undefined;
-    return other.format === undefined ? "a raw layer there" : `a Nydus ${other.format} stream there`;
+    return other.format === undefined
+      ? "a raw layer there"
+      : `a Nydus ${other.format} stream there`;
   }
 
   /**

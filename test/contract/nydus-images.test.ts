@@ -7,7 +7,6 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type IndexEntry, parseDocument } from "../../src/image/oci/manifest.ts";
 import { OCI_INDEX } from "../../src/image/oci/media-types.ts";
-import { parseReference } from "../../src/image/oci/reference.ts";
 import { systemClock } from "../../src/platform/clock.ts";
 import { fetchBootstrapLayer } from "../../src/source/bootstrap-layer.ts";
 import { createLayoutSource } from "../../src/source/layout.ts";
@@ -25,6 +24,7 @@ import { type RunningRegistry, startDockerRegistry } from "../support/docker-reg
 import { faultFrom } from "../support/faults.ts";
 import { pushBlob, pushManifest } from "../support/push.ts";
 import { tempDir } from "../support/temp-dir.ts";
+import { manifestReference } from "../support/reference.ts";
 
 const LAYOUT = join(import.meta.dirname, "../fixtures/rafs/layout");
 const AMD64 = { os: "linux", architecture: "amd64" };
@@ -112,7 +112,7 @@ describe.each(places)("in %s", (place) => {
   });
 
   it("an index of a tar and a Nydus image gives the Nydus one, though nothing marks it", async () => {
-    const reference = parseReference(referenceAt(place, "nydus-multi"));
+    const reference = manifestReference(referenceAt(place, "nydus-multi"));
     const { plan } = await resolveImage(source, reference, AMD64, options());
     expect(plan.kind).toBe("rafs");
     expect(plan.manifestDigest.slice(7, 15)).toBe("106e78ff");

@@ -6,7 +6,6 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { EROFSPlan } from "../../src/image/image.ts";
 import type { Source } from "../../src/source/source.ts";
-import { parseReference } from "../../src/image/oci/reference.ts";
 import { systemClock } from "../../src/platform/clock.ts";
 import { createLayoutSource } from "../../src/source/layout.ts";
 import { createRegistrySource } from "../../src/source/registry/registry-source.ts";
@@ -24,6 +23,7 @@ import {
   writeLayout,
 } from "../support/oci-image.ts";
 import { pushBlob, pushBuiltImage, pushManifest } from "../support/push.ts";
+import { manifestReference } from "../support/reference.ts";
 
 const AMD64 = { os: "linux", architecture: "amd64" };
 const EROFS = { ...AMD64, "os.features": ["erofs"] };
@@ -74,7 +74,7 @@ function target() {
 type ResolvedEROFSImage = ResolvedImage & { readonly plan: EROFSPlan };
 
 async function resolve(text: string, platform = AMD64): Promise<ResolvedEROFSImage> {
-  const resolved = await resolveImage(source, parseReference(text), platform, {
+  const resolved = await resolveImage(source, manifestReference(text), platform, {
     signal: new AbortController().signal,
     deadlineMs: systemClock.nowMs() + 20_000,
   });

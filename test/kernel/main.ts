@@ -3,6 +3,7 @@
 
 import "./every-image.ts";
 import "./nydus.ts";
+import "./nydusd.ts";
 import "./reading.ts";
 import "./names.ts";
 import "./lifecycle.ts";

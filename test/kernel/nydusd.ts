@@ -6,66 +6,19 @@ import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { spawn } from "node:child_process";
-import { readFile, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fsidOf } from "../../src/nydusd/fsid.ts";
 import { NYDUSD, Nydusd } from "./nydusd-process.ts";
 import { Replay } from "./nydusd-replay.ts";
-import { Site } from "./nydusd-site.ts";
+import { bind, failover, findDaemon, save, watched, withSite } from "./nydusd-steps.ts";
 import { SLOWNESS, beyondSmoke, fullTest } from "./support/settings.ts";
 
 const timeout = 180_000 * SLOWNESS;
 const MANY = 60;
 const SUPERVISED = { supervised: true };
 const ALONE = { supervised: false };
-
-async function withSite(work: (site: Site) => Promise<void>): Promise<void> {
-  const site = await Site.make();
-  try {
-    await work(site);
-  } finally {
-    await site.stop();
-  }
-}
-
-/** Kills what a failed test left running, and says what it logged. */
-async function watched(daemons: Nydusd[], work: () => Promise<void>): Promise<void> {
-  try {
-    await work();
-  } catch (error) {
-    throw new Error(daemons.map(({ output }) => output).join("\n---\n"), { cause: error });
-  } finally {
-    for (const daemon of daemons) if (!daemon.hasEnded) await daemon.end("SIGKILL");
-  }
-}
-
-async function bind(daemon: Nydusd, site: Site, id: string): Promise<void> {
-  const answered = await daemon.ask("PUT", "/api/v2/blobs", site.body(id));
-  strictEqual(answered.status, 204, JSON.stringify(answered.body));
-}
-
-async function save(daemon: Nydusd, site: Site): Promise<number> {
-  const received = await site.supervisor.receive();
-  const { status } = await daemon.ask("PUT", "/api/v1/daemon/fuse/sendfd");
-  strictEqual(status, 204);
-  return (await received.done).bytes;
-}
-
-/** Failover as the snapshotter does it, after the daemon's death. */
-async function failover(site: Site, daemons: Nydusd[]): Promise<Nydusd> {
-  const offered = await site.supervisor.offer();
-  const next = new Nydusd(site.args(SUPERVISED));
-  daemons.push(next);
-  await next.untilListening();
-  await next.untilState("INIT");
-  strictEqual((await next.ask("PUT", "/api/v1/daemon/fuse/takeover")).status, 204);
-  await offered.done;
-  strictEqual((await next.ask("PUT", "/api/v1/daemon/start")).status, 204);
-  strictEqual(await next.state(), "RUNNING");
-  return next;
-}
 
 beyondSmoke("in nydusd's place", () => {
   test(
@@ -294,9 +247,7 @@ beyondSmoke("in nydusd's place", () => {
     withSite(async (site) => {
       const args = site.args(ALONE);
       const shell = ["-c", `"$0" "$@" 2>&1 | head -n 1`, process.execPath, NYDUSD, ...args];
-      const child = spawn("sh", [...shell, "-l", "trace"], {
-        stdio: ["ignore", "pipe", "inherit"],
-      });
+      const child = spawn("sh", shell, { stdio: ["ignore", "pipe", "inherit"] });
       await once(child.stdout, "data");
       await sleep(2000);
       const socket = args[args.indexOf("--apisock") + 1] ?? "";
@@ -308,15 +259,3 @@ beyondSmoke("in nydusd's place", () => {
     }),
   );
 });
-
-/** The daemon with this directory on its command line. */
-async function findDaemon(root: string): Promise<{ pid: number }> {
-  for (const name of await readdir("/proc")) {
-    if (!/^\d+$/.test(name)) continue;
-    const words = await readFile(`/proc/${name}/cmdline`, "utf8").catch(() => "");
-    if (words.startsWith(process.execPath) && words.includes(`${root}/cache`)) {
-      return { pid: Number(name) };
-    }
-  }
-  throw new Error("no daemon is left");
-}

@@ -193,11 +193,7 @@ function checkKnown(
   map.checkRows(rows, where);
 }
 
-function contentOf(
-  image: IncomingImage,
-  stream: StreamRecord,
-  devices: StreamRecord[],
-): Content {
+function contentOf(image: IncomingImage, stream: StreamRecord, devices: StreamRecord[]): Content {
   return {
     reference: image.reference,
     manifestDigest: image.manifestDigest ?? stream.digest,

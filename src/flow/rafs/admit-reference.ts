@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// A Nydus image by its reference: its bootstrap layer is fetched and unpacked, then it is taken in
-// like one whose bootstrap is a file.
+// A Nydus image by its reference: its bootstrap is a file already, or is fetched and unpacked.
 
-import { rm } from "node:fs/promises";
+import { rm, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { fetchBootstrapLayer } from "../../source/bootstrap-layer.ts";
-import type { ResolvedRAFS } from "../../source/reference-resolver.ts";
+import type { ResolvedBootstrap, ResolvedRAFS } from "../../source/reference-resolver.ts";
 import type { BlobLocation, FetchOptions, Source } from "../../source/source.ts";
 import type { Content } from "../../state/bindings.ts";
 import type { StreamStore } from "../../state/stream-store.ts";
@@ -22,10 +22,11 @@ export interface AdmitReferenceParts {
 /** Faults: the source's, digest_mismatch, image_invalid, image_unsupported. */
 export async function admitReference(
   parts: AdmitReferenceParts,
-  image: ResolvedRAFS,
+  image: ResolvedRAFS | ResolvedBootstrap,
   options: FetchOptions,
 ): Promise<Content> {
   const { source, store, admission, bootstrapBytesMax } = parts;
+  if (image.kind === "bootstrap") return admitFile(admission, image, options);
   const directory = await store.temporary();
   try {
     const files = await fetchBootstrapLayer(source, image.bootstrapLayer, directory, {
@@ -48,4 +49,33 @@ export async function admitReference(
   } finally {
     await rm(directory, { recursive: true, force: true });
   }
+}
+
+function admitFile(
+  admission: RafsAdmission,
+  { reference, path, blobs }: ResolvedBootstrap,
+  options: FetchOptions,
+): Promise<Content> {
+  const locate = (digest: Digest): BlobLocation => ({ origin: blobs, digest, size: undefined });
+  const image = {
+    reference,
+    manifestDigest: undefined,
+    bootstrapPath: path,
+    blobMeta: (id: string) => firstFile([dirname(path), blobs.repository], `${id}.blob.meta`),
+    locate,
+  };
+  return admission.admit(image, options);
+}
+
+/** The path of the first such file; undefined when there is none. */
+export async function firstFile(
+  directories: readonly string[],
+  name: string,
+): Promise<string | undefined> {
+  for (const directory of directories) {
+    const path = join(directory, name);
+    const found = await stat(path).catch(() => undefined);
+    if (found?.isFile() === true) return path;
+  }
+  return undefined;
 }

@@ -96,7 +96,12 @@ async function fetchMetaBlob(
 ): Promise<ChunkInfo> {
   const { where } = options;
   checkMetaBlobSize(blob, where);
-  const whole = await fetchRange(parts.source, location, { offset: 0, length: blob.metaBytes }, options);
+  const whole = await fetchRange(
+    parts.source,
+    location,
+    { offset: 0, length: blob.metaBytes },
+    options,
+  );
   const actual = `sha256:${createHash("sha256").update(whole).digest("hex")}`;
   const expected = location.digest;
   if (actual !== expected) {

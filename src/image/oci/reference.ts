@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a user writes to name an image, as a value: `host[:port]/repo[:tag][@digest]` for a
-// registry, `oci:PATH[:tag][@digest]` for an OCI image-layout directory. The host is never
+// registry, `oci:PATH[:tag][@digest]` for an OCI image-layout directory, `rafs:PATH[?blobs=DIR]`
+// for a Nydus bootstrap and the directory of its blobs. The host is never
 // guessed. Grammar of names, tags: OCI distribution-spec "Pulling manifests". Parsed by hand, in
 // linear time: the expressions of the usual packages backtrack without end on 30 letters and a `!`,
 // and a reference may come from whoever can mount.
@@ -26,9 +27,21 @@ export interface LayoutReference {
   readonly digest: Digest | undefined;
 }
 
+/** A bootstrap as `nydus-image create` writes it: no manifest, no layers. */
+export interface BootstrapReference {
+  readonly kind: "bootstrap";
+  /** As written, like a layout's. */
+  readonly path: string;
+  /** Of files named by their blob ids; undefined: that of the bootstrap. */
+  readonly blobDirectory: string | undefined;
+}
+
+/** What has a manifest. */
 export type Reference = RegistryReference | LayoutReference;
 
 const LAYOUT_PREFIX = "oci:";
+const BOOTSTRAP_PREFIX = "rafs:";
+const BLOBS_PARAMETER = "?blobs=";
 const REFERENCE_LENGTH_MAX = 4096;
 /** The common registries refuse longer names; also keeps a reference inside the kernel's keys. */
 const NAME_LENGTH_MAX = 255;
@@ -42,16 +55,22 @@ const HOST_V6 = /^\[[0-9a-f:.]{2,45}\]$/;
 const PORT = /^[0-9]{1,5}$/;
 
 /** Throws reference_invalid, whose detail says which part is wrong. */
-export function parseReference(text: string): Reference {
+export function parseReference(text: string): Reference | BootstrapReference {
   const fail = failer(text);
   if (text.length === 0) throw fail("it is empty");
   if (text.length > REFERENCE_LENGTH_MAX) throw fail("it is too long");
   if (hasControl(text)) throw fail("it has control characters");
+  if (text.startsWith(BOOTSTRAP_PREFIX)) return parseBootstrap(text, fail);
   return text.startsWith(LAYOUT_PREFIX) ? parseLayout(text, fail) : parseRegistry(text, fail);
 }
 
 /** One spelling for one meaning: the digest alone when there is one, else an explicit tag. */
-export function formatReference(reference: Reference): string {
+export function formatReference(reference: Reference | BootstrapReference): string {
+  if (reference.kind === "bootstrap") {
+    const { path, blobDirectory } = reference;
+    const blobs = blobDirectory === undefined ? "" : `${BLOBS_PARAMETER}${blobDirectory}`;
+    return `${BOOTSTRAP_PREFIX}${path}${blobs}`;
+  }
   const name =
     reference.kind === "registry"
       ? `${reference.host}/${reference.repository}`
@@ -113,6 +132,15 @@ function parseLayout(text: string, fail: Failer): LayoutReference {
   const { name, tag } = splitTag(rest, fail);
   if (name === "") throw fail("the path of the layout directory is missing");
   return { kind: "layout", path: name, tag, digest };
+}
+
+function parseBootstrap(text: string, fail: Failer): BootstrapReference {
+  const [path = "", blobDirectory, ...more] = text
+    .slice(BOOTSTRAP_PREFIX.length)
+    .split(BLOBS_PARAMETER);
+  if (path === "") throw fail("the path of the bootstrap is missing");
+  if (blobDirectory === "" || more.length > 0) throw fail("after ?blobs= comes one directory");
+  return { kind: "bootstrap", path, blobDirectory };
 }
 
 function splitDigest(text: string, fail: Failer): { rest: string; digest: Digest | undefined } {

@@ -45,6 +45,8 @@ export interface SessionParts {
   readonly deviceFd: number;
   /** Another daemon bound it: the kernel is asked to say again what that one left unanswered. */
   readonly adopted?: boolean;
+  /** Told how many objects are open, whenever that changes. */
+  readonly onObjects?: (count: number) => void;
 }
 
 export class CachefilesSession implements KernelDoor {
@@ -53,6 +55,7 @@ export class CachefilesSession implements KernelDoor {
   readonly #log: Log;
   readonly #deviceFd: number;
   readonly #adopted: boolean;
+  readonly #onObjects: (count: number) => void;
   readonly #buffer = new Uint8Array(MESSAGE_BYTES_MAX);
   readonly #objects = new Map<number, CacheObject>();
   readonly #opens = new Map<number, PendingOpen>();
@@ -74,6 +77,7 @@ export class CachefilesSession implements KernelDoor {
     this.#log = parts.log;
     this.#deviceFd = parts.deviceFd;
     this.#adopted = parts.adopted ?? false;
+    this.#onObjects = parts.onObjects ?? (() => undefined);
   }
 
   start(handler: KernelHandler, onFatal: (error: DaemonError) => void): void {
@@ -126,7 +130,10 @@ export class CachefilesSession implements KernelDoor {
       this.#native.write(this.#deviceFd, encodeCommand("restore"));
     } catch (error) {
       const { message } = asDaemonError(error);
-      this.#log.error({}, `this kernel cannot restore a session: who waited stays waiting (${message})`);
+      this.#log.error(
+        {},
+        `this kernel cannot restore a session: who waited stays waiting (${message})`,
+      );
     }
   }
 
@@ -203,6 +210,7 @@ export class CachefilesSession implements KernelDoor {
           anonFd,
         });
         this.#objects.set(objectId, object);
+        this.#onObjects(this.#objects.size);
       });
       return object;
     };
@@ -285,6 +293,7 @@ export class CachefilesSession implements KernelDoor {
     // CLOSE of an object that a dead daemon had: nothing of ours.
     if (object === undefined) return;
     this.#objects.delete(objectId);
+    this.#onObjects(this.#objects.size);
     for (const read of this.#reads.values()) {
       if (read.object === object) read.pending.withdraw();
     }

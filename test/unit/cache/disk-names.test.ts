@@ -21,9 +21,12 @@ test.each([
   });
 });
 
-test.each(["with space", "a/b", "ü", ""])("the key %j is encoded, and not looked for", (cookieKey) => {
-  expect(objectFile("/c", { volumeKey: "erofs,dom", cookieKey })).toBeUndefined();
-});
+test.each(["with space", "a/b", "ü", ""])(
+  "the key %j is encoded, and not looked for",
+  (cookieKey) => {
+    expect(objectFile("/c", { volumeKey: "erofs,dom", cookieKey })).toBeUndefined();
+  },
+);
 
 test("one key is dropped in every volume, its neighbours stay", async () => {
   const root = await tempDir();

@@ -276,9 +276,13 @@ describe("the engine", () => {
     const rig = new FlowRig();
     const blob = rig.blob(patternBytes(20 * B));
     const object = await rig.open(blob);
-    expect(thrownBy(() => rig.engine.flowOf(rig.stream({ ...blob, size: 21 * B })))).toBe("image_invalid");
+    expect(thrownBy(() => rig.engine.flowOf(rig.stream({ ...blob, size: 21 * B })))).toBe(
+      "image_invalid",
+    );
     rig.close(object);
-    expect(rig.engine.flowOf(rig.stream({ ...blob, size: 21 * B })).stream.map.sizeBytes).toBe(21 * B);
+    expect(rig.engine.flowOf(rig.stream({ ...blob, size: 21 * B })).stream.map.sizeBytes).toBe(
+      21 * B,
+    );
   });
 
   test("fetches from where the latest mount says, once nothing is open on the stream", async () => {

@@ -32,6 +32,20 @@ describe("readers come first", () => {
     expect(rig.fetched).toEqual([blocks(30, 38), blocks(0, 8)]);
   });
 
+  test("a READ of an object that is still being looked at counts as waiting", async () => {
+    const { rig } = await opened(60);
+    const other = rig.blob(patternBytes(8 * B, 2));
+    const object = await rig.open(other, (fake) => {
+      fake.extents = new Promise(() => undefined);
+    });
+    rig.read(object, 0, 1);
+    await rig.clock.advance(5_000);
+    expect(rig.fetched).toEqual([]);
+    rig.close(object);
+    await rig.quiet();
+    expect(rig.fetched).toEqual([blocks(0, 8)]);
+  });
+
   test("one flight is in the air, two when none has read for two seconds", async () => {
     const { rig, object } = await opened(200, {}, (fake) => {
       fake.extents = [blocks(190, 200)];

@@ -97,6 +97,25 @@ describe("a job", () => {
     expect(rig.fetched.slice(1)).toEqual([blocks(0, 2), blocks(53, 60)]);
   });
 
+  test("that names bytes twice fetches them once, and ends with its last flight", async () => {
+    const rig = new PrefetchRig();
+    const blob = rig.blob(patternBytes(12 * B));
+    rig.table = [named(1, 0, 4), named(1, 8, 9), named(1, 0, 4)];
+    const object = await rig.open(blob);
+    await rig.clock.advance(2_000);
+    rig.prefetcher.start("a", jobOf([blob], { all: false }));
+    await turns();
+    expect(rig.fetched).toEqual([blocks(0, 4), blocks(8, 9)]);
+    rig.source.fetches[1]?.finish();
+    await turns();
+    expect(rig.fetched).toHaveLength(2);
+    expect(rig.prefetcher.counters("a")).toMatchObject({ workers: 1, endedAtMs: undefined });
+    rig.source.fetches[0]?.finish();
+    await turns();
+    expect(rig.prefetcher.counters("a")?.endedAtMs).toBeDefined();
+    expect(object.hasWritten(blocks(0, 4))).toBe(true);
+  });
+
   test("whose table is damaged says so, and fills the devices", async () => {
     const rig = new PrefetchRig();
     rig.table = new DaemonError({ code: "image_invalid", where: "x", detail: "nonsense" });
@@ -176,6 +195,15 @@ describe("an end", () => {
     await rig.clock.advance(60_000);
     expect([read.answer, rig.fetched.length]).toEqual(["complete", 1]);
     expect([rig.slabs.lentCount, rig.clock.pendingCount]).toEqual([0, 0]);
+  });
+
+  test("cancel: what then fails is nobody's business", async () => {
+    const { rig } = await opened(60);
+    await rig.quiet();
+    rig.prefetcher.cancel("a");
+    rig.source.fetches[0]?.fail(unreachable);
+    await rig.clock.advance(60_000);
+    expect([rig.fetched.length, rig.log.messages("warn")]).toEqual([1, []]);
   });
 
   test("stop: no timer is left, whatever it waited for", async () => {

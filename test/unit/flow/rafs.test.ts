@@ -35,7 +35,10 @@ async function mapOf(of: RafsRig, record: StreamRecord): Promise<RafsChunkMap> {
 }
 
 /** Every chunk that may be served: how it was answered, and whether its bytes have its digest. */
-async function readAll(of: RafsRig, record: StreamRecord): Promise<{ failed: number; served: number }> {
+async function readAll(
+  of: RafsRig,
+  record: StreamRecord,
+): Promise<{ failed: number; served: number }> {
   const map = await mapOf(of, record);
   const object = await of.open(record);
   const result = { failed: 0, served: 0 };
@@ -64,7 +67,10 @@ function isRight(
   return map.units(extent).every(({ pieces }) =>
     pieces.every(({ offset, length, digest }) => {
       const bytes = object.file.subarray(offset, offset + length);
-      const padding = object.file.subarray(offset + length, Math.ceil((offset + length) / 4096) * 4096);
+      const padding = object.file.subarray(
+        offset + length,
+        Math.ceil((offset + length) / 4096) * 4096,
+      );
       const actual = digestWith(map.digester, bytes);
       return Buffer.compare(actual, digest) === 0 && padding.every((byte) => byte === 0);
     }),
@@ -74,19 +80,22 @@ function isRight(
 const devicesOf = (content: Content): readonly StreamRecord[] => content.devices;
 
 describe("every fixture", () => {
-  test.each(FIXTURE_IMAGES)("%s: every chunk of every device arrives, whole and verified", async (name) => {
-    const flow = await rig();
-    const content = await flow.admit(readFixture(name));
-    expect(content.devices.length).toBeGreaterThan(0);
-    for (const device of devicesOf(content)) {
-      const { failed, served } = await readAll(flow, device);
-      expect(failed).toBe(0);
-      expect(served).toBeGreaterThan(0);
-    }
-    await vi.waitFor(() => {
-      expect(flow.slabs.lentCount).toBe(0);
-    });
-  });
+  test.each(FIXTURE_IMAGES)(
+    "%s: every chunk of every device arrives, whole and verified",
+    async (name) => {
+      const flow = await rig();
+      const content = await flow.admit(readFixture(name));
+      expect(content.devices.length).toBeGreaterThan(0);
+      for (const device of devicesOf(content)) {
+        const { failed, served } = await readAll(flow, device);
+        expect(failed).toBe(0);
+        expect(served).toBeGreaterThan(0);
+      }
+      await vi.waitFor(() => {
+        expect(flow.slabs.lentCount).toBe(0);
+      });
+    },
+  );
 
   test("is known to the next daemon without its bootstrap or its blobs' tables", async () => {
     const directory = await tempDir();

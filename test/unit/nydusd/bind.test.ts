@@ -5,7 +5,8 @@ import { beforeEach, describe, expect, test } from "vitest";
 import { DaemonError } from "../../../src/errors.ts";
 import { type Json, isJson } from "../../../src/nydusd/bind-fields.ts";
 import { parseBindBody } from "../../../src/nydusd/bind.ts";
-import { type Answered, Rig, messageOf } from "./scripted-rooms.ts";
+import { type Answered, messageOf } from "./api-client.ts";
+import { Rig } from "./scripted-rooms.ts";
 
 type Change = (config: Record<string, unknown>) => void;
 

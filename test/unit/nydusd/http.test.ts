@@ -6,7 +6,8 @@ import { type Socket, connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { ApiServer, isAnswered } from "../../../src/nydusd/http.ts";
-import { Rig, leaveStale } from "./scripted-rooms.ts";
+import { leaveStale } from "./api-client.ts";
+import { Rig } from "./scripted-rooms.ts";
 
 let rig: Rig;
 beforeEach(async () => {

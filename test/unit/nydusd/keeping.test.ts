@@ -7,7 +7,8 @@ import { join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
 import { parseState } from "../../../src/nydusd/state-format.ts";
 import { turns } from "../../support/turns.ts";
-import { type Answered, Rig } from "./scripted-rooms.ts";
+import type { Answered } from "./api-client.ts";
+import { Rig } from "./scripted-rooms.ts";
 
 let rig: Rig;
 beforeEach(async () => {
@@ -83,9 +84,7 @@ describe("without a supervisor", () => {
     await rig.begin();
     await settled();
     expect(rig.keeper.started).toBe(30);
-    rig.service.openObjects = 3;
-    await rig.clock.advance(1000);
-    await rig.clock.advance(5000);
+    rig.service.objectsChange(3);
     expect(rig.keeper.told).toEqual([0, 3]);
     await rig.adapter?.stop();
     expect(rig.keeper.said).toEqual(["bye"]);

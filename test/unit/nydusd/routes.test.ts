@@ -5,7 +5,8 @@ import { beforeEach, describe, expect, test } from "vitest";
 import { isJson } from "../../../src/nydusd/bind-fields.ts";
 import { fsidOf } from "../../../src/nydusd/fsid.ts";
 import { parseState } from "../../../src/nydusd/state-format.ts";
-import { Rig, messageOf } from "./scripted-rooms.ts";
+import { messageOf } from "./api-client.ts";
+import { Rig } from "./scripted-rooms.ts";
 
 let rig: Rig;
 const FSID = fsidOf("2");

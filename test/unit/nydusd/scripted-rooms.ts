@@ -2,14 +2,12 @@
 // The rooms behind the adapter, scripted: a service that remembers what it was asked, a supervisor
 // that keeps one state, a keeper. And an adapter on them, with its socket in a directory of its own.
 
-import { link, mkdir, rename, writeFile } from "node:fs/promises";
-import { type IncomingMessage, request as httpRequest } from "node:http";
-import { createServer } from "node:net";
+import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { onTestFinished } from "vitest";
 import { DaemonError } from "../../../src/errors.ts";
 import { Adapter } from "../../../src/nydusd/adapter.ts";
-import { type Json, isJson } from "../../../src/nydusd/bind-fields.ts";
+import type { Json } from "../../../src/nydusd/bind-fields.ts";
 import { type Options, parseCommandLine } from "../../../src/nydusd/options.ts";
 import type { FdPassing, Keeper, ServiceModule } from "../../../src/nydusd/rooms.ts";
 import type {
@@ -22,6 +20,7 @@ import { type Digest, isDigest } from "../../../src/units.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 import { QuietLog } from "../../support/quiet-log.ts";
 import { tempDir } from "../../support/temp-dir.ts";
+import { type Answered, ask, fieldOf } from "./api-client.ts";
 
 const BLOB = digest(`sha256:${"2c".repeat(32)}`);
 
@@ -39,6 +38,7 @@ export class ScriptedService implements BlobService {
   bindFailure: Error | undefined;
   inflight: readonly InflightRead[] = [];
   openObjects = 0;
+  objectsChange: (count: number) => void = () => undefined;
   deviceFd: number | undefined;
   onFatal: (error: Error) => void = () => undefined;
   quiesced: Promise<void> = Promise.resolve();
@@ -91,6 +91,9 @@ export class ScriptedService implements BlobService {
   }
   counters(fsid: string): ImageCounters | undefined {
     return this.images.has(fsid) ? COUNTERS : undefined;
+  }
+  onObjects(listener: (count: number) => void): void {
+    this.objectsChange = listener;
   }
   get bound(): readonly string[] {
     return [...this.images.keys()];
@@ -159,14 +162,6 @@ function refused(): DaemonError {
     errnoName: "ECONNREFUSED",
     detail,
   });
-}
-
-export interface Answered {
-  readonly status: number;
-  readonly reason: string | undefined;
-  readonly headers: IncomingMessage["headers"];
-  /** Parsed JSON; undefined without a body. */
-  readonly body: unknown;
 }
 
 export class Rig {
@@ -285,56 +280,4 @@ export class Rig {
   put(fsid: string): Promise<Answered> {
     return this.ask("PUT", "/api/v2/blobs", this.body(fsid));
   }
-}
-
-/** A string is sent as it is. */
-export function ask(
-  socketPath: string,
-  method: string,
-  path: string,
-  body?: unknown,
-): Promise<Answered> {
-  return new Promise((resolve, reject) => {
-    const request = httpRequest({ socketPath, method, path, agent: false }, (response) => {
-      let text = "";
-      response.setEncoding("utf8");
-      response.on("data", (piece: string) => {
-        text += piece;
-      });
-      response.on("end", () => {
-        const parsed: unknown = text === "" ? undefined : JSON.parse(text);
-        resolve({
-          status: response.statusCode ?? 0,
-          reason: response.statusMessage,
-          headers: response.headers,
-          body: parsed,
-        });
-      });
-    });
-    request.on("error", reject);
-    if (body === undefined) request.end();
-    else request.end(typeof body === "string" ? body : JSON.stringify(body));
-  });
-}
-
-/** The message of an error answer. */
-export function messageOf(answered: Answered): unknown {
-  return fieldOf(answered, "message");
-}
-
-function fieldOf({ body }: Answered, name: string): unknown {
-  return isJson(body) ? body[name] : undefined;
-}
-
-/** What a killed process leaves: a socket's file where nobody listens. */
-export async function leaveStale(path: string): Promise<void> {
-  const dead = createServer();
-  await new Promise<void>((resolve) => {
-    dead.listen(path, resolve);
-  });
-  await link(path, `${path}.kept`);
-  await new Promise((resolve) => {
-    dead.close(resolve);
-  });
-  await rename(`${path}.kept`, path);
 }

@@ -11,7 +11,8 @@ import { fsidOf } from "../../../src/nydusd/fsid.ts";
 import { formatState } from "../../../src/nydusd/state-format.ts";
 import { turns } from "../../support/turns.ts";
 import { nydusdState } from "./nydusd-state.ts";
-import { type Answered, Rig, leaveStale, messageOf } from "./scripted-rooms.ts";
+import { type Answered, leaveStale, messageOf } from "./api-client.ts";
+import { Rig } from "./scripted-rooms.ts";
 
 let rig: Rig;
 beforeEach(async () => {

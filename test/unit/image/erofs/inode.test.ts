@@ -172,3 +172,23 @@ describe("the prefetch table of nydus-prefetch", () => {
     expect(await all(filesUnder(reader, 206, seen))).toEqual([206]);
   });
 });
+
+describe("an image whose inodes lead to the same bytes over and over", () => {
+  it("is refused when it has cost more than any sound one, and lets others run until then", async () => {
+    let pauses = 0;
+    const reader = new ErofsReader({
+      readAt: async (_, length) => new Uint8Array(length),
+      sizeBytes: 8192,
+      metaBlock: 0,
+      deviceBlocks: [],
+      where: "x",
+      pause: async () => {
+        pauses += 1;
+      },
+    });
+    const readsMax = (64 * 8192 + 1024 * 1024) / 4096;
+    for (let reads = 0; reads < readsMax; reads += 1) await reader.bytes(2048, 4096, "it");
+    expect(pauses).toBe(6);
+    await expect(reader.bytes(0, 4096, "it")).rejects.toThrow("over and over");
+  });
+});

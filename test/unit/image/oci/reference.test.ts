@@ -7,6 +7,7 @@ import {
   wantedOf,
 } from "../../../../src/image/oci/reference.ts";
 import { faultOf } from "../../../support/faults.ts";
+import { manifestReference } from "../../../support/reference.ts";
 
 const DIGEST = `sha256:${"0123456789abcdef".repeat(4)}`;
 
@@ -39,7 +40,7 @@ describe("a registry reference", () => {
   });
 
   it("asks for its digest, else its tag, else latest", () => {
-    const wanted = (text: string): string => wantedOf(parseReference(text));
+    const wanted = (text: string): string => wantedOf(manifestReference(text));
     expect(wanted(`localhost/app:v1@${DIGEST}`)).toBe(DIGEST);
     expect(wanted("localhost/app:v1")).toBe("v1");
     expect(wanted("localhost/app")).toBe("latest");
@@ -101,11 +102,30 @@ describe("a layout reference", () => {
   });
 
   it("without a tag wants the only manifest", () => {
-    expect(wantedOf(parseReference("oci:/srv/image"))).toBe("");
+    expect(wantedOf(manifestReference("oci:/srv/image"))).toBe("");
   });
 
   it.each(["oci:", "oci::v1", "oci:/srv/image:", "oci:/srv/image:a b", "oci:/srv/\0/x"])(
     "%j is refused",
+    (text) => {
+      expect(faultOf(() => parseReference(text)).code).toBe("reference_invalid");
+    },
+  );
+});
+
+describe("a Nydus bootstrap", () => {
+  it.each([
+    ["rafs:/images/a/bootstrap", "/images/a/bootstrap", undefined],
+    ["rafs:bootstrap", "bootstrap", undefined],
+    ["rafs:/a/boot:v1@x?blobs=/srv/blobs", "/a/boot:v1@x", "/srv/blobs"],
+  ])("%s is a file and a directory of blobs", (text, path, blobDirectory) => {
+    const reference = parseReference(text);
+    expect(reference).toEqual({ kind: "bootstrap", path, blobDirectory });
+    expect(formatReference(reference)).toBe(text);
+  });
+
+  it.each(["rafs:", "rafs:?blobs=/a", "rafs:/a?blobs=", "rafs:/a?blobs=/b?blobs=/c"])(
+    "%s is refused",
     (text) => {
       expect(faultOf(() => parseReference(text)).code).toBe("reference_invalid");
     },
