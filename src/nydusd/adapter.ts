@@ -32,6 +32,7 @@ const SETTLE_MS = 100;
 const BYE_MS = 300;
 /** How often a device in other hands is tried again. */
 const RETRY_MS = 1000;
+const PARENT_POLL_MS = 250;
 /** The socket of a daemon, and of those that follow it in upgrades. */
 const API_SOCKET = /^api[0-9]*\.sock$/;
 
@@ -250,12 +251,31 @@ export class Adapter {
         if (!this.#isLeaving) link.tell(count);
       });
       link.tell(service.openObjects);
+      this.#watchParent(service, process.ppid);
     } catch (error) {
       log.warn(
         {},
         `no keeper: a crash of this daemon would take the device along: ${textOf(error)}`,
       );
     }
+  }
+
+  // A snapshotter that believes something to be mounted leaves its daemon behind, and without a
+  // supervisor that belief is often wrong. Nobody needs a daemon that serves nothing to nobody.
+  #watchParent(service: BlobService, parent: number): void {
+    this.#parts.clock.after(PARENT_POLL_MS, () => {
+      if (this.#isLeaving) return;
+      const isAlone = process.ppid !== parent && this.#server.connections === 0;
+      if (!isAlone || service.openObjects > 0) {
+        this.#watchParent(service, parent);
+        return;
+      }
+      this.#parts.log.info({}, "the snapshotter is gone and nothing is mounted: leaving");
+      const leave = (): void => {
+        this.#parts.leave(0);
+      };
+      this.stop().then(leave, leave);
+    });
   }
 
   /** Leaves as a crash would: what waits is for the next daemon, and so is the socket's file. */

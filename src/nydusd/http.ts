@@ -41,6 +41,7 @@ export class ApiServer {
   readonly #socketPath: string;
   readonly #log: Log;
   #inode: number | undefined;
+  #connections = 0;
 
   constructor(parts: { socketPath: string; respond: Respond; log: Log }) {
     this.#socketPath = parts.socketPath;
@@ -55,6 +56,12 @@ export class ApiServer {
     this.#server.requestTimeout = 0;
     this.#server.keepAliveTimeout = 0;
     this.#server.timeout = 0;
+    this.#server.on("connection", (socket) => {
+      this.#connections += 1;
+      socket.once("close", () => {
+        this.#connections -= 1;
+      });
+    });
     this.#server.on("clientError", (_error, socket) => {
       if (socket.writable)
         socket.end("HTTP/1.1 400 \r\nServer: Nydus API\r\nContent-Length: 0\r\n\r\n");
@@ -89,6 +96,11 @@ export class ApiServer {
     chmodSync(path, 0o600);
     this.#inode = lstatSync(path).ino;
     return { foundStale: found !== undefined };
+  }
+
+  /** Open ones: also that of a snapshotter that only wants to see it break. */
+  get connections(): number {
+    return this.#connections;
   }
 
   /** Each is 0, which is never; here for a test to see. */
