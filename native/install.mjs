@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs when the package is installed: takes the prebuilt addon when there is one that loads,
 // else compiles it. Headers beside the running node are used, so nothing is downloaded for it.
-// (`npm run prebuildify` makes a package's prebuild; it empties build/Release.)
+// (`npm run prebuildify` makes a package's prebuild; it empties build/Release, and `--keeper` puts
+// the keeper, which is no addon, beside it.)
 
 import { spawnSync } from "node:child_process";
-import { existsSync } from "node:fs";
+import { copyFileSync, existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -12,7 +13,13 @@ import { fileURLToPath } from "node:url";
 const require = createRequire(import.meta.url);
 const directory = dirname(fileURLToPath(import.meta.url));
 
-if (process.argv.includes("--compile") || !prebuiltLoads()) compile();
+if (process.argv.includes("--keeper")) {
+  compile();
+  const built = join(directory, "build/Release/erofsd-keeper");
+  copyFileSync(built, join(directory, `prebuilds/linux-${process.arch}/erofsd-keeper`));
+} else if (process.argv.includes("--compile") || !prebuiltLoads()) {
+  compile();
+}
 
 function prebuiltLoads() {
   if (!existsSync(join(directory, "prebuilds"))) return false;

@@ -6,7 +6,7 @@ import { mkdir } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { cullKey, cullVolume } from "./cache/cull.ts";
 import { type Config, loadConfig, parseConfig } from "./config/config.ts";
-import { DaemonError } from "./errors.ts";
+import { DaemonError, asDaemonError } from "./errors.ts";
 import { firstFile } from "./flow/rafs/admit-reference.ts";
 import { encodeCommand } from "./kernel/cachefiles/codec.ts";
 import { kernelObjectCount } from "./kernel/cachefiles/kernel-count.ts";
@@ -14,21 +14,13 @@ import { startKeeper, takeFromKeeper, watchKeeper } from "./kernel/cachefiles/ke
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { openBoundDevice } from "./kernel/cachefiles/setup.ts";
 import type { FdPassing, Keeper, ServiceOptions } from "./nydusd/rooms.ts";
-import type {
-  Backend,
-  BlobService,
-  ImageBind,
-  ImageCounters,
-  InflightRead,
-  RegistryAccess,
-} from "./nydusd/service.ts";
-import { type Serving, assemble, countersOf } from "./nydusd-serving.ts";
+import type { BlobService, ImageBind, ImageCounters, InflightRead } from "./nydusd/service.ts";
+import { type Serving, accessProfile, assemble, countersOf, originOf } from "./nydusd-serving.ts";
 import { systemClock as clock, sleep } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
 import { buildRooms } from "./rooms.ts";
-import type { AccessProfile } from "./source/registry/access.ts";
-import type { BlobLocation, Origin } from "./source/source.ts";
+import type { BlobLocation } from "./source/source.ts";
 import type { CookieName } from "./state/bindings.ts";
 
 /** How often a wait for the last answers looks whether they are given. */
@@ -44,8 +36,11 @@ function addon(config?: Config): Native {
 }
 
 export function createFdPassing(): FdPassing {
-  const { sendWithFd, receiveWithFd } = addon();
-  return { sendWithFd, receiveWithFd };
+  const native = addon();
+  return {
+    sendWithFd: (...words) => native.sendWithFd(...words),
+    receiveWithFd: (...words) => native.receiveWithFd(...words),
+  };
 }
 
 export function createKeeper({ socketPath, log }: { socketPath: string; log: Log }): Keeper {
@@ -88,6 +83,9 @@ class RoomsBlobService implements BlobService {
   readonly #images = new Map<string, ImageBind & CookieName>();
   readonly #closing = new AbortController();
   #serving: Serving | undefined;
+  #onFatal: (error: Error) => void = (error) => {
+    this.#log.error({ err: error }, "a part of the daemon cannot be loaded");
+  };
   #objectsListener: (count: number) => void = () => undefined;
   /** After adoptDevice: at least one until the kernel's own count is read. */
   #kernelObjects = 0;
@@ -120,6 +118,7 @@ class RoomsBlobService implements BlobService {
 
   start(onFatal: (error: Error) => void): void {
     const { session, handler } = this.#served();
+    this.#onFatal = onFatal;
     session.start(handler, onFatal);
   }
 
@@ -270,7 +269,7 @@ class RoomsBlobService implements BlobService {
     this.#serving = assemble(rooms, { ...parts, ...device, onObjects });
     // What a first request needs is loaded while nobody waits.
     rooms.warmUp().catch((error: unknown) => {
-      this.#log.error({ err: error }, "a part of the daemon cannot be loaded");
+      this.#onFatal(asDaemonError(error));
     });
     if (!device.adopted) return;
     this.#kernelObjects = 1;
@@ -309,31 +308,4 @@ class RoomsBlobService implements BlobService {
       bandwidthRate: prefetch.bandwidthRate,
     });
   }
-}
-
-function originOf(backend: Backend): Origin {
-  switch (backend.kind) {
-    case "registry":
-      return { kind: "registry", host: backend.host, repository: backend.repository };
-    case "directory":
-      return { kind: "directory", host: "directory", repository: backend.directory };
-    case "file": {
-      const blobFile = resolve(backend.blobFile);
-      return { kind: "directory", host: "directory", repository: dirname(blobFile), blobFile };
-    }
-  }
-}
-
-function accessProfile(access: RegistryAccess): AccessProfile {
-  const { timeoutMs, ...profile } = access;
-  return {
-    ...profile,
-    headersTimeoutMs: timeoutMs,
-    stallTimeoutMs: timeoutMs,
-    blobUrlScheme: schemeOf(access.blobUrlScheme),
-  };
-}
-
-function schemeOf(text: string | undefined): "http" | "https" | undefined {
-  return text === "http" || text === "https" ? text : undefined;
 }

@@ -2,6 +2,7 @@
 // The rooms wired for nydusd's place: what is bound is opened, and nothing else; every volume may
 // be asked for, since a snapshotter gives each image its own.
 
+import { dirname, resolve } from "node:path";
 import type { Config } from "./config/config.ts";
 import { Admission } from "./flow/admission.ts";
 import { BoundNames } from "./flow/bound-names.ts";
@@ -9,11 +10,13 @@ import { Opener } from "./flow/open-image.ts";
 import { Prefetcher } from "./flow/prefetch.ts";
 import { streamKey } from "./flow/streams.ts";
 import { CachefilesSession } from "./kernel/cachefiles/session.ts";
-import type { ImageCounters } from "./nydusd/service.ts";
+import type { Backend, ImageCounters, RegistryAccess } from "./nydusd/service.ts";
 import { systemClock as clock } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
 import type { Native } from "./platform/native.ts";
 import type { Rooms } from "./rooms.ts";
+import type { AccessProfile } from "./source/registry/access.ts";
+import type { Origin } from "./source/source.ts";
 import type { Binding } from "./state/bindings.ts";
 
 export interface ServingParts {
@@ -81,4 +84,40 @@ export function countersOf(
     complete: totalBytes > 0 && cachedBytes >= totalBytes,
     prefetch: prefetcher.counters(image.fsid) ?? idle,
   };
+}
+
+/** Where an image's blobs are. */
+export function originOf(backend: Backend): Origin {
+  switch (backend.kind) {
+    case "registry":
+      return { kind: "registry", host: backend.host, repository: backend.repository };
+    case "directory":
+      return { kind: "directory", host: "directory", repository: backend.directory };
+    case "file":
+      return fileOrigin(resolve(backend.blobFile));
+    default:
+      return unreachable(backend);
+  }
+}
+
+function fileOrigin(blobFile: string): Origin {
+  return { kind: "directory", host: "directory", repository: dirname(blobFile), blobFile };
+}
+
+function unreachable(value: never): never {
+  throw new Error(`unreachable: ${JSON.stringify(value)}`);
+}
+
+export function accessProfile(access: RegistryAccess): AccessProfile {
+  const { timeoutMs, ...profile } = access;
+  return {
+    ...profile,
+    headersTimeoutMs: timeoutMs,
+    stallTimeoutMs: timeoutMs,
+    blobUrlScheme: schemeOf(access.blobUrlScheme),
+  };
+}
+
+function schemeOf(text: string | undefined): "http" | "https" | undefined {
+  return text === "http" || text === "https" ? text : undefined;
 }

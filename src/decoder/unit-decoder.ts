@@ -34,7 +34,11 @@ export type Decoder = (stream: {
   readonly where: string;
 }) => DecodeUnit;
 
-/** Loads what it needs. Faults of the decoders it makes: blob_truncated, digest_mismatch. */
+/**
+ * Loads what it needs, and sees that it works: a hash that is not there, or not right, would look
+ * like a damaged image at every read. Fault: addon_missing.
+ * Faults of the decoders it makes: blob_truncated, digest_mismatch.
+ */
 export async function createDecoder(parts: DecoderParts): Promise<Decoder> {
   const { Blake3Hasher } = await import("@napi-rs/blake-hash");
   const makeHasher: Record<Digester, () => Hasher> = {
@@ -47,6 +51,7 @@ export async function createDecoder(parts: DecoderParts): Promise<Decoder> {
       };
     },
   };
+  checkHashers(makeHasher);
   return ({ digester, blob, where }) =>
     async (unit, stored, into) => {
       try {
@@ -62,6 +67,23 @@ export async function createDecoder(parts: DecoderParts): Promise<Decoder> {
         if (!isEqual(actual, piece.digest)) throw mismatch(piece, actual, { blob, where });
       }
     };
+}
+
+function checkHashers(makeHasher: Record<Digester, () => Hasher>): void {
+  for (const [name, expected] of [
+    ["sha256", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"],
+    ["blake3", "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"],
+  ] as const) {
+    let actual: string;
+    try {
+      actual = Buffer.from(makeHasher[name]().digest()).toString("hex");
+    } catch (error) {
+      actual = error instanceof Error ? error.message : String(error);
+    }
+    if (actual === expected) continue;
+    const detail = `the ${name} hash does not work on this machine (${actual})`;
+    throw new DaemonError({ code: "addon_missing", detail });
+  }
 }
 
 function jobOf(

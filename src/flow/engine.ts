@@ -213,9 +213,9 @@ export class Engine {
       { key: object.kernel.cookieKey, cachedBytes: object.blocks.cachedBytes },
       "object ready",
     );
-    for (const { request, cancelDeadline } of queued) {
+    for (const { request, sinceMs, cancelDeadline } of queued) {
       cancelDeadline();
-      if (!request.answered) serveRead(flow, object, request);
+      if (!request.answered) serveRead(flow, object, request, sinceMs);
     }
     for (const listener of this.#onOpened) listener(flow.stream.key);
   }

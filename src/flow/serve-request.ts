@@ -14,8 +14,16 @@ import { overlaps } from "./failure-memory.ts";
 import type { OpenObject, Waiter } from "./open-object.ts";
 import type { StreamFlow } from "./stream-flow.ts";
 
-/** Serves one READ of an object that has finished loading. Answers it now or arranges for it. */
-export function serveRead(flow: StreamFlow, object: OpenObject, request: ReadRequest): void {
+/**
+ * Serves one READ of an object that has finished loading. Answers it now or arranges for it;
+ * `sinceMs` is when it came.
+ */
+export function serveRead(
+  flow: StreamFlow,
+  object: OpenObject,
+  request: ReadRequest,
+  sinceMs = flow.parts.clock.nowMs(),
+): void {
   const { extent } = request;
   const patient = goesOnInOrder(flow, object, extent.offset);
   object.lastReadEnd = extentEnd(extent);
@@ -33,7 +41,7 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ReadReq
   }
 
   // The fetch gives up a little before the reader does, so that its cause is what is reported.
-  const deadlineMs = flow.parts.clock.nowMs() + 0.95 * flow.parts.limits.readTimeoutMs;
+  const deadlineMs = sinceMs + 0.95 * flow.parts.limits.readTimeoutMs;
   const plan = planFill({
     want: extent,
     windowBytes: flow.parts.limits.windowBytes,
@@ -47,7 +55,7 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ReadReq
     refuse(flow, request, plan.refused);
     return;
   }
-  object.waiters.add(waiterOf(flow, object, { request, patient }));
+  object.waiters.add(waiterOf(flow, object, { request, patient, sinceMs }));
   for (const flight of flow.flights) {
     if (missing.some((part) => overlaps(flight.extent, part))) flight.addTarget(object);
   }
@@ -74,18 +82,19 @@ function goesOnInOrder(flow: StreamFlow, object: OpenObject, offset: number): bo
 
 /** A READ that waits for its object to finish loading: served then, or failed when that hangs. */
 export function queuedRead(flow: StreamFlow, object: OpenObject, request: ReadRequest): Waiter {
-  return waiterOf(flow, object, { request, patient: false });
+  return waiterOf(flow, object, { request, patient: false, sinceMs: flow.parts.clock.nowMs() });
 }
 
 function waiterOf(
   flow: StreamFlow,
   object: OpenObject,
-  asked: { request: ReadRequest; patient: boolean },
+  asked: Pick<Waiter, "request" | "patient" | "sinceMs">,
 ): Waiter {
   const { clock, limits, log } = flow.parts;
-  const { request } = asked;
+  const { request, sinceMs } = asked;
   const { extent } = request;
-  const cancelDeadline = clock.after(limits.readTimeoutMs, () => {
+  const leftMs = Math.max(0, sinceMs + limits.readTimeoutMs - clock.nowMs());
+  const cancelDeadline = clock.after(leftMs, () => {
     object.waiters.delete(waiter);
     const what = `reading ${extent.length} bytes at ${extent.offset} of ${flow.stream.digest} from ${flow.stream.where}`;
     const error = new DaemonError({
@@ -102,6 +111,6 @@ function waiterOf(
     flow.counters.failedReads += 1;
     request.fail(error);
   });
-  const waiter: Waiter = { ...asked, sinceMs: clock.nowMs(), cancelDeadline };
+  const waiter: Waiter = { ...asked, cancelDeadline };
   return waiter;
 }

@@ -3,8 +3,7 @@
 // into what the service wants to know. The body itself is kept, secrets and all: it is what goes
 // to the supervisor and into the journal.
 
-import { constants } from "node:fs";
-import { access, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { ApiError, badRequest, failed, parseFailure } from "./api-error.ts";
 import { BackendNotServed, BackendRefused, parseBackend } from "./backend.ts";
@@ -70,12 +69,12 @@ export function parseBindBody(value: unknown, context: BindContext, length = 0):
 /** What must be there on disk before an image is taken. Throws an ApiError with status 500. */
 export async function checkPaths({ image, workDir }: BindRequest): Promise<void> {
   if (workDir !== undefined) {
-    const found = await stat(workDir).catch(() => undefined);
-    if (found?.isDirectory() !== true) throw failed("CreateBlobObject", EIO);
+    const directory = await stat(workDir).catch(() => undefined);
+    if (directory?.isDirectory() !== true) throw failed("CreateBlobObject", EIO);
   }
-  await access(image.bootstrapPath, constants.R_OK).catch(() => {
-    throw failed("CreateBlobObject", EINVAL);
-  });
+  // Nothing else is opened: a FIFO would keep whoever does, and all binds after it, for ever.
+  const found = await stat(image.bootstrapPath).catch(() => undefined);
+  if (found?.isFile() !== true) throw failed("CreateBlobObject", EINVAL);
 }
 
 function requestOf(body: Json, { fscacheDir }: BindContext): BindRequest {

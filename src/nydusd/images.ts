@@ -3,7 +3,7 @@
 // supervisor keep. Every change reaches the service first, then the disk, then the caller.
 // Order matters: for one registry and repository the newest access wins, so the newest is last.
 
-import { existsSync } from "node:fs";
+import { statSync } from "node:fs";
 import type { Log } from "../platform/log.ts";
 import { textOf } from "./api-error.ts";
 import { parseAuth } from "./backend.ts";
@@ -89,7 +89,10 @@ export class Images {
         wanted.add(key);
         this.#remember(request);
         if (JSON.stringify(before?.body) === JSON.stringify(body)) continue;
-        if (!existsSync(request.image.bootstrapPath)) wanted.delete(key);
+        if (!isFile(request.image.bootstrapPath)) {
+          wanted.delete(key);
+          throw new Error(`${request.image.bootstrapPath} is gone`);
+        }
         await this.#service.bind(request.image);
       } catch (error) {
         this.#log.warn({ fsid: idOf(body) }, `an image cannot be served: ${textOf(error)}`);
@@ -123,6 +126,10 @@ export class Images {
     this.#known.delete(key);
     this.#known.set(key, request);
   }
+}
+
+function isFile(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isFile() === true;
 }
 
 function keyOf({ image }: BindRequest): string {

@@ -4,7 +4,8 @@
 // of it is on disk and the image may be bound; when it throws, nothing is trusted that was not.
 //
 //   bootstrap -> blob table -> rows: the digests it vouches for
-//             -> chunk infos of blobs not known yet: the .blob.meta beside it, or a range
+//             -> chunk infos of blobs not known yet: the .blob.meta beside it, or a range (also
+//                when that file turns out to be another blob's)
 //             -> chunk maps: infos checked against rows, rows against other images' rows
 
 import { DaemonError, asDaemonError } from "../../errors.ts";
@@ -139,32 +140,36 @@ export class RafsAdmission {
     rows: BlobRows,
     options: FetchOptions & { readonly image: IncomingImage },
   ): Promise<RafsChunkMap> {
-    const where = options.image.reference;
-    const { info, header } = await this.#chunkInfo(blob, options);
-    const building = buildChunkMap({ blob, ci: info, header, rows, where });
-    for (;;) {
-      const step = building.next();
-      if (step.done === true) return step.value;
-      await nextTurn();
-    }
-  }
-
-  async #chunkInfo(
-    blob: RafsBlob,
-    options: FetchOptions & { readonly image: IncomingImage },
-  ): Promise<ChunkInfo> {
     const { image } = options;
+    const where = image.reference;
     const metaId = blob.features.separate ? (blob.metaDigest ?? blob.id) : blob.id;
     for (const id of new Set([blob.id, metaId])) {
       const path = await image.blobMeta(id);
-      if (path === undefined) continue;
-      const info = await readBlobMeta(path, blob, image.reference);
-      if (info !== undefined) return info;
+      const map = path === undefined ? undefined : await this.#buildFrom(path, blob, rows, where);
+      if (map !== undefined) return map;
     }
     const location = image.locate(digestOf(metaId));
-    const where = image.reference;
     this.#parts.log.debug({ blob: metaId }, "fetching the chunk infos of a blob");
-    return fetchChunkInfo(this.#parts, blob, location, { ...options, where });
+    const found = await fetchChunkInfo(this.#parts, blob, location, { ...options, where });
+    return buildMap(blob, found, rows, where);
+  }
+
+  // Such a file came with the image, but whether it is this blob's only its content tells.
+  async #buildFrom(
+    path: string,
+    blob: RafsBlob,
+    rows: BlobRows,
+    where: string,
+  ): Promise<RafsChunkMap | undefined> {
+    try {
+      const found = await readBlobMeta(path, blob, where);
+      return found === undefined ? undefined : await buildMap(blob, found, rows, where);
+    } catch (error) {
+      const { fault, message } = asDaemonError(error);
+      const detail = `${path} is not used: ${message}; chunk infos are fetched instead`;
+      this.#parts.log.warn({ code: fault.code, blob: blob.id }, detail);
+      return undefined;
+    }
   }
 
   #bootstrapRecord({ digest, size }: StoredBootstrap): StreamRecord {
@@ -178,6 +183,20 @@ export class RafsAdmission {
     if (other === undefined) return;
     const detail = `its blob ${digest} is ${other}: it contradicts a known image`;
     throw new DaemonError({ code: "image_invalid", where, detail });
+  }
+}
+
+async function buildMap(
+  blob: RafsBlob,
+  { info, header }: ChunkInfo,
+  rows: BlobRows,
+  where: string,
+): Promise<RafsChunkMap> {
+  const building = buildChunkMap({ blob, ci: info, header, rows, where });
+  for (;;) {
+    const step = building.next();
+    if (step.done === true) return step.value;
+    await nextTurn();
   }
 }
 

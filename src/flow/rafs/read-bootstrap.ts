@@ -2,7 +2,7 @@
 // Reads a Nydus bootstrap from a file: in pieces, since its chunk table may be 80 MB, and
 // everything that is checked in it is checked by image/rafs.
 
-import { type FileHandle, open } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
 import { asDaemonError } from "../../errors.ts";
 import { type RafsBlob, parseBlobTable } from "../../image/rafs/blob-table.ts";
 import {
@@ -11,6 +11,7 @@ import {
   parseBootstrapHead,
 } from "../../image/rafs/bootstrap.ts";
 import { type BlobRows, ChunkTableReader } from "../../image/rafs/chunk-table.ts";
+import { openRegular } from "../../source/blob-file.ts";
 import { type Extent, KIB, extentEnd } from "../../units.ts";
 
 const PIECE_BYTES = 256 * KIB;
@@ -25,7 +26,7 @@ export interface ReadBootstrap {
 
 /** `where` names the image in faults: image_invalid, image_unsupported. */
 export async function readBootstrap(path: string, where: string): Promise<ReadBootstrap> {
-  const file = await open(path, "r").catch((error: unknown) => {
+  const file = await openRegular(path).catch((error: unknown) => {
     throw asDaemonError(error, (detail) => ({ code: "image_invalid", where, detail }));
   });
   try {
