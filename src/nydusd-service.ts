@@ -4,17 +4,17 @@
 
 import { mkdir } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { cullKey, cullVolume } from "./cache/cull.ts";
+import type { Culled } from "./cache/cull.ts";
 import { type Config, loadConfig, parseConfig } from "./config/config.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
 import { firstFile } from "./flow/rafs/admit-reference.ts";
-import { encodeCommand } from "./kernel/cachefiles/codec.ts";
 import { kernelObjectCount } from "./kernel/cachefiles/kernel-count.ts";
 import { startKeeper, takeFromKeeper, watchKeeper } from "./kernel/cachefiles/keeper.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { openBoundDevice } from "./kernel/cachefiles/setup.ts";
 import type { FdPassing, Keeper, ServiceOptions } from "./nydusd/rooms.ts";
 import type { BlobService, ImageBind, ImageCounters, InflightRead } from "./nydusd/service.ts";
+import { cullImage } from "./nydusd-cull.ts";
 import { type Serving, accessProfile, assemble, countersOf, originOf } from "./nydusd-serving.ts";
 import { systemClock as clock, sleep } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
@@ -186,23 +186,11 @@ class RoomsBlobService implements BlobService {
     return found.length;
   }
 
-  async cull(key: string): Promise<"culled" | "absent" | "in use"> {
-    const { engine, names } = this.#served();
-    if (engine.openObjects.some(({ cookieKey }) => cookieKey === key)) return "in use";
-    const parts = {
-      cacheDir: this.#config.cache.dir,
-      command: (text: string): void => {
-        this.#native.write(this.#served().deviceFd, encodeCommand(text));
-      },
-    };
-    const culled = await cullKey(parts, key);
-    if (culled === "in use") return culled;
-    for (const name of names.forgettable(key)) {
-      await names.forget(name);
-      // A domain of one image's own ends with it.
-      if (name.volumeKey === volumeKeyOf(key)) await cullVolume(parts, name.volumeKey);
-      this.#images.delete(key);
-    }
+  async cull(key: string): Promise<Culled> {
+    const serving = this.#served();
+    const parts = { ...serving, native: this.#native, cacheDir: this.#config.cache.dir };
+    const culled = await cullImage({ ...parts, signal: this.#closing.signal }, key);
+    if (serving.names.bindingsOf(key).length === 0) this.#images.delete(key);
     return culled;
   }
 

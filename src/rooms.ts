@@ -12,7 +12,7 @@ import { DaemonError } from "./errors.ts";
 import { Engine } from "./flow/engine.ts";
 import { RafsAdmission } from "./flow/rafs/admit-image.ts";
 import { Streams } from "./flow/streams.ts";
-import { systemClock as clock } from "./platform/clock.ts";
+import { systemClock as clock, nextTurn } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
 import type { Native } from "./platform/native.ts";
 import { SlabPool } from "./platform/slab-pool.ts";
@@ -135,7 +135,9 @@ async function loadState(config: Config, log: Log, adopted: boolean) {
     const detail = `cannot be created: ${error instanceof Error ? error.message : String(error)}`;
     throw new DaemonError({ code: "cache_dir_unsuitable", path: cacheDir, detail });
   });
-  const store = new StreamStore(join(cacheDir, "state"));
+  const store = new StreamStore(join(cacheDir, "state"), ({ fault, message }) => {
+    log.warn({ code: fault.code }, message);
+  });
   await store.clean();
   const bindings = new Bindings(join(cacheDir, "state", "bindings.json"));
   const loaded = await bindings.load();
@@ -145,10 +147,4 @@ async function loadState(config: Config, log: Log, adopted: boolean) {
   const dropped = adopted ? 0 : await dropUntrustedFiles(cacheDir);
   if (dropped > 0) log.warn({ dropped }, "cached files of names that nothing is known of: deleted");
   return { bindings, store };
-}
-
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => {
-    setImmediate(resolve);
-  });
 }

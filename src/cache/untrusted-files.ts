@@ -6,6 +6,7 @@
 
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { syncDirectory } from "../state/durable-file.ts";
 import { objectFile } from "./disk-names.ts";
 
 const CONTENT_NAMED = /^Dsha256:[0-9a-f]{64}$/;
@@ -26,12 +27,17 @@ export async function dropUntrustedFiles(cacheDir: string): Promise<number> {
   return dropped;
 }
 
-/** Deletes what is cached under one key, in whatever volume. It must not be open. */
+/**
+ * Deletes what is cached under one key, in whatever volume, so that it does not come back after a
+ * crash either. It must not be open.
+ */
 export async function dropCachedKey(cacheDir: string, cookieKey: string): Promise<void> {
   for (const volume of await listOrNone(join(cacheDir, "cache"))) {
     if (!volume.startsWith("I")) continue;
     const file = objectFile(cacheDir, { volumeKey: volume.slice(1), cookieKey });
-    if (file !== undefined) await rm(join(file.directory, file.name), { force: true });
+    if (file === undefined || !(await listOrNone(file.directory)).includes(file.name)) continue;
+    await rm(join(file.directory, file.name), { force: true });
+    await syncDirectory(file.directory);
   }
 }
 

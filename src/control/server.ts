@@ -2,13 +2,13 @@
 // The control socket: HTTP on a unix socket, mode 0600. Reads are GET, acts are POST.
 // Limits: 64 KiB a body, 64 connections, 10 s for a request to arrive.
 
-import { chmod, lstat, mkdir, unlink } from "node:fs/promises";
+import { lstat, mkdir, unlink } from "node:fs/promises";
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
-import { connect } from "node:net";
 import { dirname } from "node:path";
 import { z } from "zod";
 import { DaemonError, asDaemonError } from "../errors.ts";
 import type { Log } from "../platform/log.ts";
+import { isAnswered, listenPrivately } from "../platform/private-socket.ts";
 import { registerRequest, type PastFailure, type RegisteredImage, type Status } from "./schema.ts";
 
 const BODY_BYTES_MAX = 64 * 1024;
@@ -51,16 +51,7 @@ export class ControlServer {
     await unlink(path).catch((error: unknown) => {
       if (!(error instanceof Error && "code" in error && error.code === "ENOENT")) throw error;
     });
-    const umask = process.umask(0o177);
-    try {
-      await new Promise<void>((resolve, reject) => {
-        this.#server.once("error", reject);
-        this.#server.listen(path, resolve);
-      });
-    } finally {
-      process.umask(umask);
-    }
-    await chmod(path, 0o600);
+    await listenPrivately(this.#server, path);
   }
 
   async close(): Promise<void> {
@@ -169,18 +160,4 @@ async function refuseOtherFiles(path: string): Promise<void> {
   if (found === undefined || found.isSocket()) return;
   const detail = `control.socket: ${path} exists and is no socket`;
   throw new DaemonError({ code: "config_invalid", where: "control", detail });
-}
-
-/** True when something listens at `path`, also when it is too busy to answer. */
-function isAnswered(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(path);
-    socket.once("connect", () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.once("error", (error: NodeJS.ErrnoException) => {
-      resolve(error.code !== "ENOENT" && error.code !== "ECONNREFUSED");
-    });
-  });
 }

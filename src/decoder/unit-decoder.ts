@@ -52,21 +52,49 @@ export async function createDecoder(parts: DecoderParts): Promise<Decoder> {
     },
   };
   checkHashers(makeHasher);
+  const hashing = new HashingTurns(parts.nextTurn);
   return ({ digester, blob, where }) =>
     async (unit, stored, into) => {
       try {
         await parts.native.decode(jobOf(unit, stored, into));
       } catch (error) {
-        const { code } = asDaemonError(error).fault;
-        throw code === "syscall_failed" ? undecodable(unit, { blob, where }) : error;
+        const { fault } = asDaemonError(error);
+        const isDamage = fault.code === "syscall_failed" && fault.errnoName === "EBADMSG";
+        throw isDamage ? undecodable(unit, { blob, where }) : error;
       }
       for (const piece of unit.pieces) {
         const at = piece.offset - into.offset;
         const bytes = into.bytes.subarray(at, at + piece.length);
-        const actual = await hash(makeHasher[digester](), bytes, parts.nextTurn);
+        const actual = await hash(makeHasher[digester](), bytes, hashing);
         if (!isEqual(actual, piece.digest)) throw mismatch(piece, actual, { blob, where });
       }
     };
+}
+
+/**
+ * At most 1 MiB is hashed between two turns of the event loop, however small the pieces are and
+ * however many units are decoded at the same moment.
+ */
+class HashingTurns {
+  readonly #nextTurn: () => Promise<void>;
+  #hashed = 0;
+  #turn: Promise<void> | undefined;
+
+  constructor(nextTurn: () => Promise<void>) {
+    this.#nextTurn = nextTurn;
+  }
+
+  /** Resolves when `bytes` more may be hashed. */
+  async room(bytes: number): Promise<void> {
+    while (this.#hashed > 0 && this.#hashed + bytes > MIB) {
+      this.#turn ??= this.#nextTurn().then(() => {
+        this.#hashed = 0;
+        this.#turn = undefined;
+      });
+      await this.#turn;
+    }
+    this.#hashed += bytes;
+  }
 }
 
 function checkHashers(makeHasher: Record<Digester, () => Hasher>): void {
@@ -107,14 +135,11 @@ function jobOf(
   };
 }
 
-async function hash(
-  hasher: Hasher,
-  bytes: Uint8Array,
-  nextTurn: () => Promise<void>,
-): Promise<Uint8Array> {
+async function hash(hasher: Hasher, bytes: Uint8Array, hashing: HashingTurns): Promise<Uint8Array> {
   for (let at = 0; at < bytes.length; at += MIB) {
-    if (at > 0) await nextTurn();
-    hasher.update(bytes.subarray(at, at + MIB));
+    const part = bytes.subarray(at, at + MIB);
+    await hashing.room(part.length);
+    hasher.update(part);
   }
   return hasher.digest();
 }

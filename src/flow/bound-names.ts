@@ -5,12 +5,13 @@
 import { DaemonError } from "../errors.ts";
 import type { Binding, Bindings, Content, CookieName } from "../state/bindings.ts";
 import { isDigest } from "../units.ts";
+import { NameLocks } from "./name-locks.ts";
 import type { Found } from "./name-resolver.ts";
 import type { Streams } from "./streams.ts";
 
 export interface BoundNamesParts {
   readonly bindings: Bindings;
-  readonly streams: Streams;
+  readonly streams: Pick<Streams, "isComplete" | "open">;
   readonly isOpen: (name: CookieName) => boolean;
   /** True after a takeover: what is unbound may be mounted still, and opened again. */
   readonly mayBeMounted: () => boolean;
@@ -18,6 +19,7 @@ export interface BoundNamesParts {
 
 export class BoundNames {
   readonly #parts: BoundNamesParts;
+  readonly #locks = new NameLocks();
 
   constructor(parts: BoundNamesParts) {
     this.#parts = parts;
@@ -25,33 +27,50 @@ export class BoundNames {
 
   /** Resolves when it is on disk. Faults: image_invalid, key_refused when the key is mounted as something else. */
   async bind(name: CookieName, content: Content): Promise<Binding> {
-    const { bindings, isOpen } = this.#parts;
-    const before = bindings.get(name);
-    if (before !== undefined && isOpen(name) && before.stream.digest !== content.stream.digest) {
-      const detail = `it is mounted, and is ${before.stream.digest}`;
-      throw new DaemonError({ code: "key_refused", key: name.cookieKey, detail });
+    const unlock = await this.#locks.lock(name);
+    try {
+      this.#checkNotMounted(name, content);
+      const { bindings } = this.#parts;
+      const bound = await bindings.bind(name, content);
+      // A size the kernel may be told at any moment is on disk by then.
+      await bindings.copenSize(name);
+      return bound;
+    } finally {
+      unlock();
     }
-    const bound = await bindings.bind(name, content);
-    // A size the kernel may be told at any moment is on disk by then.
-    await bindings.copenSize(name);
-    return bound;
+  }
+
+  // After a takeover nothing is open here before the kernel has opened it again, and then it must
+  // find what it had: a mount must never go on with another image's bytes.
+  #checkNotMounted(name: CookieName, content: Content): void {
+    const { bindings, isOpen, mayBeMounted } = this.#parts;
+    const before = bindings.get(name);
+    if (before === undefined || before.stream.digest === content.stream.digest) return;
+    if (!isOpen(name) && !mayBeMounted()) return;
+    const is = isOpen(name) ? "is" : "may be";
+    const detail = `it ${is} mounted, and is ${before.stream.digest}`;
+    throw new DaemonError({ code: "key_refused", key: name.cookieKey, detail });
   }
 
   get(name: CookieName): Binding | undefined {
     return this.#parts.bindings.get(name);
   }
 
-  /** Only when its cache file is gone. */
+  /** Only when its cache file is gone. One that was opened or bound meanwhile is not forgotten. */
   async forget(name: CookieName): Promise<void> {
-    await this.#parts.bindings.forget(name);
+    const unlock = await this.#locks.lock(name);
+    try {
+      // An OPEN under way has made a file with a size that must not be given again.
+      if (this.get(name)?.unbound !== true || this.#parts.isOpen(name)) return;
+      await this.#parts.bindings.forget(name);
+    } finally {
+      unlock();
+    }
   }
 
-  /** Names of this cookie key that are unbound and not open. */
-  forgettable(cookieKey: string): CookieName[] {
-    const { bindings, isOpen } = this.#parts;
-    return [...bindings.all()].filter(
-      (name) => name.cookieKey === cookieKey && name.binding.unbound === true && !isOpen(name),
-    );
+  /** What this cookie key is, or was until it was unbound, in every volume. */
+  bindingsOf(cookieKey: string): (CookieName & { readonly binding: Binding })[] {
+    return [...this.#parts.bindings.all()].filter((name) => name.cookieKey === cookieKey);
   }
 
   /** Names that may be opened. */
@@ -67,9 +86,19 @@ export class BoundNames {
   }
 
   async find(name: CookieName): Promise<Found> {
+    // Held until the object is served: what is told to the kernel and what is bound must agree.
+    const release = await this.#locks.lock(name);
+    try {
+      return await this.#found(name, release);
+    } catch (error) {
+      release();
+      throw error;
+    }
+  }
+
+  async #found(name: CookieName, release: () => void): Promise<Found> {
     const { bindings, streams, isOpen, mayBeMounted } = this.#parts;
     const bound = bindings.get(name);
-    const release = (): void => undefined;
     if (bound !== undefined && (bound.unbound !== true || mayBeMounted() || isOpen(name))) {
       if (!(await streams.isComplete(bound))) throw unknown(name, "what it was bound to is gone");
       const stream = await streams.open(bound.stream);

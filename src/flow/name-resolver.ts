@@ -29,6 +29,7 @@ import {
 import { type Digest, isDigest } from "../units.ts";
 import type { Engine } from "./engine.ts";
 import { inspectPrimary } from "./inspect-image.ts";
+import { NameLocks } from "./name-locks.ts";
 import type { PinnedHead, Stream } from "./stream-flow.ts";
 import type { Streams } from "./streams.ts";
 
@@ -82,7 +83,7 @@ export class NameResolver {
   readonly #stopping = new AbortController();
   readonly #late: LRUCache<string, Content>;
   readonly #heldHeads = new Map<string, () => void>();
-  readonly #locks = new Map<string, Promise<void>>();
+  readonly #locks = new NameLocks();
 
   constructor(parts: NameResolverParts) {
     this.#parts = parts;
@@ -107,7 +108,7 @@ export class NameResolver {
       throw new DaemonError({ code: "key_unknown", key: name.cookieKey, detail });
     }
     // Until the object is served: nobody else may say meanwhile what the name stands for.
-    const unlock = await this.#lock(name);
+    const unlock = await this.#locks.lock(name);
     let head: PinnedHead | undefined;
     const release = (): void => {
       head?.release();
@@ -148,7 +149,7 @@ export class NameResolver {
       const detail = `a digest names its content, and "${reference}" is ${ownKey(content)}`;
       throw new DaemonError({ code: "key_refused", key: name.cookieKey, detail });
     }
-    const unlock = await this.#lock(name);
+    const unlock = await this.#locks.lock(name);
     try {
       return { ...name, binding: await this.#bindInspected(name, content) };
     } finally {
@@ -180,23 +181,6 @@ export class NameResolver {
       head.release();
       throw error;
     }
-  }
-
-  /** Waits for whoever is saying what `name` stands for, then keeps others out until called. */
-  async #lock(name: CookieName): Promise<() => void> {
-    const id = `${name.volumeKey}\0${name.cookieKey}`;
-    for (let other = this.#locks.get(id); other !== undefined; other = this.#locks.get(id)) {
-      await other;
-    }
-    let wake: () => void = () => undefined;
-    const lock = new Promise<void>((resolve) => {
-      wake = resolve;
-    });
-    this.#locks.set(id, lock);
-    return () => {
-      if (this.#locks.get(id) === lock) this.#locks.delete(id);
-      wake();
-    };
   }
 
   #knownAs(

@@ -66,8 +66,11 @@ function refuse(flow: StreamFlow, request: ReadRequest, refused: Extent): void {
   const detail = `the chunk at ${refused.offset} of ${flow.stream.digest} has no digest in any bound image`;
   const error = new DaemonError({ code: "chunk_untrusted", where: flow.stream.where, detail });
   flow.counters.failedReads += 1;
-  flow.failures.remember(refused, error);
-  flow.parts.log.warn({ code: error.fault.code, hint: error.policy.hint }, error.message);
+  // Remembered for the log alone: an image that vouches for it may be bound at any moment.
+  if (flow.refusals.find([refused]) === undefined) {
+    flow.refusals.remember(refused, error);
+    flow.parts.log.warn({ code: error.fault.code, hint: error.policy.hint }, error.message);
+  }
   request.fail(error);
 }
 

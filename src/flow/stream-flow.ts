@@ -81,6 +81,8 @@ export class StreamFlow {
   readonly objects = new Set<OpenObject>();
   readonly flights = new Set<Flight>();
   readonly failures: FailureMemory;
+  /** What was refused a moment ago, and logged. */
+  readonly refusals: FailureMemory;
   readonly streamEnd: number;
   /** What one fetch may carry. */
   readonly fetchMax: CutLimits;
@@ -92,6 +94,7 @@ export class StreamFlow {
     this.parts = parts;
     this.counters = counters;
     this.failures = new FailureMemory(parts.clock);
+    this.refusals = new FailureMemory(parts.clock);
     this.streamEnd = alignUp(stream.map.sizeBytes, BLOCK_BYTES);
     const { slabBytes } = parts.slabs;
     this.fetchMax = { logicalBytesMax: slabBytes, storedBytesMax: slabBytes };

@@ -11,11 +11,12 @@ import { RafsChunkMap } from "../image/rafs/chunk-map.ts";
 import { type Source, formatOrigin } from "../source/source.ts";
 import type { Content, StreamRecord } from "../state/bindings.ts";
 import type { StreamStore } from "../state/stream-store.ts";
-import type { Digest } from "../units.ts";
+import { type Digest, MIB } from "../units.ts";
 import type { Stream } from "./stream-flow.ts";
 
-/** Maps of blobs that nobody has open are kept, this many of them. */
+/** Maps of blobs that nobody has open are kept, this many of them and this many bytes. */
 const IDLE_MAPS_MAX = 64;
+const IDLE_MAPS_BYTES_MAX = 256 * MIB;
 
 export interface StreamsParts {
   readonly source: Source;
@@ -31,7 +32,15 @@ export function streamKey(record: Pick<StreamRecord, "digest" | "format">): stri
 
 export class Streams {
   readonly #parts: StreamsParts;
-  readonly #maps = new LRUCache<Digest, RafsChunkMap>({ max: IDLE_MAPS_MAX });
+  readonly #maps = new LRUCache<Digest, RafsChunkMap>({
+    max: IDLE_MAPS_MAX,
+    maxSize: IDLE_MAPS_BYTES_MAX,
+    sizeCalculation: ({ memoryBytes }) => memoryBytes,
+  });
+  /** Every map that somebody still has: a stream about to be served, an image on its way in. */
+  readonly #known = new Map<Digest, WeakRef<RafsChunkMap>>();
+  /** Maps whose last save did not succeed: what is on disk is older. */
+  readonly #unsaved = new Set<Digest>();
   readonly #loading = new Map<Digest, Promise<RafsChunkMap | undefined>>();
 
   constructor(parts: StreamsParts) {
@@ -66,11 +75,13 @@ export class Streams {
    * one: what an image adds to it must be seen by everyone. Fault: state_damaged.
    */
   async mapOf(blob: Digest): Promise<RafsChunkMap | undefined> {
-    const live = this.#parts.live(streamKey({ digest: blob, format: "rafs" }))?.map;
-    const known = live instanceof RafsChunkMap ? live : this.#maps.get(blob);
-    if (known !== undefined) return known;
-    const loading = this.#loading.get(blob) ?? this.#load(blob);
-    return loading;
+    const known = this.#inMemory(blob);
+    return known ?? this.#loading.get(blob) ?? this.#load(blob);
+  }
+
+  /** Its last save failed: it must be kept again before anything may rely on it. */
+  isUnsaved(blob: Digest): boolean {
+    return this.#unsaved.has(blob);
   }
 
   /** True when the files that a Nydus image is served from are all there. */
@@ -85,20 +96,38 @@ export class Streams {
 
   /** Keeps a map that was built, or added to; resolves when it is on disk. */
   async keepMap(blob: Digest, map: RafsChunkMap): Promise<void> {
-    this.#maps.set(blob, map);
+    this.#remember(blob, map);
+    this.#unsaved.add(blob);
     await this.#parts.store.saveMap(blob, map);
+    this.#unsaved.delete(blob);
   }
 
   #load(blob: Digest): Promise<RafsChunkMap | undefined> {
     const loading = this.#parts.store
       .loadMap(blob)
       .then((map) => {
-        if (map !== undefined) this.#maps.set(blob, map);
-        return map;
+        // One that was built meanwhile is the one.
+        const known = this.#inMemory(blob) ?? map;
+        if (known !== undefined) this.#remember(blob, known);
+        return known;
       })
       .finally(() => this.#loading.delete(blob));
     this.#loading.set(blob, loading);
     return loading;
+  }
+
+  #inMemory(blob: Digest): RafsChunkMap | undefined {
+    const live = this.#parts.live(streamKey({ digest: blob, format: "rafs" }))?.map;
+    if (live instanceof RafsChunkMap) return live;
+    return this.#maps.get(blob) ?? this.#known.get(blob)?.deref();
+  }
+
+  #remember(blob: Digest, map: RafsChunkMap): void {
+    this.#maps.set(blob, map);
+    for (const [digest, known] of this.#known) {
+      if (known.deref() === undefined) this.#known.delete(digest);
+    }
+    this.#known.set(blob, new WeakRef(map));
   }
 }
 

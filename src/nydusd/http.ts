@@ -6,12 +6,12 @@
 // process ends: each half of a shutdown would be counted as a death of its own.
 // And the file of the socket is taken for readiness, so it appears as early as can be.
 
-import { chmodSync, lstatSync, mkdirSync, unlinkSync } from "node:fs";
+import { lstatSync, mkdirSync, unlinkSync } from "node:fs";
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
-import { connect } from "node:net";
 import { dirname } from "node:path";
 import { ApiError } from "./api-error.ts";
 import type { Log } from "../platform/log.ts";
+import { isAnswered, listenPrivately } from "../platform/private-socket.ts";
 
 /** nydusd's own limit; what it answers beyond has another shape. */
 export const BODY_BYTES_MAX = 51_200;
@@ -84,16 +84,7 @@ export class ApiServer {
       }
       unlinkSync(path);
     }
-    const umask = process.umask(0o177);
-    try {
-      await new Promise<void>((resolve, reject) => {
-        this.#server.once("error", reject);
-        this.#server.listen(path, resolve);
-      });
-    } finally {
-      process.umask(umask);
-    }
-    chmodSync(path, 0o600);
+    await listenPrivately(this.#server, path);
     this.#inode = lstatSync(path).ino;
     return { foundStale: found !== undefined };
   }
@@ -155,20 +146,6 @@ export class ApiServer {
       send(request, response, { status, body: { code: "UNDEFINED", message } });
     }
   }
-}
-
-/** True when something listens at `path`, also when it is too busy to answer. */
-export function isAnswered(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(path);
-    socket.once("connect", () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.once("error", (error: NodeJS.ErrnoException) => {
-      resolve(error.code !== "ENOENT" && error.code !== "ECONNREFUSED");
-    });
-  });
 }
 
 class TooLong {

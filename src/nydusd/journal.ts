@@ -7,7 +7,7 @@
 // this journal already begins with.
 
 import { join } from "node:path";
-import { JsonFile } from "../state/json-file.ts";
+import { JsonFile, parseDocument } from "../state/json-file.ts";
 import { isJson } from "./bind-fields.ts";
 
 const VERSION = 1;
@@ -68,7 +68,7 @@ export class Journal {
 function parse(text: string): Recorded | undefined {
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = parseDocument(text);
   } catch {
     return undefined;
   }

@@ -40,6 +40,13 @@ export function sleep(clock: Clock, delayMs: number, signal: AbortSignal): Promi
   });
 }
 
+/** Lets what waits on the event loop have its turn first. */
+export function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve);
+  });
+}
+
 /** The fault an aborted signal stands for: its reason when that is one of ours. */
 export function cancelledBy(signal: AbortSignal): DaemonError {
   const reason: unknown = signal.reason;

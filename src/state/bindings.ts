@@ -9,7 +9,7 @@
 import { z } from "zod";
 import { DaemonError } from "../errors.ts";
 import { BLOCK_BYTES, type Digest, alignUp, isDigest } from "../units.ts";
-import { JsonFile } from "./json-file.ts";
+import { JsonFile, parseDocument } from "./json-file.ts";
 
 const VERSION = 1;
 /** Sizes remembered for one key; a tag that moved more often forgets its oldest contents. */
@@ -98,12 +98,13 @@ export class Bindings {
     const text = await this.#file.read();
     if (text === undefined) return "missing";
     try {
-      const parsed = document.parse(JSON.parse(text));
-      for (const [volumeKey, keys] of parsed.volumes) {
-        for (const [cookieKey, known] of keys) {
-          this.#put({ volumeKey, cookieKey }, known);
-        }
-      }
+      const parsed = document.parse(parseDocument(text));
+      const all = parsed.volumes.flatMap(([volumeKey, keys]) =>
+        keys.map(([cookieKey, known]) => ({ volumeKey, cookieKey, known })),
+      );
+      // What is bound says last, and so with more weight, where blobs come from.
+      const last = all.filter(({ known }) => known.unbound !== true);
+      for (const { known, ...name } of [...all, ...last]) this.#put(name, known);
       this.#changesSaved = this.#changes;
       return "loaded";
     } catch (error) {
@@ -171,9 +172,12 @@ export class Bindings {
 
   /** `name` may not be opened anew until it is bound again. Its sizes are remembered. */
   async unbind(name: CookieName): Promise<void> {
-    const known = this.get(name);
-    if (known === undefined) return;
-    this.#put(name, { ...known, unbound: true });
+    const keys = this.#volumes.get(name.volumeKey);
+    const known = keys?.get(name.cookieKey);
+    if (keys === undefined || known === undefined) return;
+    // Not as #put does: where its blobs came from is not the newest that is known of them.
+    keys.set(name.cookieKey, { ...known, unbound: true });
+    this.#changes += 1;
     await this.#save();
   }
 

@@ -26,10 +26,34 @@ export async function replaceFile(
     await rm(temporary, { force: true });
     throw error;
   }
-  const parent = await open(directory, "r");
+  await syncDirectory(directory);
+}
+
+/** Names that were put into it, or taken out of it, are so after a crash too. */
+export async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, "r");
   try {
-    await parent.sync();
+    await directory.sync();
   } finally {
-    await parent.close();
+    await directory.close();
+  }
+}
+
+/** What of a file writeAll needs: FileHandle's. */
+export interface Writable {
+  write(
+    bytes: Uint8Array,
+    from: number,
+    length: number,
+    at: number,
+  ): Promise<{ readonly bytesWritten: number }>;
+}
+
+/** Writes all of `bytes`: a disk that is nearly full takes a part of them, and says no more. */
+export async function writeAll(file: Writable, bytes: Uint8Array, at: number): Promise<void> {
+  for (let from = 0; from < bytes.length; ) {
+    const { bytesWritten } = await file.write(bytes, from, bytes.length - from, at + from);
+    if (bytesWritten === 0) throw new Error("nothing more can be written");
+    from += bytesWritten;
   }
 }

@@ -11,8 +11,10 @@ import { type FileHandle, mkdir, open, rename, rm, stat } from "node:fs/promises
 import { join } from "node:path";
 import { DaemonError, asDaemonError } from "../errors.ts";
 import { RafsChunkMap } from "../image/rafs/chunk-map.ts";
+import { openRegular } from "../source/blob-file.ts";
+import { nextTurn } from "../platform/clock.ts";
 import { type Digest, KIB, isDigest } from "../units.ts";
-import { replaceFile } from "./durable-file.ts";
+import { replaceFile, syncDirectory, writeAll } from "./durable-file.ts";
 
 const PIECE_BYTES = 256 * KIB;
 const MAP_HEADER_BYTES = 64;
@@ -26,10 +28,15 @@ export interface StoredBootstrap {
 
 export class StreamStore {
   readonly #directory: string;
+  readonly #onDamage: (fault: DaemonError) => void;
+  /** Bootstraps whose content was seen to be what they are named by. */
+  readonly #verified = new Set<Digest>();
   #temporaries = 0;
 
-  constructor(directory: string) {
+  /** `onDamage` is told of each file that was set aside. */
+  constructor(directory: string, onDamage: (fault: DaemonError) => void = () => undefined) {
     this.#directory = directory;
+    this.#onDamage = onDamage;
   }
 
   /** Holds files named by the 64 hex digits of their content: a directory of blobs. */
@@ -50,15 +57,25 @@ export class StreamStore {
     await rm(join(this.#directory, "incoming"), { recursive: true, force: true });
   }
 
-  /** Copies the file at `path` in. Fault: image_invalid when it cannot be read. */
-  async addBootstrap(path: string): Promise<StoredBootstrap> {
+  /**
+   * Copies the file at `path` in, unless `look`, which is given the copy's path, rejects: the file
+   * itself may change meanwhile. Resolves when it is on disk. Fault: image_invalid when it cannot
+   * be read.
+   */
+  async addBootstrap(
+    path: string,
+    look: (copyPath: string) => Promise<void> = () => Promise.resolve(),
+  ): Promise<StoredBootstrap> {
     const incoming = await this.temporary();
     try {
       const copy = join(incoming, "bootstrap");
       const { digest, size } = await copyHashed(path, copy);
+      await look(copy);
       const target = join(this.bootstrapDirectory, hexOf(digest));
       await mkdir(this.bootstrapDirectory, { recursive: true, mode: 0o700 });
       await rename(copy, target);
+      await syncDirectory(this.bootstrapDirectory);
+      this.#verified.add(digest);
       return { digest, size, path: target };
     } catch (error) {
       const where = path;
@@ -70,7 +87,7 @@ export class StreamStore {
 
   /** Of a file's content; undefined when it cannot be read. */
   async digestOf(path: string): Promise<Digest | undefined> {
-    const file = await open(path, "r").catch(() => undefined);
+    const file = await openRegular(path).catch(() => undefined);
     if (file === undefined) return undefined;
     try {
       return (await hashed(file)).digest;
@@ -79,10 +96,21 @@ export class StreamStore {
     }
   }
 
+  /** True when it is there and whole, for which it is read once. A damaged one is set aside. */
   async hasBootstrap(digest: Digest, size: number): Promise<boolean> {
     const path = join(this.bootstrapDirectory, hexOf(digest));
     const found = await stat(path).catch(() => undefined);
-    return found?.size === size;
+    if (found === undefined) return false;
+    if (found.size === size) {
+      if (this.#verified.has(digest)) return true;
+      if ((await this.digestOf(path)) === digest) {
+        this.#verified.add(digest);
+        return true;
+      }
+    }
+    this.#verified.delete(digest);
+    await this.#setAside(path, `not the bootstrap it is named by, of ${size} bytes`);
+    return false;
   }
 
   /** Resolves when the map is on disk. */
@@ -95,13 +123,13 @@ export class StreamStore {
         for (let from = 0; from < part.length; from += PIECE_BYTES) {
           const piece = part.subarray(from, from + PIECE_BYTES);
           hash.update(piece);
-          await file.write(piece, 0, piece.length, at);
+          await writeAll(file, piece, at);
           at += piece.length;
         }
       }
       const header = new Uint8Array(MAP_HEADER_BYTES);
       header.set(hash.digest());
-      await file.write(header, 0, header.length, 0);
+      await writeAll(file, header, 0);
     });
   }
 
@@ -118,11 +146,18 @@ export class StreamStore {
     try {
       return await parseMap(bytes, path);
     } catch (error) {
-      await rename(path, `${path}.damaged`);
-      const { message } = asDaemonError(error);
-      const detail = `not a chunk map (set aside as ${path}.damaged): ${message}`;
-      throw new DaemonError({ code: "state_damaged", path, detail });
+      throw await this.#setAside(path, `not a chunk map: ${asDaemonError(error).message}`);
     }
+  }
+
+  async #setAside(path: string, problem: string): Promise<DaemonError> {
+    const aside = `${path}.damaged`;
+    // Two that find the damage at once: one is enough.
+    await rename(path, aside).catch(() => undefined);
+    const detail = `${problem} (set aside as ${aside})`;
+    const fault = new DaemonError({ code: "state_damaged", path, detail });
+    this.#onDamage(fault);
+    return fault;
   }
 
   #mapPath(blob: Digest): string {
@@ -165,14 +200,11 @@ async function readExactly(file: FileHandle, bytes: Uint8Array): Promise<void> {
 }
 
 async function copyHashed(from: string, to: string): Promise<{ digest: Digest; size: number }> {
-  const source = await open(from, "r");
+  const source = await openRegular(from);
   try {
-    if (!(await source.stat()).isFile()) throw new Error("not a regular file");
     const target = await open(to, "wx", 0o600);
     try {
-      const copied = await hashed(source, async (piece, at) => {
-        await target.write(piece, 0, piece.length, at);
-      });
+      const copied = await hashed(source, (piece, at) => writeAll(target, piece, at));
       await target.sync();
       return copied;
     } finally {
@@ -204,11 +236,6 @@ async function hashed(
   return { digest, size };
 }
 
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => {
-    setImmediate(resolve);
-  });
-}
 
 function hexOf(digest: Digest): string {
   return digest.slice("sha256:".length);

@@ -3,7 +3,14 @@
 
 import "./every-image.ts";
 import "./nydus.ts";
+import "./nydus-registry.ts";
+import "./nydus-trust.ts";
 import "./nydusd.ts";
+import "./nydusd-images.ts";
+import "./nydusd-input.ts";
+import "./nydusd-faults.ts";
+import "./nydusd-damage.ts";
+import "./nydusd-cull.ts";
 import "./reading.ts";
 import "./names.ts";
 import "./lifecycle.ts";

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A registry of the blobs in some directories, under any repository, for whoever has the right
-// name and password.
+// name and password. Blobs can be missing from it, or not be what their digests say.
 
-import { createReadStream } from "node:fs";
-import { readdir, stat } from "node:fs/promises";
+import { readFile, readdir, stat } from "node:fs/promises";
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
 import { join } from "node:path";
 
@@ -13,6 +12,10 @@ export class BlobRegistry {
   /** Requests with another name or password. */
   refused = 0;
   bytes = 0;
+  /** Blobs (64 hex digits) answered with 404. */
+  readonly missing = new Set<string>();
+  /** Blobs with a bit turned in the bytes at these offsets. */
+  readonly damaged = new Map<string, readonly number[]>();
   readonly #files: ReadonlyMap<string, { path: string; size: number }>;
   readonly #server: Server;
 
@@ -58,7 +61,7 @@ export class BlobRegistry {
       return;
     }
     const [, hex = ""] = /^\/v2\/.+\/blobs\/sha256:([0-9a-f]{64})$/.exec(request.url ?? "") ?? [];
-    const file = this.#files.get(hex);
+    const file = this.missing.has(hex) ? undefined : this.#files.get(hex);
     if (file === undefined) {
       response.writeHead(request.url === "/v2/" ? 200 : 404).end();
       return;
@@ -77,6 +80,14 @@ export class BlobRegistry {
       return;
     }
     this.bytes += end - start + 1;
-    createReadStream(file.path, { start, end }).pipe(response);
+    void this.#content(hex, file.path).then((content) => {
+      response.end(content.subarray(start, end + 1));
+    });
+  }
+
+  async #content(hex: string, path: string): Promise<Buffer> {
+    const content = await readFile(path);
+    for (const at of this.damaged.get(hex) ?? []) content[at] = (content[at] ?? 0) ^ 0x10;
+    return content;
   }
 }

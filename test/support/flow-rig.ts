@@ -6,11 +6,11 @@ import type { DaemonError } from "../../src/errors.ts";
 import { Engine } from "../../src/flow/engine.ts";
 import type { FlowLimits, Stream } from "../../src/flow/stream-flow.ts";
 import { rawStream } from "../../src/flow/streams.ts";
-import { SlabPool } from "../../src/platform/slab-pool.ts";
 import type { SizedBlobLocation } from "../../src/source/source.ts";
 import { BLOCK_BYTES, type Digest, type Extent, isDigest } from "../../src/units.ts";
 import { FakeClock } from "./fake-clock.ts";
 import { FakeObject, FakeRead } from "./fake-kernel.ts";
+import { PoisonedSlabPool } from "./poisoned-slabs.ts";
 import { QuietLog } from "./quiet-log.ts";
 import { ScriptedSource } from "./scripted-source.ts";
 import { turns } from "./turns.ts";
@@ -32,17 +32,15 @@ export class FlowRig {
   readonly clock = new FakeClock();
   readonly log = new QuietLog();
   readonly source = new ScriptedSource();
-  readonly slabs: SlabPool;
+  readonly slabs: PoisonedSlabPool;
   readonly engine: Engine;
   readonly fillFailures: { keys: readonly string[]; error: DaemonError }[] = [];
   #nextId = 1;
 
   constructor(options: RigOptions = {}) {
-    this.slabs = new SlabPool({
+    this.slabs = new PoisonedSlabPool({
       slabBytes: (options.slabBlocks ?? 8) * BLOCK_BYTES,
       slabsMax: options.slabsMax ?? 4,
-      // What an earlier tenant left in a slab must never show.
-      allocate: (bytes) => new Uint8Array(bytes).fill(0xdd),
     });
     this.engine = new Engine({
       clock: this.clock,

@@ -13,9 +13,10 @@ import {
   parseBootstrapHead,
 } from "../../src/image/rafs/bootstrap.ts";
 import { type BlobRows, ChunkTableReader } from "../../src/image/rafs/chunk-table.ts";
+import { findPackageRoot } from "../../src/platform/package-root.ts";
 import { type Extent, extentEnd } from "../../src/units.ts";
 
-export const FIXTURES = fileURLToPath(new URL("../fixtures/rafs/", import.meta.url));
+export const FIXTURES = fileURLToPath(new URL("test/fixtures/rafs/", findPackageRoot()));
 const BOOTSTRAP_LAYER = "containerd.io/snapshot/nydus-bootstrap";
 const TAR_BLOCK_BYTES = 512;
 

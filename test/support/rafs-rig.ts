@@ -30,6 +30,8 @@ export class RafsRig {
   readonly streams: Streams;
   readonly slabs: SlabPool;
   readonly dropped: string[] = [];
+  /** What every digest stands for in other images, in words. */
+  otherUse: string | undefined;
   readonly #admission: RafsAdmission;
   readonly #directory: string;
   readonly #blobs: string;
@@ -54,9 +56,12 @@ export class RafsRig {
     const live = (key: string) => this.engine.liveStream(key);
     this.streams = new Streams({ source, store, decoder: () => decoder, live });
     this.#admission = new RafsAdmission({
-      ...{ source, native, store, log },
+      source,
+      native,
+      store,
+      log,
       streams: this.streams,
-      otherUse: () => undefined,
+      otherUse: () => this.otherUse,
       dropCached: (digest) => {
         this.dropped.push(digest);
         return Promise.resolve();

@@ -13,6 +13,7 @@ import type { RafsBlob } from "../../image/rafs/blob-table.ts";
 import { buildChunkMap } from "../../image/rafs/build-chunk-map.ts";
 import type { RafsChunkMap } from "../../image/rafs/chunk-map.ts";
 import type { BlobRows } from "../../image/rafs/chunk-table.ts";
+import { nextTurn } from "../../platform/clock.ts";
 import type { Log } from "../../platform/log.ts";
 import type { BlobLocation, FetchOptions } from "../../source/source.ts";
 import type { Content, StreamRecord } from "../../state/bindings.ts";
@@ -26,6 +27,9 @@ import {
   readBlobMeta,
 } from "./fetch-chunk-info.ts";
 import { readBootstrap } from "./read-bootstrap.ts";
+
+/** Rows that are looked at before others get their turn: some milliseconds. */
+const SLICE_ROWS = 20_000;
 
 export interface AdmitParts extends ChunkInfoParts {
   readonly store: StreamStore;
@@ -73,23 +77,34 @@ export class RafsAdmission {
     const where = image.reference;
     const unchanged = await this.#unchanged(image);
     if (unchanged !== undefined) return unchanged;
-    const { blobs, rows } = await readBootstrap(image.bootstrapPath, where);
-    const found = await Promise.all(
+    let found: readonly FoundBlob[] = [];
+    const { store } = this.#parts;
+    // What is looked at is the copy that will be served: the file itself may change meanwhile.
+    const bootstrap = await store.addBootstrap(image.bootstrapPath, async (copyPath) => {
+      found = await this.#findBlobs(copyPath, { ...options, image });
+      const merged = this.#turn.then(() => this.#merge(found, where));
+      this.#turn = merged.catch(() => undefined);
+      await merged;
+    });
+    const devices = found.map(({ digest, blob }) => recordOf(image.locate(digest), blob));
+    return contentOf(image, this.#bootstrapRecord(bootstrap), devices);
+  }
+
+  async #findBlobs(
+    bootstrapPath: string,
+    options: FetchOptions & { readonly image: IncomingImage },
+  ): Promise<FoundBlob[]> {
+    const { blobs, rows } = await readBootstrap(bootstrapPath, options.image.reference);
+    return Promise.all(
       blobs.map(async (blob, index): Promise<FoundBlob> => {
         const digest = digestOf(blob.id);
         const rowsOf = rows[index];
         if (rowsOf === undefined) throw new Error("every blob has its rows");
         const isKnown = (await this.#mapOf(digest)) !== undefined;
-        const built = isKnown ? undefined : await this.#build(blob, rowsOf, { ...options, image });
+        const built = isKnown ? undefined : await this.#build(blob, rowsOf, options);
         return { blob, digest, rows: rowsOf, built };
       }),
     );
-    const merged = this.#turn.then(() => this.#merge(found, where));
-    this.#turn = merged.catch(() => undefined);
-    await merged;
-    const bootstrap = await this.#parts.store.addBootstrap(image.bootstrapPath);
-    const devices = found.map(({ digest, blob }) => recordOf(image.locate(digest), blob));
-    return contentOf(image, this.#bootstrapRecord(bootstrap), devices);
   }
 
   async #unchanged({ known, bootstrapPath, locate }: IncomingImage): Promise<Content | undefined> {
@@ -114,13 +129,15 @@ export class RafsAdmission {
       const before = await this.#mapOf(digest);
       const map = before ?? built;
       if (map === undefined) throw new DaemonError({ code: "cancelled", what: `blob ${digest}` });
-      if (before !== undefined) checkKnown(before, blob, { rows, where });
+      if (before !== undefined) await checkKnown(before, blob, { rows, where });
       maps.push({ digest, map, rows, isNew: before === undefined });
     }
     for (const { digest, map, rows, isNew } of maps) {
       // Bytes cached for a blob that nothing is known of were verified by nobody knows what.
       if (isNew) await dropCached(digest);
-      if (map.addRows(rows, where) || isNew) await streams.keepMap(digest, map);
+      // A map that was built has the rows it was built with.
+      const hasNew = isNew || (await addRows(map, rows, where));
+      if (hasNew || streams.isUnsaved(digest)) await streams.keepMap(digest, map);
     }
   }
 
@@ -128,9 +145,9 @@ export class RafsAdmission {
     try {
       return await this.#parts.streams.mapOf(digest);
     } catch (error) {
+      // Said by the store, which set it aside: it is built again.
       const fault = asDaemonError(error);
       if (fault.fault.code !== "state_damaged") throw fault;
-      this.#parts.log.warn({ code: fault.fault.code }, fault.message);
       return undefined;
     }
   }
@@ -200,16 +217,36 @@ async function buildMap(
   }
 }
 
-function checkKnown(
+async function checkKnown(
   map: RafsChunkMap,
   blob: RafsBlob,
   { rows, where }: { rows: BlobRows; where: string },
-): void {
+): Promise<void> {
   if (map.sizeBytes !== blob.sizeBytes || map.digester !== blob.digester) {
     const detail = `its blob ${blob.id} has ${blob.sizeBytes} bytes and ${blob.digester} digests, which contradicts what a trusted image says of it (${map.sizeBytes}, ${map.digester})`;
     throw new DaemonError({ code: "image_invalid", where, detail });
   }
-  map.checkRows(rows, where);
+  for (const slice of slicesOf(rows)) {
+    map.checkRows(slice, where);
+    await nextTurn();
+  }
+}
+
+/** True when there was a row of which the map had no digest. */
+async function addRows(map: RafsChunkMap, rows: BlobRows, where: string): Promise<boolean> {
+  let hasNew = false;
+  for (const slice of slicesOf(rows)) {
+    if (map.addRows(slice, where)) hasNew = true;
+    await nextTurn();
+  }
+  return hasNew;
+}
+
+function* slicesOf({ ciIndex, at, words }: BlobRows): Iterable<BlobRows> {
+  for (let from = 0; from < ciIndex.length; from += SLICE_ROWS) {
+    const end = from + SLICE_ROWS;
+    yield { ciIndex: ciIndex.subarray(from, end), at: at.subarray(from, end), words };
+  }
 }
 
 function contentOf(image: IncomingImage, stream: StreamRecord, devices: StreamRecord[]): Content {
@@ -230,10 +267,4 @@ function digestOf(id: string): Digest {
   const digest = `sha256:${id}`;
   if (!isDigest(digest)) throw new Error(`a blob id is 64 hex digits, not ${id}`);
   return digest;
-}
-
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => {
-    setImmediate(resolve);
-  });
 }

@@ -2,9 +2,12 @@
 // Nydus images from their bootstraps to the cache files of their devices; images that say
 // something else of a blob than one that is known; and blobs that are not what their digests say.
 
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { CHUNK_ROW_BYTES } from "../../../src/image/rafs/bootstrap.ts";
 import { RafsChunkMap } from "../../../src/image/rafs/chunk-map.ts";
+import { type BlobRows, ROW_WORDS } from "../../../src/image/rafs/chunk-table.ts";
 import { type Native, loadNative } from "../../../src/platform/native.ts";
 import type { Content, StreamRecord } from "../../../src/state/bindings.ts";
 import { BLOCK_BYTES } from "../../../src/units.ts";
@@ -115,6 +118,11 @@ function withForgedDigest(image: FixtureImage, row = 0): FixtureImage {
   return { ...image, bootstrap };
 }
 
+/** The place in the chunk table of some row of the last blob. */
+function rowOfLast(rows: readonly BlobRows[]): number {
+  return (rows.at(-1)?.at[0] ?? 0) / ROW_WORDS;
+}
+
 describe("two images with one blob", () => {
   test("share its chunk map, and each adds what it vouches for", async () => {
     const flow = await rig();
@@ -144,6 +152,64 @@ describe("two images with one blob", () => {
     for (const device of hostile.devices) results.push(await readAll(flow, device));
     expect(results.reduce((sum, { failed }) => sum + failed, 0)).toBe(1);
     expect(await rejectionOf(flow.admit(honest))).toBe("image_invalid");
+  });
+
+  test("a hostile one adds nothing to any blob, also not to those it is right about", async () => {
+    const directory = await tempDir();
+    const image = readFixture("nydus-v2-dict");
+    const { devices } = await new RafsRig(native, directory).admit(image);
+    expect(devices.length).toBeGreaterThan(1);
+    const [first] = devices;
+    if (first === undefined) throw new Error("it has devices");
+    await rm(join(directory, "state", "maps", first.digest.slice("sha256:".length)));
+    const next = new RafsRig(native, directory);
+    // One row of a blob that is known says something else.
+    const { rows } = parseFixture(image.bootstrap);
+    const refused = await rejectionOf(next.admit(withForgedDigest(image, rowOfLast(rows))));
+    expect(refused).toBe("image_invalid");
+    expect(await next.streams.mapOf(first.digest)).toBeUndefined();
+    expect(next.dropped).toEqual([]);
+  });
+
+  test("of which one contradicts the other: when both come at once, one is refused", async () => {
+    const flow = await rig();
+    const honest = readFixture("nydus");
+    const outcomes = await Promise.all(
+      [honest, withForgedDigest(honest)].map((image) => rejectionOf(flow.admit(image))),
+    );
+    expect(outcomes.toSorted()).toEqual(["image_invalid", "resolved"]);
+  });
+
+  test("are served by the next daemon with what each of them vouches for", async () => {
+    const directory = await tempDir();
+    const flow = new RafsRig(native, directory);
+    await flow.admit(readFixture("nydus"));
+    const { devices } = await flow.admit(readFixture("nydus-v2-dict"));
+    const next = new RafsRig(native, directory);
+    for (const device of devices) {
+      expect(await readAll(next, device)).toEqual(await readAll(flow, device));
+      const [now, then] = [await mapOf(next, device), await mapOf(flow, device)];
+      const trusted = (map: RafsChunkMap) =>
+        Array.from({ length: map.chunkCount }, (_, index) => map.isTrusted(index));
+      expect(trusted(now)).toEqual(trusted(then));
+    }
+  });
+
+  test("one that has a digest for something else is refused", async () => {
+    const flow = await rig();
+    flow.otherUse = "a raw layer there";
+    const image = readFixture("nydus");
+    expect(await rejectionOf(flow.admit(image))).toBe("image_invalid");
+    flow.otherUse = undefined;
+    const { devices } = await flow.admit(image);
+    expect(flow.dropped).toHaveLength(devices.length);
+  });
+
+  test("are not complete without the chunk maps of all their blobs", async () => {
+    const directory = await tempDir();
+    const content = await new RafsRig(native, directory).admit(readFixture("nydus"));
+    await rm(join(directory, "state", "maps"), { recursive: true });
+    expect(await new RafsRig(native, directory).streams.isComplete(content)).toBe(false);
   });
 
   test("the contradiction is remembered by the next daemon", async () => {

@@ -5,7 +5,8 @@ import { chmod, lstat, stat, writeFile } from "node:fs/promises";
 import { type Socket, connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
-import { ApiServer, isAnswered } from "../../../src/nydusd/http.ts";
+import { ApiServer } from "../../../src/nydusd/http.ts";
+import { isAnswered } from "../../../src/platform/private-socket.ts";
 import { leaveStale } from "./api-client.ts";
 import { Rig } from "./scripted-rooms.ts";
 

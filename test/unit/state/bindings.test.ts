@@ -7,7 +7,7 @@ import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Bindings, type Content, isSameImage } from "../../../src/state/bindings.ts";
 import type { Digest } from "../../../src/units.ts";
-import { codeOf } from "../../support/fault-code.ts";
+import { codeOf, rejectionOf } from "../../support/fault-code.ts";
 import { asDigest } from "../../support/flow-rig.ts";
 import { fuzzRuns } from "../../support/fuzz-runs.ts";
 import { tempDir } from "../../support/temp-dir.ts";
@@ -184,6 +184,48 @@ describe("finding a stream by its content", () => {
     await bindings.bind(NAME, content(1, 5000));
     await bindings.bind({ ...NAME, cookieKey: "other" }, content(1, 6000));
     expect(bindings.findStreams(digest(1)).map(({ size }) => size)).toEqual([6000, 5000]);
+  });
+});
+
+describe("names that are unbound", () => {
+  const there = { ...origin, repository: "other" };
+  const shared = (from: typeof origin | typeof there): Content => ({
+    ...content(1),
+    devices: [{ digest: digest(7), size: 4096, origin: from, format: "rafs" }],
+  });
+  const other = { ...NAME, cookieKey: "b" };
+
+  test("say no more where a blob comes from, now and after a reload", async () => {
+    const { bindings, reload } = await fresh();
+    await bindings.bind(other, shared(there));
+    await bindings.bind(NAME, shared(origin));
+    await bindings.unbind(other);
+    for (const state of [bindings, await reload()]) {
+      expect(state.get(other)?.unbound).toBe(true);
+      expect(state.findStreams(digest(7))[0]?.origin.repository).toBe("app");
+    }
+    await bindings.bind(other, shared(there));
+    expect(bindings.get(other)?.unbound).toBeUndefined();
+    expect(bindings.findStreams(digest(7))[0]?.origin.repository).toBe("other");
+  });
+
+  test("keep the sizes they had, until they are forgotten with their file", async () => {
+    const { bindings } = await fresh();
+    await bindings.bind(NAME, content(1));
+    const first = await bindings.copenSize(NAME);
+    await bindings.unbind(NAME);
+    await bindings.bind(NAME, content(2));
+    expect(await bindings.copenSize(NAME)).not.toBe(first);
+    await bindings.forget(NAME);
+    expect(bindings.get(NAME)).toBeUndefined();
+  });
+
+  test("a digest that is a raw layer in one image cannot be a Nydus blob in another", async () => {
+    const { bindings } = await fresh();
+    await bindings.bind(NAME, shared(origin));
+    const raw = { ...content(2), devices: [{ digest: digest(7), size: 4096, origin }] };
+    expect(await rejectionOf(bindings.bind(other, raw))).toBe("image_invalid");
+    expect(bindings.get(other)).toBeUndefined();
   });
 });
 

@@ -4,7 +4,7 @@
 import { mkdir, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
-import { JsonFile } from "../../../src/state/json-file.ts";
+import { JsonFile, parseDocument } from "../../../src/state/json-file.ts";
 import { tempDir } from "../../support/temp-dir.ts";
 
 let directory: string;
@@ -24,7 +24,7 @@ beforeEach(async () => {
   });
 });
 
-const onDisk = async (): Promise<unknown> => JSON.parse(await readFile(path, "utf8"));
+const onDisk = async (): Promise<unknown> => parseDocument(await readFile(path, "utf8"));
 
 describe("saving", () => {
   test("makes the directory, writes for us alone and leaves no other file", async () => {
@@ -73,7 +73,7 @@ describe("reading", () => {
   test("gives the text, or nothing when there is no document", async () => {
     expect(await file.read()).toBeUndefined();
     await file.save();
-    expect(await file.read()).toBe('{"value":0}\n');
+    expect(parseDocument((await file.read()) ?? "")).toEqual({ value: 0 });
   });
 
   test("rejects when the document is there but cannot be read", async () => {
@@ -85,6 +85,30 @@ describe("reading", () => {
     await file.save();
     const aside = await file.setAside();
     expect(await file.read()).toBeUndefined();
-    expect(await readFile(aside, "utf8")).toBe('{"value":0}\n');
+    expect(parseDocument(await readFile(aside, "utf8"))).toEqual({ value: 0 });
+  });
+});
+
+describe("a document on disk", () => {
+  test("is JSON, and whatever bit of it turns is noticed, or changes nothing", async () => {
+    document.value = 42;
+    await file.save();
+    const written = await readFile(path);
+    expect(JSON.parse(written.toString())).toMatchObject({ value: 42 });
+    for (let at = 0; at < written.length * 8; at += 1) {
+      const turned = Buffer.from(written);
+      turned[at >> 3] = (turned[at >> 3] ?? 0) ^ (1 << (at & 7));
+      let read: unknown;
+      try {
+        read = parseDocument(turned.toString());
+      } catch {
+        continue;
+      }
+      expect(read).toMatchObject({ value: 42 });
+    }
+  });
+
+  test("of a daemon that wrote no checksums is read", () => {
+    expect(parseDocument('{"value":7}\n')).toEqual({ value: 7 });
   });
 });

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// A slab pool that tells when memory is touched which nobody has been lent: what is given back is
+// poisoned, and must still be poison when it is lent again.
+
+import { SlabPool, type Slab, type SlabPoolOptions } from "../../src/platform/slab-pool.ts";
+
+const POISON = 0xdd;
+
+export class PoisonedSlabPool extends SlabPool {
+  /** What has been done to slabs that should not have been. */
+  readonly violations: string[] = [];
+  readonly #leases = new Map<ArrayBufferLike, number>();
+  readonly #lent = new Set<Slab>();
+  #lastLease = 0;
+
+  constructor(options: Omit<SlabPoolOptions, "allocate">) {
+    // What an earlier tenant left in a slab must never show.
+    super({ ...options, allocate: (bytes) => new Uint8Array(bytes).fill(POISON) });
+  }
+
+  override async acquire(signal: AbortSignal, bytes?: number): Promise<Slab> {
+    const slab = await super.acquire(signal, bytes);
+    if (slab.bytes.some((byte) => byte !== POISON)) {
+      this.violations.push("a slab was written after it had been given back");
+    }
+    this.#leases.set(slab.bytes.buffer, (this.#lastLease += 1));
+    this.#lent.add(slab);
+    const lentBytes = [...this.#lent].reduce((sum, one) => sum + one.bytes.length, 0);
+    if (lentBytes > this.slabsMax * this.slabBytes && this.#lent.size > 1) {
+      this.violations.push(`${lentBytes} bytes of slabs are lent`);
+    }
+    return slab;
+  }
+
+  override release(slab: Slab): void {
+    this.#leases.delete(slab.bytes.buffer);
+    this.#lent.delete(slab);
+    slab.bytes.fill(POISON);
+    super.release(slab);
+  }
+
+  /** Tells one loan of a slab's memory from the next; undefined while nobody has it. */
+  leaseOf(bytes: Uint8Array): number | undefined {
+    return this.#leases.get(bytes.buffer);
+  }
+}
