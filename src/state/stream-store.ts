@@ -69,7 +69,10 @@ export class StreamStore {
     const incoming = await this.temporary();
     try {
       const copy = join(incoming, "bootstrap");
-      const { digest, size } = await copyHashed(path, copy);
+      const { digest, size } = await copyHashed(path, copy).catch((error: unknown) => {
+        const where = path;
+        throw asDaemonError(error, (detail) => ({ code: "image_invalid", where, detail }));
+      });
       await look(copy);
       const target = join(this.bootstrapDirectory, hexOf(digest));
       await mkdir(this.bootstrapDirectory, { recursive: true, mode: 0o700 });
@@ -77,9 +80,6 @@ export class StreamStore {
       await syncDirectory(this.bootstrapDirectory);
       this.#verified.add(digest);
       return { digest, size, path: target };
-    } catch (error) {
-      const where = path;
-      throw asDaemonError(error, (detail) => ({ code: "image_invalid", where, detail }));
     } finally {
       await rm(incoming, { recursive: true, force: true });
     }
@@ -235,7 +235,6 @@ async function hashed(
   if (!isDigest(digest)) throw new Error("a hash is not 64 hex digits");
   return { digest, size };
 }
-
 
 function hexOf(digest: Digest): string {
   return digest.slice("sha256:".length);

@@ -4,6 +4,7 @@
 
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createDecoder } from "../../src/decoder/unit-decoder.ts";
 import { Engine } from "../../src/flow/engine.ts";
 import { RafsAdmission } from "../../src/flow/rafs/admit-image.ts";
@@ -30,6 +31,8 @@ export class RafsRig {
   readonly streams: Streams;
   readonly slabs: SlabPool;
   readonly dropped: string[] = [];
+  /** How long deleting what is cached takes. */
+  dropMs = 0;
   /** What every digest stands for in other images, in words. */
   otherUse: string | undefined;
   readonly #admission: RafsAdmission;
@@ -64,7 +67,7 @@ export class RafsRig {
       otherUse: () => this.otherUse,
       dropCached: (digest) => {
         this.dropped.push(digest);
-        return Promise.resolve();
+        return sleep(this.dropMs);
       },
     });
   }

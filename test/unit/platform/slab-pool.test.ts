@@ -66,6 +66,21 @@ describe("a slab pool", () => {
     expect(slabs.lentCount).toBe(1);
   });
 
+  test("nobody overtakes who waits for a larger one", async () => {
+    const { pool: slabs } = pool(2);
+    const [one, two] = [await slabs.acquire(never), await slabs.acquire(never)];
+    const order: string[] = [];
+    const large = slabs.acquire(never, 8192).then((slab) => (order.push("large"), slab));
+    slabs.release(one);
+    const small = slabs.acquire(never).then((slab) => (order.push("small"), slab));
+    slabs.release(two);
+    await turns();
+    expect(order).toEqual(["large"]);
+    slabs.release(await large);
+    await small;
+    expect(order).toEqual(["large", "small"]);
+  });
+
   test("an aborted signal takes nothing", async () => {
     const { pool: slabs } = pool(1);
     expect(await rejectionOf(slabs.acquire(AbortSignal.abort()))).toBe("cancelled");

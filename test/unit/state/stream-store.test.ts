@@ -18,7 +18,8 @@ describe("a bootstrap", () => {
     const path = join(directory, "image.boot");
     await writeFile(path, "one");
     const refused = store.addBootstrap(path, () => Promise.reject(new Error("no image")));
-    expect(await rejectionOf(refused)).toBe("image_invalid");
+    // A disk that is full is not the image's fault.
+    expect(await rejectionOf(refused)).toBe("not a DaemonError");
     expect(await readdir(join(directory, "state", "incoming"))).toEqual([]);
   });
 
