@@ -3,6 +3,7 @@
 // images need. Who opens names, which door is used and who is listened to differs: main.ts (the
 // daemon of its own) and nydusd/ (in nydusd's place) add that.
 
+import { randomInt } from "node:crypto";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { dropCachedKey, dropUntrustedFiles } from "./cache/untrusted-files.ts";
@@ -22,6 +23,9 @@ import { createSources } from "./source/sources.ts";
 import { Bindings } from "./state/bindings.ts";
 import { StreamStore } from "./state/stream-store.ts";
 import { KIB, MIB } from "./units.ts";
+
+/** 4 GiB in blocks: how far sizes may be from the real ones. */
+const SIZES_FROM_MAX = 2 ** 20;
 
 export interface RoomsParts {
   readonly config: Config;
@@ -143,8 +147,12 @@ async function loadState(config: Config, log: Log, adopted: boolean) {
   const loaded = await bindings.load();
   if (loaded === "loaded") return { bindings, store };
   if (loaded instanceof DaemonError) log.warn({ code: loaded.fault.code }, loaded.message);
-  // What a live kernel session holds open must not go away under it.
-  const dropped = adopted ? 0 : await dropUntrustedFiles(cacheDir);
+  if (adopted) {
+    // What a live kernel session holds open must not go away under it.
+    bindings.startSizesAt(randomInt(1, SIZES_FROM_MAX));
+    return { bindings, store };
+  }
+  const dropped = await dropUntrustedFiles(cacheDir);
   if (dropped > 0) log.warn({ dropped }, "cached files of names that nothing is known of: deleted");
   return { bindings, store };
 }

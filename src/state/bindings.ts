@@ -54,6 +54,8 @@ const binding = z.strictObject({
 
 const document = z.strictObject({
   version: z.literal(VERSION),
+  /** See startSizesAt. */
+  sizesFrom: z.int().nonnegative().default(0),
   // Pairs, not records: a key may be anything, also `__proto__`.
   volumes: z.array(z.tuple([z.string(), z.array(z.tuple([z.string(), binding]))])),
 });
@@ -85,6 +87,7 @@ export class Bindings {
   /** Changes made here, and how many of them are surely on disk: a save may fail. */
   #changes = 0;
   #changesSaved = 0;
+  #sizesFrom = 0;
 
   constructor(path: string) {
     this.#file = new JsonFile(path, () => this.#document());
@@ -99,6 +102,7 @@ export class Bindings {
     if (text === undefined) return "missing";
     try {
       const parsed = document.parse(parseDocument(text));
+      this.#sizesFrom = parsed.sizesFrom;
       const all = parsed.volumes.flatMap(([volumeKey, keys]) =>
         keys.map(([cookieKey, known]) => ({ volumeKey, cookieKey, known })),
       );
@@ -113,6 +117,15 @@ export class Bindings {
       const detail = `not a state document (set aside as ${aside}): ${reason}`;
       return new DaemonError({ code: "state_damaged", path: this.#file.path, detail });
     }
+  }
+
+  /**
+   * Keys get sizes from roundup(real) + 4096 n on: for a cache whose files could not be dropped
+   * when their history was lost. With a random n (below 2^20) a new size meets none of theirs.
+   */
+  startSizesAt(n: number): void {
+    this.#sizesFrom = n;
+    this.#changes += 1;
   }
 
   get(name: CookieName): Binding | undefined {
@@ -199,7 +212,7 @@ export class Bindings {
     }
     const { digest: content, size: realSize } = known.stream;
     const earlier = known.past.find((entry) => entry.digest === content);
-    const copenSize = earlier?.copenSize ?? unusedSize(realSize, known.past);
+    const copenSize = earlier?.copenSize ?? unusedSize(realSize, known.past, this.#sizesFrom);
     const others = known.past.filter((entry) => entry.digest !== content);
     const past = [...others, { digest: content, copenSize }].slice(-PAST_MAX);
     this.#put(name, { ...known, copenSize, past });
@@ -238,14 +251,14 @@ export class Bindings {
       volumeKey,
       [...keys],
     ]);
-    return { version: VERSION, volumes };
+    return { version: VERSION, sizesFrom: this.#sizesFrom, volumes };
   }
 }
 
-/** The smallest size of the form roundup(real) + 4096 n that no other content of the key had. */
-function unusedSize(realSize: number, past: Binding["past"]): number {
+/** The smallest size of the form roundup(real) + 4096 n, n not below `from`, that no other content of the key had. */
+function unusedSize(realSize: number, past: Binding["past"], from: number): number {
   const used = new Set(past.map((entry) => entry.copenSize));
-  let candidate = alignUp(realSize, BLOCK_BYTES);
+  let candidate = alignUp(realSize, BLOCK_BYTES) + from * BLOCK_BYTES;
   while (used.has(candidate)) candidate += BLOCK_BYTES;
   return candidate;
 }

@@ -7,7 +7,7 @@
 //   <dir>/maps/<blob id>                          checksum (SHA-256), padding to 64 bytes, the map
 
 import { createHash } from "node:crypto";
-import { type FileHandle, mkdir, open, rename, rm, stat } from "node:fs/promises";
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { DaemonError, asDaemonError } from "../errors.ts";
 import { RafsChunkMap } from "../image/rafs/chunk-map.ts";
@@ -54,7 +54,13 @@ export class StreamStore {
 
   /** Forgets what a daemon that died left half done. */
   async clean(): Promise<void> {
-    await rm(join(this.#directory, "incoming"), { recursive: true, force: true });
+    const incoming = join(this.#directory, "incoming");
+    for (const name of await readdir(incoming).catch(() => [])) {
+      // The daemon that we are to follow may be taking an image in.
+      const pid = Number.parseInt(name, 10);
+      if (pid !== process.pid && isAlive(pid)) continue;
+      await rm(join(incoming, name), { recursive: true, force: true });
+    }
   }
 
   /**
@@ -238,4 +244,13 @@ async function hashed(
 
 function hexOf(digest: Digest): string {
   return digest.slice("sha256:".length);
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
 }

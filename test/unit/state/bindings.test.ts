@@ -187,6 +187,17 @@ describe("finding a stream by its content", () => {
   });
 });
 
+test("sizes that start elsewhere meet none of those a lost history may have given", async () => {
+  const { bindings, reload } = await fresh();
+  bindings.startSizesAt(1000);
+  await bindings.bind(NAME, content(1));
+  expect(await bindings.copenSize(NAME)).toBe(12_288 + 1000 * 4096);
+  const next = await reload();
+  const other = { ...NAME, cookieKey: "b" };
+  await next.bind(other, content(2));
+  expect(await next.copenSize(other)).toBe(12_288 + 1000 * 4096);
+});
+
 describe("names that are unbound", () => {
   const there = { ...origin, repository: "other" };
   const shared = (from: typeof origin | typeof there): Content => ({
