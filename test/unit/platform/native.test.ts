@@ -179,11 +179,16 @@ describe("the queue", () => {
   });
 
   test("destroy settles every job: done, or ECANCELED", async () => {
-    const pool = loadNative({ writerThreads: 2, queueMax: 4 });
+    const pool = loadNative({ writerThreads: 1, queueMax: 4 });
     const fd = openSync(join(directory, "destroyed"), "w");
-    const bytes = native.allocateAligned(MIB);
-    const jobs = Array.from({ length: 40 }, () =>
-      pool.pwriteAligned(fd, bytes, { bytesOffset: 0, length: MIB, fileOffset: 0 }),
+    const bytes = native.allocateAligned(64 * MIB);
+    // The only thread is busy with the first: how many others it finds time for is not ours to say.
+    const jobs = Array.from({ length: 40 }, (_, n) =>
+      pool.pwriteAligned(fd, bytes, {
+        bytesOffset: 0,
+        length: n === 0 ? 64 * MIB : MIB,
+        fileOffset: 0,
+      }),
     );
     const settled = Promise.allSettled(jobs);
     await pool.destroy();
@@ -192,9 +197,7 @@ describe("the queue", () => {
         expect(result.reason).toMatchObject({ fault: { errnoName: "ECANCELED" } });
       }
     }
-    expect((await settled).filter(({ status }) => status === "rejected").length).toBeGreaterThan(
-      30,
-    );
+    expect((await settled).some(({ status }) => status === "rejected")).toBe(true);
     const late = await faultFrom(pool.seek(fd, { offset: 0, whence: SEEK_END }));
     expect(late).toMatchObject({ errnoName: "ECANCELED" });
     closeSync(fd);
