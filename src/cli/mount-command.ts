@@ -4,7 +4,7 @@
 
 import { realpath, stat } from "node:fs/promises";
 import { resolve } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { RemoteError, ask } from "../control/client.ts";
 import { type RegisteredImage, failureAnswer, registeredImage } from "../control/schema.ts";
 import { DaemonError } from "../errors.ts";

@@ -5,7 +5,7 @@
 import { readFile } from "node:fs/promises";
 import { distance } from "fastest-levenshtein";
 import { TomlError, parse } from "smol-toml";
-import { z } from "zod";
+import * as z from "zod";
 import { DaemonError } from "../errors.ts";
 import { volumePartProblem } from "../kernel/cachefiles/keys.ts";
 import { LOG_FORMATS, LOG_LEVELS } from "../platform/log.ts";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sizes and durations as people write them in a config: "1MiB", "250ms", "15s".
 
-import { z } from "zod";
+import * as z from "zod";
 import { KIB, MIB } from "../units.ts";
 
 const SIZE_UNITS: Readonly<Record<string, number>> = { B: 1, KiB: KIB, MiB: MIB, GiB: KIB * MIB };

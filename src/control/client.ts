@@ -2,7 +2,7 @@
 // The command line's side of the control socket.
 
 import { Client } from "undici";
-import { z } from "zod";
+import * as z from "zod";
 import { DaemonError } from "../errors.ts";
 import { errorBody, type Failure } from "./schema.ts";
 

@@ -2,7 +2,7 @@
 // What is said over the control socket: HTTP/1.1 with JSON bodies. The daemon checks requests
 // and the CLI checks answers with these same schemas; the two share nothing else.
 
-import { z } from "zod";
+import * as z from "zod";
 
 export const API_VERSION = "v1";
 

@@ -5,7 +5,7 @@
 import { lstat, mkdir, unlink } from "node:fs/promises";
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
 import { dirname } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { DaemonError, asDaemonError } from "../errors.ts";
 import type { Log } from "../platform/log.ts";
 import { isAnswered, listenPrivately } from "../platform/private-socket.ts";

@@ -2,7 +2,7 @@
 // The adapter's log. The logging library is loaded when the API socket already listens; what is
 // said before waits here.
 
-import { type Log, type LogMethod, type RootLog } from "../platform/log.ts";
+import type { Log, LogMethod, RootLog } from "../platform/log.ts";
 import type { NydusdLogLevel } from "./options.ts";
 import type { LineSink } from "./log-lines.ts";
 

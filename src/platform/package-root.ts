@@ -3,7 +3,7 @@
 
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { z } from "zod";
+import * as z from "zod";
 
 const manifest = z.object({ version: z.string() });
 

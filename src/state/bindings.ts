@@ -6,7 +6,7 @@
 // key ever had: the real size, rounded up, plus 4096 n. The kernel then drops the old file.
 // (Cachefiles keeps the size in the xattr user.CacheFiles.cache: kernel-notes/cachefiles-coherency.md)
 
-import { z } from "zod";
+import * as z from "zod";
 import { DaemonError } from "../errors.ts";
 import { BLOCK_BYTES, type Digest, alignUp, isDigest } from "../units.ts";
 import { JsonFile, parseDocument } from "./json-file.ts";

@@ -3,7 +3,6 @@
 
 import { rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { fetchBootstrapLayer } from "../../source/bootstrap-layer.ts";
 import type { ResolvedBootstrap, ResolvedRAFS } from "../../source/reference-resolver.ts";
 import type { BlobLocation, FetchOptions, Source } from "../../source/source.ts";
 import type { Content } from "../../state/bindings.ts";
@@ -27,6 +26,8 @@ export async function admitReference(
 ): Promise<Content> {
   const { source, store, admission, bootstrapBytesMax } = parts;
   if (image.kind === "bootstrap") return admitFile(admission, image, options);
+  // Late: whoever has its bootstraps as files never needs a reader of tars.
+  const { fetchBootstrapLayer } = await import("../../source/bootstrap-layer.ts");
   const directory = await store.temporary();
   try {
     const files = await fetchBootstrapLayer(source, image.bootstrapLayer, directory, {

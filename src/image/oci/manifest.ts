@@ -4,7 +4,7 @@
 // checked; a fault names the document and the field. Whether an image is served is decided in
 // plan-image.ts, which entry of an index is taken in platform.ts.
 
-import { z } from "zod";
+import * as z from "zod";
 import { DaemonError } from "../../errors.ts";
 import { type Digest, isDigest } from "../../units.ts";
 import { isIndexType, isManifestType } from "./media-types.ts";

@@ -6,7 +6,7 @@
 // (Distribution project, "Token Authentication Specification"; RFC 7617.) All of it is secret.
 
 import { LRUCache } from "lru-cache";
-import { z } from "zod";
+import * as z from "zod";
 import { DaemonError } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
 import type { Access } from "./access.ts";

@@ -2,7 +2,7 @@
 // Pushes tags of the fixtures' OCI layout to a registry, manifests and all they refer to.
 
 import { readFile } from "node:fs/promises";
-import { z } from "zod";
+import * as z from "zod";
 import { type PushTarget, pushBlob, pushManifest } from "../../support/push.ts";
 import { FIXTURES } from "../../support/rafs-fixtures.ts";
 
