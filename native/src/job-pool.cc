@@ -50,6 +50,10 @@ class JobPool : public Napi::ObjectWrap<JobPool>, private PoolHandle::Owner {
   // decode(codec, source, sourceOffset, sourceLength, decodedBytes, dictionary, bits, byte,
   //        target, pieces) -> job | -errno; ends with 0
   Napi::Value Decode(const Napi::CallbackInfo& info);
+  // decodeMany(source, target, units) -> job | -errno; ends with a Float64Array, 0 or -errno of
+  // each. `units`, of each: codec, offset in the source, length there, decoded bytes, number of
+  // pieces, the pieces' triples. For units that need no dictionary.
+  Napi::Value DecodeMany(const Napi::CallbackInfo& info);
   // destroy() -> job | -errno; ends, after all others, with 0 when the threads are gone
   Napi::Value Destroy(const Napi::CallbackInfo& info);
 
@@ -187,6 +191,50 @@ Napi::Value JobPool::Decode(const Napi::CallbackInfo& info) {
   return Result(info, Submit(std::move(job), {source.value, dictionary.value, target.value}));
 }
 
+// The next unit of `units` from `at` on; false (and a thrown error) when it is not a unit.
+bool ReadUnit(Args& args, const Numbers& units, size_t* at, const Bytes& source,
+              const Bytes& target, DecodeRequest& request) {
+  constexpr size_t kHead = 5;
+  args.Require(units.length - *at >= kHead, "units", "must be whole units");
+  if (args.failed()) return false;
+  const uint32_t* head = units.data + *at;
+  const size_t pieces = head[4];
+  args.Require(head[0] <= kCodecMax, "units", "must have known codecs");
+  args.Require(size_t{head[1]} + head[2] <= source.length, "units", "must lie in the source");
+  args.Require(head[3] >= 1 && head[3] <= kDecodedBytesMax, "units", "must decode to something");
+  args.Require(pieces <= (units.length - *at - kHead) / 3, "units", "must have their pieces");
+  if (args.failed()) return false;
+  request.codec = static_cast<Codec>(head[0]);
+  request.source = source.data + head[1];
+  request.source_length = head[2];
+  request.decoded_bytes = head[3];
+  request.target = target.data;
+  *at += kHead + 3 * pieces;
+  const Numbers triples{head + kHead, 3 * pieces};
+  if (!ReadPieces(args, triples, target, request)) return false;
+  args.Require(request.IsOnePiece() || request.decoded_bytes <= kScratchBytesMax, "units",
+               "must decode to at most " + std::to_string(kScratchBytesMax) + ", or one piece");
+  return !args.failed();
+}
+
+Napi::Value JobPool::DecodeMany(const Napi::CallbackInfo& info) {
+  Args args(info, "decodeMany");
+  Job job;
+  job.kind = Job::Kind::kDecodeMany;
+  const Bytes source = args.Uint8Array(0, "source");
+  const Bytes target = args.Uint8Array(1, "target");
+  const Numbers units = args.Uint32Array(2, "units");
+  if (args.failed()) return info.Env().Undefined();
+  for (size_t at = 0; at < units.length;) {
+    DecodeRequest request;
+    if (!ReadUnit(args, units, &at, source, target, request)) return info.Env().Undefined();
+    args.Require(!Overlap(request, target), "target", "must be other memory than the source");
+    if (args.failed()) return info.Env().Undefined();
+    job.decodes.push_back(std::move(request));
+  }
+  return Result(info, Submit(std::move(job), {source.value, target.value}));
+}
+
 Napi::Value JobPool::Destroy(const Napi::CallbackInfo& info) {
   return Result(info, handle_ == nullptr ? -ECANCELED : handle_->Destroy());
 }
@@ -208,6 +256,7 @@ void ExportJobPools(Napi::Env env, Napi::Object exports) {
               JobPool::DefineClass(env, "DecoderPool",
                                    {JobPool::InstanceMethod<&JobPool::Start>("start"),
                                     JobPool::InstanceMethod<&JobPool::Decode>("decode"),
+                                    JobPool::InstanceMethod<&JobPool::DecodeMany>("decodeMany"),
                                     JobPool::InstanceMethod<&JobPool::Destroy>("destroy")},
                                    const_cast<char*>(kDecoder)));
 }

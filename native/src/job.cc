@@ -40,7 +40,7 @@ int64_t Seek(int fd, int64_t offset, int whence) {
 // Gives the number of extents found. ENXIO is lseek's word for "no more data".
 int64_t FindExtents(Job& job) {
   int64_t at = job.offset;
-  while (at < job.end && job.extents.size() < 2 * job.extents_max) {
+  while (at < job.end && job.numbers.size() < 2 * job.extents_max) {
     const int64_t start = Seek(job.fd, at, SEEK_DATA);
     if (start == -ENXIO || start >= job.end) break;
     if (start < 0) return start;
@@ -52,10 +52,10 @@ int64_t FindExtents(Job& job) {
       continue;
     }
     at = std::min(hole, job.end);
-    job.extents.push_back(static_cast<double>(start));
-    job.extents.push_back(static_cast<double>(at));
+    job.numbers.push_back(static_cast<double>(start));
+    job.numbers.push_back(static_cast<double>(at));
   }
-  return static_cast<int64_t>(job.extents.size() / 2);
+  return static_cast<int64_t>(job.numbers.size() / 2);
 }
 
 }  // namespace
@@ -73,6 +73,10 @@ void Job::Run(Decoder& decoder) {
       return;
     case Kind::kDecode:
       result = decoder.Run(decode);
+      return;
+    case Kind::kDecodeMany:
+      for (const DecodeRequest& request : decodes) numbers.push_back(decoder.Run(request));
+      result = static_cast<int64_t>(numbers.size());
       return;
   }
 }

@@ -16,7 +16,7 @@
 namespace erofsd {
 
 struct Job {
-  enum class Kind { kWrite, kSeek, kExtents, kDecode };
+  enum class Kind { kWrite, kSeek, kExtents, kDecode, kDecodeMany };
 
   Kind kind = Kind::kWrite;
   int64_t id = 0;
@@ -38,9 +38,12 @@ struct Job {
   // kExtents: within [offset, end), at most extents_max
   int64_t end = 0;
   size_t extents_max = 0;
-  std::vector<double> extents;  // start, end, start, end, ...
 
-  DecodeRequest decode;  // kDecode
+  DecodeRequest decode;                // kDecode
+  std::vector<DecodeRequest> decodes;  // kDecodeMany
+
+  // Beside the result. kExtents: start, end, start, end, ... kDecodeMany: 0 or -errno of each.
+  std::vector<double> numbers;
 
   int64_t result = 0;  // >= 0, or -errno
 

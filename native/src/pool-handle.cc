@@ -12,16 +12,18 @@ namespace {
 // What JS is told about `job`, or nullptr when the environment can no longer say anything.
 napi_value ResultOf(napi_env env, const Job& job) {
   napi_value result = nullptr;
-  if (job.kind != Job::Kind::kExtents || job.result < 0) {
+  const bool has_numbers =
+      job.kind == Job::Kind::kExtents || job.kind == Job::Kind::kDecodeMany;
+  if (!has_numbers || job.result < 0) {
     return napi_create_double(env, static_cast<double>(job.result), &result) == napi_ok ? result
                                                                                         : nullptr;
   }
   void* data = nullptr;
   napi_value buffer = nullptr;
-  const size_t bytes = job.extents.size() * sizeof(double);
+  const size_t bytes = job.numbers.size() * sizeof(double);
   if (napi_create_arraybuffer(env, bytes, &data, &buffer) != napi_ok) return nullptr;
-  if (bytes > 0) std::memcpy(data, job.extents.data(), bytes);
-  return napi_create_typedarray(env, napi_float64_array, job.extents.size(), buffer, 0, &result) ==
+  if (bytes > 0) std::memcpy(data, job.numbers.data(), bytes);
+  return napi_create_typedarray(env, napi_float64_array, job.numbers.size(), buffer, 0, &result) ==
                  napi_ok
              ? result
              : nullptr;

@@ -4,10 +4,12 @@
 // at most 1 MiB between two turns of the event loop.
 
 import { createHash } from "node:crypto";
+import { availableParallelism } from "node:os";
 import { DaemonError, asDaemonError } from "../errors.ts";
 import type { Digester, Piece, Unit } from "../image/chunk-map.ts";
 import type { DecodeJob, Native } from "../platform/native.ts";
 import { MIB } from "../units.ts";
+import { DecodeBatches } from "./decode-batches.ts";
 
 /** Decodes a unit's stored bytes and verifies each piece at its place in `into`, zeros behind it. */
 export type DecodeUnit = (
@@ -22,7 +24,7 @@ interface Hasher {
 }
 
 export interface DecoderParts {
-  readonly native: Pick<Native, "decode">;
+  readonly native: Pick<Native, "decode" | "decodeMany">;
   /** Gives other work its turn. */
   readonly nextTurn: () => Promise<void>;
 }
@@ -53,10 +55,11 @@ export async function createDecoder(parts: DecoderParts): Promise<Decoder> {
   };
   checkHashers(makeHasher);
   const hashing = new HashingTurns(parts.nextTurn);
+  const batches = new DecodeBatches(parts.native, availableParallelism());
   return ({ digester, blob, where }) =>
     async (unit, stored, into) => {
       try {
-        await parts.native.decode(jobOf(unit, stored, into));
+        await batches.decode(jobOf(unit, stored, into));
       } catch (error) {
         const { fault } = asDaemonError(error);
         const isDamage = fault.code === "syscall_failed" && fault.errnoName === "EBADMSG";

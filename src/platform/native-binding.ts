@@ -73,6 +73,7 @@ export interface DecoderPool extends BindingPool {
     target: Uint8Array,
     pieces: Uint32Array,
   ): number;
+  decodeMany(source: Uint8Array, target: Uint8Array, units: Uint32Array): number;
 }
 
 /** `result`, or the fault it stands for. */

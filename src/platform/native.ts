@@ -49,6 +49,19 @@ export interface Received {
   readonly fd: number | undefined;
 }
 
+export interface DecodeBatch {
+  readonly source: Uint8Array;
+  readonly target: Uint8Array;
+  readonly units: readonly {
+    readonly codec: Codec;
+    readonly sourceOffset: number;
+    readonly sourceLength: number;
+    readonly decodedBytes: number;
+    /** As in a DecodeJob. */
+    readonly pieces: Uint32Array;
+  }[];
+}
+
 /** Readiness of one fd, which it does not own: close the watcher before the fd. */
 export interface FdWatcher {
   /** Idempotent; `onReady` is not called any more. */
@@ -94,6 +107,12 @@ export interface Native {
    * at; a member's end inside is stepped over); the pieces' places then hold anything.
    */
   decode(job: DecodeJob): Promise<void>;
+  /**
+   * Decodes several units that need no dictionary in one job: for small ones the way to a thread
+   * and back costs more than the decoding. Resolves with 0 or -errno of each; rejects as `decode`
+   * does for wrong arguments.
+   */
+  decodeMany(batch: DecodeBatch): Promise<Float64Array>;
   /**
    * Connects to a unix stream socket, sends all of `bytes`, `fd` with the first of them (a single
    * NUL when there are none), and closes. `fd` stays the caller's and open until it settles.
@@ -158,6 +177,7 @@ export function loadNative(options: NativeOptions): Native {
       return typeof found === "number" ? new Float64Array() : found;
     },
     decode: (job) => decode(decoders, job),
+    decodeMany: (batch) => decodeMany(decoders, batch),
     async sendWithFd(socketPath, bytes, fd, timeoutMs) {
       const answer = await binding.exchange(socketPath, bytes, fd ?? -1, timeoutMs, -1);
       checked(answer[0], answer[1], socketPath);
@@ -197,4 +217,21 @@ async function decode(decoders: JobQueue<DecoderPool>, job: DecodeJob): Promise<
       job.pieces,
     ),
   );
+}
+
+async function decodeMany(
+  decoders: JobQueue<DecoderPool>,
+  { source, target, units }: DecodeBatch,
+): Promise<Float64Array> {
+  const numbers = units.flatMap(({ codec, sourceOffset, sourceLength, decodedBytes, pieces }) => [
+    CODECS[codec],
+    sourceOffset,
+    sourceLength,
+    decodedBytes,
+    pieces.length / 3,
+    ...pieces,
+  ]);
+  const flat = Uint32Array.from(numbers);
+  const results = await decoders.run("decode", (jobs) => jobs.decodeMany(source, target, flat));
+  return typeof results === "number" ? new Float64Array() : results;
 }

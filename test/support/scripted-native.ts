@@ -33,6 +33,10 @@ export class ScriptedNative implements Native {
     return DEVICE_FD;
   }
 
+  decodeMany(): Promise<Float64Array> {
+    return Promise.reject(new Error("nothing is decoded at the kernel's door"));
+  }
+
   decode(): Promise<void> {
     return Promise.reject(new Error("nothing is decoded at the kernel's door"));
   }

@@ -35,11 +35,14 @@ function unitOf(content: Uint8Array, pieceBytes: number, offset = 0): Unit {
   return { stored, codec: "none", decodedBytes: content.length, pieces };
 }
 
+/** Each unit here has memory of its own, so none is decoded in company. */
+const notHere = (): Promise<Float64Array> => Promise.reject(new Error("no company"));
+
 async function decoder(
   decode: (job: DecodeJob) => Promise<void>,
   nextTurn: () => Promise<void> = () => setImmediate(),
 ): Promise<DecodeUnit> {
-  const make = await createDecoder({ native: { decode }, nextTurn });
+  const make = await createDecoder({ native: { decode, decodeMany: notHere }, nextTurn });
   return make({ digester: "sha256", blob: "b", where: "here" });
 }
 
