@@ -12,8 +12,7 @@ namespace {
 // What JS is told about `job`, or nullptr when the environment can no longer say anything.
 napi_value ResultOf(napi_env env, const Job& job) {
   napi_value result = nullptr;
-  const bool has_numbers =
-      job.kind == Job::Kind::kExtents || job.kind == Job::Kind::kDecodeMany;
+  const bool has_numbers = job.kind == Job::Kind::kExtents || job.kind == Job::Kind::kDecodeMany;
   if (!has_numbers || job.result < 0) {
     return napi_create_double(env, static_cast<double>(job.result), &result) == napi_ok ? result
                                                                                         : nullptr;
