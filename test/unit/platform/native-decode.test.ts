@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // native.ts over the real addon: decodes, their faults, and their order.
 
+import { constants } from "node:os";
 import { deflateRawSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Native, loadNative } from "../../../src/platform/native.ts";
 import { KIB, MIB } from "../../../src/units.ts";
 import { faultFrom } from "../../support/faults.ts";
 import { DeflateBits, lz4Block, zstdFrame } from "./compress.ts";
+import { sample } from "./decoding.ts";
 
 let native: Native;
 beforeAll(() => {
@@ -104,5 +106,47 @@ describe("decode", () => {
     const rejected = (await late).filter(({ status }) => status === "rejected");
     expect(rejected.length).toBeGreaterThan(10);
     expect(rejected[0]).toMatchObject({ reason: { fault: { errnoName: "ECANCELED" } } });
+  });
+});
+
+describe("units in company", () => {
+  test("are decoded each to its own end, and one that is damaged fails alone", async () => {
+    const parts = [sample(5000), sample(4096), sample(100)];
+    const stored = parts.map((part, n) => (n === 1 ? part : lz4Block(part)));
+    const source = Buffer.concat(stored);
+    const lengths = stored.map(({ length }) => length);
+    const target = new Uint8Array(4 * 4096).fill(0xee);
+    const places = [0, 8192, 12_288];
+    const units = parts.map((part, n) => ({
+      codec: n === 1 ? ("none" as const) : ("lz4_block" as const),
+      sourceOffset: lengths.slice(0, n).reduce((sum, length) => sum + length, 0),
+      sourceLength: lengths[n] ?? 0,
+      decodedBytes: n === 2 ? part.length + 1 : part.length,
+      pieces: Uint32Array.of(0, part.length, places[n] ?? 0),
+    }));
+    const results = await native.decodeMany({ source, target, units });
+    expect([...results]).toEqual([0, 0, -constants.errno.EBADMSG]);
+    expect(Buffer.compare(target.subarray(0, 5000), parts[0] ?? target)).toBe(0);
+    expect(target.subarray(5000, 8192).every((byte) => byte === 0)).toBe(true);
+    expect(Buffer.compare(target.subarray(8192, 12_288), parts[1] ?? target)).toBe(0);
+  });
+
+  test.each([
+    ["past the source", { sourceOffset: 4000 }],
+    ["to nothing", { decodedBytes: 0 }],
+    ["past the target", { pieces: Uint32Array.of(0, 4096, 4096) }],
+  ])("%s: refused, and nothing is decoded", async (_name, change) => {
+    const unit = {
+      codec: "none" as const,
+      sourceOffset: 0,
+      sourceLength: 4096,
+      decodedBytes: 4096,
+      pieces: Uint32Array.of(0, 4096, 0),
+    };
+    const target = new Uint8Array(4096).fill(1);
+    const source = new Uint8Array(4096);
+    const batch = { source, target, units: [unit, { ...unit, ...change }] };
+    await expect(native.decodeMany(batch)).rejects.toThrow(RangeError);
+    expect(target.every((byte) => byte === 1)).toBe(true);
   });
 });
