@@ -7,7 +7,7 @@ import type { Config } from "./config/config.ts";
 import { Admission } from "./flow/admission.ts";
 import { BoundNames } from "./flow/bound-names.ts";
 import { Opener } from "./flow/open-image.ts";
-import { Prefetcher } from "./flow/prefetch.ts";
+import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { streamKey } from "./flow/streams.ts";
 import { CachefilesSession } from "./kernel/cachefiles/session.ts";
 import type { Backend, ImageCounters, RegistryAccess } from "./nydusd/service.ts";

@@ -10,7 +10,7 @@
 // Checked: see simulation-checks.ts.
 
 import { DaemonError } from "../../src/errors.ts";
-import type { Prefetcher } from "../../src/flow/prefetch.ts";
+import type { Prefetcher } from "../../src/flow/prefetch/prefetcher.ts";
 import type { PinnedHead } from "../../src/flow/stream-flow.ts";
 import { BLOCK_BYTES, type Extent, extentEnd } from "../../src/units.ts";
 import { FakeObject, FakeRead, type WriteRange } from "./fake-kernel.ts";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A flow rig with a prefetcher, whose prefetch table is what the test says.
 
-import { type PrefetchJob, Prefetcher } from "../../src/flow/prefetch.ts";
+import { type PrefetchJob, Prefetcher } from "../../src/flow/prefetch/prefetcher.ts";
 import type { DeviceExtent } from "../../src/image/erofs/inode.ts";
 import type { SizedBlobLocation } from "../../src/source/source.ts";
 import { BLOCK_BYTES, type Extent } from "../../src/units.ts";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Prefetch of all streams of a simulation, with a table drawn from its seed.
 
-import { Prefetcher } from "../../src/flow/prefetch.ts";
+import { Prefetcher } from "../../src/flow/prefetch/prefetcher.ts";
 import type { DeviceExtent } from "../../src/image/erofs/inode.ts";
 import { BLOCK_BYTES } from "../../src/units.ts";
 import { type FlowRig, blocks } from "./flow-rig.ts";

@@ -5,7 +5,7 @@ import { mkdtemp, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { prefetchTableExtents } from "../../../src/flow/prefetch-files.ts";
+import { prefetchTableExtents } from "../../../src/flow/prefetch/files.ts";
 import type { DeviceExtent } from "../../../src/image/erofs/inode.ts";
 import { rejectionOf } from "../../support/fault-code.ts";
 import { FIXTURE_IMAGES, parseFixture, readFixture } from "../../support/rafs-fixtures.ts";

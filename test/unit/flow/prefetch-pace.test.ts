@@ -2,7 +2,7 @@
 // How large the next prefetch flight may be, from what the ones before it have shown.
 
 import { describe, expect, it } from "vitest";
-import { PrefetchPace, Transfer } from "../../../src/flow/prefetch-pace.ts";
+import { PrefetchPace, Transfer } from "../../../src/flow/prefetch/pace.ts";
 import { KIB, MIB } from "../../../src/units.ts";
 
 /** A flight on a link of `bytesPerMs`, in pieces of 16 KiB, after `latencyMs`. */

@@ -5,7 +5,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
-import { Prefetcher } from "../../../src/flow/prefetch.ts";
+import { Prefetcher } from "../../../src/flow/prefetch/prefetcher.ts";
 import { streamKey } from "../../../src/flow/streams.ts";
 import { systemClock as clock } from "../../../src/platform/clock.ts";
 import { type Native, loadNative } from "../../../src/platform/native.ts";

@@ -3,11 +3,11 @@
 // table, then whole devices. It is asked for one fetch at a time, so that what readers have
 // fetched meanwhile is seen as cached.
 
-import type { DeviceExtent } from "../image/erofs/inode.ts";
-import { planBefore } from "./prefetch-next.ts";
-import type { Engine } from "./engine.ts";
-import type { StreamFlow } from "./stream-flow.ts";
-import type { Extent } from "../units.ts";
+import type { DeviceExtent } from "../../image/erofs/inode.ts";
+import { planBefore } from "./next.ts";
+import type { Engine } from "../engine.ts";
+import type { StreamFlow } from "../stream-flow.ts";
+import type { Extent } from "../../units.ts";
 
 /** One extent is tried so often; a unit that is bad must not keep the rest waiting for ever. */
 const TRIES_MAX = 3;

@@ -5,16 +5,16 @@
 
 import { type FileHandle, open } from "node:fs/promises";
 import { setImmediate } from "node:timers/promises";
-import { asDaemonError } from "../errors.ts";
-import { type DeviceExtent, ErofsReader, extentsOf, merged } from "../image/erofs/inode.ts";
-import { filesUnder } from "../image/erofs/tree.ts";
+import { asDaemonError } from "../../errors.ts";
+import { type DeviceExtent, ErofsReader, extentsOf, merged } from "../../image/erofs/inode.ts";
+import { filesUnder } from "../../image/erofs/tree.ts";
 import {
   BOOTSTRAP_HEAD_BYTES,
   type RafsBootstrap,
   parseBootstrapHead,
-} from "../image/rafs/bootstrap.ts";
-import { parsePrefetchTable } from "../image/rafs/prefetch-table.ts";
-import { KIB, MIB, extentEnd } from "../units.ts";
+} from "../../image/rafs/bootstrap.ts";
+import { parsePrefetchTable } from "../../image/rafs/prefetch-table.ts";
+import { KIB, MIB, extentEnd } from "../../units.ts";
 
 /** Files that lie side by side are fetched together, but the first must not wait for all. */
 const TOGETHER_MAX = 4 * MIB;

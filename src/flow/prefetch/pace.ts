@@ -2,7 +2,7 @@
 // How large a prefetch flight may be and when the next one may start: 50 ms of what the link has
 // shown, the operator's rate, and a wait that doubles while the source fails.
 
-import { BLOCK_BYTES, KIB, MIB } from "../units.ts";
+import { BLOCK_BYTES, KIB, MIB } from "../../units.ts";
 
 /** A reader who comes while a flight is in the air shares the link with it for no longer. */
 const FLIGHT_MS = 50;

@@ -9,16 +9,16 @@
 // at before every flight, and a flight is so small that who comes while one is in the air
 // hardly notices.
 
-import { type DaemonError, asDaemonError } from "../errors.ts";
-import type { DeviceExtent } from "../image/erofs/inode.ts";
-import type { Clock } from "../platform/clock.ts";
-import type { Log } from "../platform/log.ts";
-import type { StreamRecord } from "../state/bindings.ts";
-import type { Engine } from "./engine.ts";
-import { type Fill, PrefetchCursor } from "./prefetch-cursor.ts";
-import { prefetchTableExtents } from "./prefetch-files.ts";
-import { PrefetchPace, Transfer } from "./prefetch-pace.ts";
-import { streamKey } from "./streams.ts";
+import { type DaemonError, asDaemonError } from "../../errors.ts";
+import type { DeviceExtent } from "../../image/erofs/inode.ts";
+import type { Clock } from "../../platform/clock.ts";
+import type { Log } from "../../platform/log.ts";
+import type { StreamRecord } from "../../state/bindings.ts";
+import type { Engine } from "../engine.ts";
+import { type Fill, PrefetchCursor } from "./cursor.ts";
+import { prefetchTableExtents } from "./files.ts";
+import { PrefetchPace, Transfer } from "./pace.ts";
+import { streamKey } from "../streams.ts";
 
 export interface PrefetchJob {
   /** In the image's order: the first is its device 1. */

@@ -2,9 +2,9 @@
 // The first thing to prefetch within a part of a stream: what some open object lacks, nobody is
 // fetching and may be served.
 
-import { minus } from "../planner/plan-fill.ts";
-import { BLOCK_BYTES, type Extent, MIB, extentEnd } from "../units.ts";
-import type { StreamFlow } from "./stream-flow.ts";
+import { minus } from "../../planner/plan-fill.ts";
+import { BLOCK_BYTES, type Extent, MIB, extentEnd } from "../../units.ts";
+import type { StreamFlow } from "../stream-flow.ts";
 
 /** How much of a bitmap is looked at in one go. */
 const LOOK_BYTES = 16 * MIB;
