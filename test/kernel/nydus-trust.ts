@@ -41,6 +41,7 @@ beyondSmoke("Nydus images that share a blob", () => {
     ok(shared.length > 0);
     const first = await rig.mount(one.reference);
     await expectTree(first, one.expectation);
+    await rig.untilQuiet();
     const cost = await rig.costOf(async () => {
       const second = await rig.mount(two.reference);
       await expectTree(second, two.expectation);

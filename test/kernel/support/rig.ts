@@ -118,10 +118,23 @@ export class Rig {
     return await this.untilStatus((status) => status.objects.length === 0);
   }
 
-  async untilStatus(test: (status: Status) => boolean): Promise<Status> {
+  /** Nothing is fetched or written any more: a reader is answered before the rest of its window is. */
+  async untilQuiet(): Promise<void> {
+    let before: Status | undefined;
+    await this.untilStatus(async (status) => {
+      const isQuiet =
+        status.cache.writtenBytes === before?.cache.writtenBytes &&
+        status.source.bytes === before.source.bytes;
+      before = status;
+      if (!isQuiet) await sleep(250 * SLOWNESS);
+      return isQuiet;
+    });
+  }
+
+  async untilStatus(test: (status: Status) => boolean | Promise<boolean>): Promise<Status> {
     for (const endMs = performance.now() + 10_000 * SLOWNESS; ; ) {
       const status = await this.daemon.status();
-      if (test(status)) return status;
+      if (await test(status)) return status;
       ok(performance.now() < endMs, `still ${JSON.stringify(status)}`);
     }
   }
