@@ -52,6 +52,9 @@ export interface FetchedManifest {
   readonly bytes: Uint8Array;
 }
 
+/** `demand`: a reader is blocked by it. `ahead`: one will be soon. `prefetch`: nobody has asked. */
+export type Urgency = "demand" | "ahead" | "prefetch";
+
 export interface FetchOptions {
   /** Aborting ends the fetch at once; its reason, when a DaemonError, becomes the rejection. */
   readonly signal: AbortSignal;
@@ -59,6 +62,8 @@ export interface FetchOptions {
   readonly deadlineMs: number;
   /** Tries in all, at most the configured number. 1 means: do not try again. */
   readonly attemptsMax?: number;
+  /** Who waits for it when it begins; default `demand`. */
+  readonly urgency?: Urgency;
 }
 
 export interface Source {
