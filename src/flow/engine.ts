@@ -43,6 +43,8 @@ export class Engine {
 
   readonly #onOpened: ((streamKey: string) => void)[] = [];
   #lastReadMs: number | undefined;
+  /** Told of every READ of an open object before it is served; for a trace. */
+  readObserver: ((stream: Stream, request: ReadRequest) => void) | undefined;
 
   constructor(parts: FlowParts) {
     this.#parts = parts;
@@ -123,6 +125,7 @@ export class Engine {
     }
     served.flow.counters.reads += 1;
     served.flow.counters.readBytes += request.extent.length;
+    this.readObserver?.(served.flow.stream, request);
     if (served.object.queued === undefined) {
       serveRead(served.flow, served.object, request);
     } else {
