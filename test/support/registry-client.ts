@@ -4,7 +4,7 @@
 import type { Fault } from "../../src/errors.ts";
 import { type Clock, systemClock } from "../../src/platform/clock.ts";
 import type { AccessBook } from "../../src/source/registry/access.ts";
-import type { RegistryOptions } from "../../src/source/registry/options.ts";
+import type { RegistryOptions, RegistryParts } from "../../src/source/registry/options.ts";
 import { createRegistrySource } from "../../src/source/registry/registry-source.ts";
 import type { FetchOptions, Origin, SizedBlobLocation, Source } from "../../src/source/source.ts";
 import type { Extent } from "../../src/units.ts";
@@ -43,6 +43,7 @@ export interface FixtureOptions {
   /** Host to talk to instead of the scripted server's. */
   readonly host?: string;
   readonly access?: AccessBook;
+  readonly upstreams?: RegistryParts["upstreams"];
   /** The scripted server speaks TLS. */
   readonly tls?: ServerTLS;
 }
@@ -50,7 +51,7 @@ export interface FixtureOptions {
 /** Backoff takes no time: the random number is always 0. */
 export async function startClient(
   respond: Respond,
-  { clock = systemClock, options = {}, host, access, tls }: FixtureOptions = {},
+  { clock = systemClock, options = {}, host, access, upstreams, tls }: FixtureOptions = {},
 ): Promise<ClientFixture> {
   const server = await startScriptedServer(respond, tls);
   const observed: ClientFixture["observed"] = { requests: [], bytes: 0, failures: [] };
@@ -60,6 +61,7 @@ export async function startClient(
     random: () => 0,
     options,
     ...(access === undefined ? {} : { access }),
+    ...(upstreams === undefined ? {} : { upstreams }),
     observe: {
       request: (at) => observed.requests.push(at),
       bytes: (_, count) => {

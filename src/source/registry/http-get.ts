@@ -11,22 +11,31 @@ import { statusFault } from "./faults.ts";
 import { type RetryHints, parseRetryAfter } from "./retry.ts";
 import { type Door, Tokens } from "./tokens.ts";
 import type { Route, Transport } from "./transport.ts";
+import type { Upstream } from "./upstream.ts";
 
 const REDIRECTS_MAX = 5;
 const REDIRECT_STATUSES = new Set([301, 302, 303, 307, 308]);
 const TOKEN_BYTES_MAX = 64 * 1024;
 
-export interface GetRequest {
-  readonly url: URL;
+/** One try at one upstream: what is common to all that may be asked of it. */
+export interface Try {
+  readonly upstream: Upstream;
   readonly repository: string;
-  /** How the repository is reached now; asked for each exchange. */
+  /** How the repository is reached at this upstream now; asked for each exchange. */
   readonly access: () => Access | undefined;
+  /** Straight, or through a proxy. */
   readonly route: Route;
   /** Names what is fetched in faults: `blob sha256:...`. */
   readonly what: string;
-  readonly headers: Readonly<Record<string, string>>;
   readonly signal: AbortSignal;
+  /** What the try leaves for the next one. */
   readonly hints: RetryHints;
+}
+
+export interface GetRequest extends Try {
+  /** At the upstream; see upstreamUrl(). */
+  readonly url: URL;
+  readonly headers: Readonly<Record<string, string>>;
   readonly notFound: Fault;
   /** For 200 and 206: checks the head and says where the body goes; undefined: not wanted. */
   readonly onHead: (head: ResponseHead) => BodySink | undefined;
@@ -92,6 +101,7 @@ export class HTTPClient {
     const headers = authorization === undefined ? {} : { authorization };
     const call = {
       url,
+      upstream: request.upstream,
       headers: { ...request.headers, ...headers },
       signal: request.signal,
       access: request.access(),
@@ -118,11 +128,13 @@ export class HTTPClient {
   }
 
   /** Never through a proxy: a password is for the token service alone. */
-  async #fetchDocument(url: URL, { registry, repository, access }: Door): Promise<Uint8Array> {
+  async #fetchDocument(url: URL, door: Door): Promise<Uint8Array> {
+    const { registry, repository, access, upstream } = door;
     const pieces = new PieceCollector(TOKEN_BYTES_MAX, url.host);
     const authorization = access?.basicAuthorization;
     const { status } = await this.#parts.transport.getDirect({
       url,
+      upstream,
       headers: { accept: "application/json", ...(authorization && { authorization }) },
       signal: this.#parts.closing,
       access,
@@ -208,6 +220,6 @@ function redirectTarget(
   return target;
 }
 
-function doorOf({ url, repository, access }: GetRequest): Door {
-  return { registry: url, repository, access: access() };
+function doorOf({ url, upstream, repository, access }: GetRequest): Door {
+  return { registry: url, upstream, repository, access: access() };
 }

@@ -4,6 +4,7 @@
 
 import type { Clock, Random } from "../../platform/clock.ts";
 import type { AccessBook } from "./access.ts";
+import type { Upstream } from "./upstream.ts";
 
 export interface RegistryOptions {
   /** True for hosts (as written, with port) that are spoken to without TLS. */
@@ -55,6 +56,11 @@ export interface RegistryParts {
   readonly options?: Partial<RegistryOptions>;
   /** How to reach single repositories; looked into for every request. */
   readonly access?: AccessBook;
+  /**
+   * Where to get what the registry of a host has, in order; `plain` is that registry with nothing
+   * configured. Asked for every round of tries; never rejects.
+   */
+  readonly upstreams?: (host: string, plain: Upstream) => Promise<readonly Upstream[]>;
   readonly observe?: RegistryObserver;
   readonly log?: RegistryLog;
 }

@@ -3,13 +3,13 @@
 // Bounded in number; the pool that was not used for longest is closed when there are too many,
 // after its requests.
 
-import { readFile } from "node:fs/promises";
-import { rootCertificates } from "node:tls";
 import { LRUCache } from "lru-cache";
 import { type Dispatcher, Pool, ProxyAgent } from "undici";
 import { ignoreBecause } from "../ignore.ts";
 import { type Access, basicAuthorization } from "./access.ts";
 import type { RegistryOptions } from "./options.ts";
+import { type TLSNeeds, type TLSOptions, loadTLS } from "./tls-options.ts";
+import type { Upstream } from "./upstream.ts";
 
 const POOLS_MAX = 64;
 const HEADER_BYTES_MAX = 32 * 1024;
@@ -17,6 +17,7 @@ const KEEP_ALIVE_MS = 30_000;
 
 export interface Way {
   readonly access: Access | undefined;
+  readonly upstream: Upstream | undefined;
   /** Through the proxy of `access`. */
   readonly proxied: boolean;
 }
@@ -27,11 +28,6 @@ export interface Connection {
   /** What comes after the method: a path, or for a proxy that is asked in plain, the whole URL. */
   readonly target: string;
   readonly headers: Readonly<Record<string, string>>;
-}
-
-interface TLSOptions {
-  readonly rejectUnauthorized: boolean;
-  readonly ca?: string[];
 }
 
 export class Pools {
@@ -47,21 +43,21 @@ export class Pools {
     this.#options = options;
   }
 
-  /** Rejects with the system's error when a file of certificates cannot be read. */
+  /** Rejects with an error that names the file when a file of certificates cannot be read. */
   async for(url: URL, way: Way): Promise<Connection> {
     const proxy = way.proxied ? way.access?.profile.proxy : undefined;
     if (proxy === undefined) {
-      const dispatcher = await this.#pool(url.origin, way.access, "");
+      const dispatcher = await this.#pool(url.origin, way, "");
       return { dispatcher, target: `${url.pathname}${url.search}`, headers: {} };
     }
     const at = new URL(proxy.url);
     // As a tunnel the proxy would see nothing: where it may look into the request, it is asked.
     const asked = proxy.useHttp === true ? asHTTP(url) : url;
     if (asked.protocol === "https:") {
-      const dispatcher = await this.#pool(url.origin, way.access, at.href);
+      const dispatcher = await this.#pool(url.origin, way, at.href);
       return { dispatcher, target: `${url.pathname}${url.search}`, headers: {} };
     }
-    const dispatcher = await this.#pool(at.origin, way.access, "");
+    const dispatcher = await this.#pool(at.origin, way, "");
     const headers = { host: asked.host, ...proxyAuthorization(at) };
     const target = `${asked.origin}${asked.pathname}${asked.search}`;
     return { dispatcher, target, headers };
@@ -73,13 +69,16 @@ export class Pools {
     await Promise.all(pools.map((pool) => pool.destroy(reason)));
   }
 
-  async #pool(origin: string, access: Access | undefined, tunnel: string): Promise<Dispatcher> {
-    const { skipVerify = false, caFiles = [], connectTimeoutMs } = access?.profile ?? {};
-    const timeout = connectTimeoutMs ?? this.#options.connectTimeoutMs;
-    const key = JSON.stringify([origin, tunnel, skipVerify, caFiles, timeout]);
+  async #pool(origin: string, { access, upstream }: Way, tunnel: string): Promise<Dispatcher> {
+    const timeout =
+      upstream?.connectTimeoutMs ??
+      access?.profile.connectTimeoutMs ??
+      this.#options.connectTimeoutMs;
+    const needs = tlsNeeds(origin, access, upstream);
+    const key = JSON.stringify([origin, tunnel, needs, timeout]);
     const known = this.#pools.get(key);
     if (known !== undefined) return known;
-    const tls = await this.#tls(skipVerify, caFiles);
+    const tls = await loadTLS(needs, this.#options.tlsCa);
     // Another request may have made it meanwhile.
     const pool = this.#pools.get(key) ?? this.#make({ origin, tunnel, timeout, tls });
     this.#pools.set(key, pool);
@@ -108,16 +107,23 @@ export class Pools {
       clientFactory: (at, given) => new Pool(at, { ...given, headersTimeout: timeout }),
     });
   }
+}
 
-  async #tls(skipVerify: boolean, caFiles: readonly string[]): Promise<TLSOptions> {
-    const { tlsCa } = this.#options;
-    const given = await Promise.all(caFiles.map((path) => readFile(path, "utf8")));
-    const extra = tlsCa === undefined ? given : [tlsCa, ...given];
-    const rejectUnauthorized = !skipVerify;
-    return extra.length === 0
-      ? { rejectUnauthorized }
-      : { rejectUnauthorized, ca: [...rootCertificates, ...extra] };
-  }
+/** What the repository's profile and the upstream ask for, together. */
+function tlsNeeds(
+  origin: string,
+  access: Access | undefined,
+  upstream: Upstream | undefined,
+): TLSNeeds {
+  if (!origin.startsWith("https:"))
+    return { caFiles: [], clientCertificates: [], skipVerify: false };
+  const { skipVerify = false, caFiles = [] } = access?.profile ?? {};
+  const isOwn = origin === upstream?.baseUrl.origin;
+  return {
+    caFiles: [...caFiles, ...(upstream?.tls.caFiles ?? [])],
+    clientCertificates: isOwn ? upstream.tls.clientCertificates : [],
+    skipVerify: skipVerify || (upstream?.tls.skipVerify ?? false),
+  };
 }
 
 function asHTTP(url: URL): URL {

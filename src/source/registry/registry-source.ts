@@ -1,20 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Source over an OCI registry (OCI distribution-spec, "Pulling manifests", "Pulling blobs"):
-// builds the requests, checks what came against what was asked, and resumes a range where a
-// connection broke. Knows nothing of readers, caches or images.
+// Source over an OCI registry and its mirrors (OCI distribution-spec, "Pulling manifests",
+// "Pulling blobs"): asks the upstreams in order, round by round, and resumes a range where a
+// connection broke, at whichever upstream comes next. Knows nothing of readers, caches or images.
 
-import { createHash } from "node:crypto";
 import { setMaxListeners } from "node:events";
 import { DaemonError, invariant } from "../../errors.ts";
-import { MANIFEST_BYTES_MAX } from "../../image/oci/manifest.ts";
-import { MANIFEST_TYPES } from "../../image/oci/media-types.ts";
 import { isRepository, isTag } from "../../image/oci/reference.ts";
-import { type Digest, type Extent, extentEnd, isDigest } from "../../units.ts";
+import { type Extent, extentEnd, isDigest } from "../../units.ts";
 import { withBounds } from "../deadline.ts";
 import type { BlobLocation, FetchedManifest, FetchOptions, Origin, Source } from "../source.ts";
-import type { Access } from "./access.ts";
-import type { BodySink, ResponseHead } from "./exchange.ts";
-import { type GetRequest, HTTPClient, PieceCollector, protocolFault } from "./http-get.ts";
+import { HTTPClient, type Try } from "./http-get.ts";
+import { fetchManifest } from "./manifest-fetch.ts";
 import {
   REGISTRY_DEFAULTS,
   type RegistryLog,
@@ -23,12 +19,24 @@ import {
   type RegistryParts,
 } from "./options.ts";
 import { Pools } from "./pools.ts";
-import { checkRangeAnswer, rangeHeader, storedSizeOf, unsatisfiedRange } from "./range-request.ts";
+import { fetchRange, fetchSize } from "./range-fetch.ts";
 import { withRetries } from "./retry.ts";
+import { type RoundOptions, tryInOrder } from "./rounds.ts";
 import { Transport } from "./transport.ts";
+import { type Upstream, registryUpstream } from "./upstream.ts";
+import { type Purpose, planRound } from "./upstream-order.ts";
 
 export function createRegistrySource(parts: RegistryParts): Source {
   return new RegistrySource(parts);
+}
+
+/** One fetch, whatever upstream serves it. */
+interface Fetch {
+  readonly origin: Origin;
+  readonly purpose: Purpose;
+  /** Names it in faults. */
+  readonly what: string;
+  readonly options: FetchOptions;
 }
 
 class RegistrySource implements Source {
@@ -68,27 +76,10 @@ class RegistrySource implements Source {
   ): Promise<FetchedManifest> {
     invariant(isTag(wanted) || isDigest(wanted), "a manifest is asked for by tag or digest");
     const what = `manifest ${wanted} of ${origin.repository}`;
-    return await this.#fetch({ origin, what, options }, async (attempt) => {
-      const collector = new PieceCollector(MANIFEST_BYTES_MAX, origin.host);
-      let answer: ResponseHead | undefined;
-      await this.#http.get({
-        ...attempt,
-        url: this.#url(origin, `manifests/${wanted}`),
-        headers: { accept: MANIFEST_TYPES.join(", ") },
-        notFound: {
-          code: "manifest_not_found",
-          host: origin.host,
-          repository: origin.repository,
-          wanted,
-        },
-        onHead: (head) => {
-          answer = head;
-          return (piece) => collector.add(piece);
-        },
-      });
-      invariant(answer !== undefined, "a body comes after its head");
-      return checkManifest(answer, collector.join(), wanted);
-    });
+    const purpose = isDigest(wanted) ? "pull" : "resolve";
+    return await this.#fetch({ origin, purpose, what, options }, (attempt) =>
+      fetchManifest(this.#http, attempt, wanted),
+    );
   }
 
   async readRange(
@@ -101,61 +92,24 @@ class RegistrySource implements Source {
     invariant(extent.offset >= 0 && end <= (blob.size ?? end), "extent lies within its blob");
     if (extent.length === 0) return;
     const { origin, digest } = blob;
-    const what = `blob ${digest}`;
-    let deliveredBytes = 0;
-    await this.#fetch({ origin, what, options }, async (attempt) => {
-      const offset = extent.offset + deliveredBytes;
+    let offset = extent.offset;
+    const count = (piece: Uint8Array): void => {
+      offset += piece.length;
+      onPiece(piece);
+    };
+    const fetch = { origin, purpose: "pull", what: `blob ${digest}`, options } as const;
+    await this.#fetch(fetch, (attempt) => {
       const wanted = { offset, length: end - offset };
-      const begin = deliveredBytes;
-      await this.#http.get({
-        ...attempt,
-        ...this.#blobRequest(blob, wanted),
-        onStatus: (head) => (head.status === 416 ? unsatisfiedRange(head, blob) : undefined),
-        onHead: (head): BodySink => {
-          checkRangeAnswer(head, blob, wanted);
-          return (piece) => {
-            const left = extent.length - deliveredBytes;
-            if (piece.length > left) {
-              attempt.hints.final = left === 0;
-              throw protocolFault(head.host, `more than ${wanted.length} bytes in ${what}`);
-            }
-            deliveredBytes += piece.length;
-            onPiece(piece);
-          };
-        },
-      });
-      if (deliveredBytes < extent.length) {
-        const got = deliveredBytes - begin;
-        throw protocolFault(origin.host, `${got} of ${wanted.length} bytes in ${what}`);
-      }
+      // All bytes are there, but the upstream's answer did not end well.
+      if (wanted.length === 0) return Promise.resolve();
+      return fetchRange(this.#http, attempt, { blob, wanted, onPiece: count });
     });
   }
 
-  /** Asks for the first byte: some registries answer a HEAD with a redirect's length, or none. */
   async blobSize(blob: BlobLocation, options: FetchOptions): Promise<number> {
     const what = `size of blob ${blob.digest}`;
-    return await this.#fetch({ origin: blob.origin, what, options }, async (attempt) => {
-      let size: number | undefined;
-      try {
-        await this.#http.get({
-          ...attempt,
-          ...this.#blobRequest(blob, { offset: 0, length: 1 }),
-          onHead: (head) => {
-            size = storedSizeOf(head, blob);
-            return undefined;
-          },
-          onStatus: (head) => {
-            if (head.status === 416) size = storedSizeOf(head, blob);
-            return undefined;
-          },
-        });
-      } catch (error) {
-        // The 416 of an empty blob is an answer.
-        if (size === undefined) throw error;
-      }
-      invariant(size !== undefined, "an answer has a head");
-      return size;
-    });
+    const fetch = { origin: blob.origin, purpose: "pull", what, options } as const;
+    return await this.#fetch(fetch, (attempt) => fetchSize(this.#http, attempt, blob));
   }
 
   async close(): Promise<void> {
@@ -164,18 +118,15 @@ class RegistrySource implements Source {
     await this.#pools.destroy(stopping);
   }
 
-  /** Tries within the caller's bounds, counting and logging what fails. */
-  #fetch<T>(
-    { origin, what, options }: { origin: Origin; what: string; options: FetchOptions },
-    run: (attempt: Attempt) => Promise<T>,
-  ): Promise<T> {
-    const { host, repository } = origin;
+  /** Tries within the caller's bounds, round by round, counting and logging what fails. */
+  #fetch<T>(fetch: Fetch, run: (attempt: Try) => Promise<T>): Promise<T> {
+    const { origin, what, options } = fetch;
+    const { host } = origin;
     invariant(origin.kind === "registry" && isRepository(origin.repository), "a registry's origin");
     const { clock, random } = this.#parts;
     const { deadlineMs } = options;
     const signals = [options.signal, this.#closing.signal];
     const { attemptsMax, backoffBaseMs, backoffCapMs } = this.#options;
-    const access = (): Access | undefined => this.#parts.access?.get(host, repository);
     const route = { isDirect: false };
     return withBounds({ clock, deadlineMs, signals, what }, (signal) =>
       withRetries(
@@ -188,56 +139,53 @@ class RegistrySource implements Source {
           deadlineMs,
           signal,
           onFailure: (error, delayMs) => {
-            this.#observe.failure?.(host, error.fault.code);
             if (delayMs === undefined) return;
             const fields = { host, what, code: error.fault.code, delayMs };
             this.#log?.warn(fields, `${error.message}; trying again`);
           },
         },
-        (hints) => run({ what, repository, access, route, signal, hints }),
+        async (hints) =>
+          await tryInOrder(await this.#round(fetch, signal), hints, (upstream, own) =>
+            run({ ...this.#whose(fetch, upstream), what, route, signal, hints: own }),
+          ),
       ),
     );
   }
 
-  #blobRequest({ origin, digest }: BlobLocation, wanted: Extent) {
-    const { host, repository } = origin;
+  async #round({ origin, purpose, what }: Fetch, signal: AbortSignal): Promise<RoundOptions> {
+    const upstreams = planRound(await this.#upstreams(origin), purpose);
+    if (upstreams.length === 0) {
+      const detail = `no upstream may ${purpose} (capabilities in its hosts.toml)`;
+      throw new DaemonError({ code: "registry_unreachable", host: origin.host, detail });
+    }
     return {
-      url: this.#url(origin, `blobs/${digest}`),
-      headers: { accept: "*/*", range: rangeHeader(wanted) },
-      notFound: { code: "blob_not_found", host, repository, digest },
-    } as const;
+      upstreams,
+      signal,
+      onFailure: (upstream, error, next) => {
+        const { code } = error.fault;
+        this.#observe.failure?.(upstream.name, code);
+        if (next === undefined) return;
+        this.#log?.debug(
+          { host: upstream.name, what, code },
+          `${error.message}; asking ${next.name}`,
+        );
+      },
+    };
   }
 
-  #url({ host, repository }: Origin, path: string): URL {
+  /** Where the origin's bytes may be had, mirrors first, the registry last. */
+  async #upstreams({ host, repository }: Origin): Promise<readonly Upstream[]> {
     const scheme =
       this.#parts.access?.get(host, repository)?.profile.scheme ??
       (this.#options.plainHttp(host) ? "http" : "https");
-    return new URL(`${scheme}://${host}/v2/${repository}/${path}`);
+    const plain = registryUpstream(host, scheme);
+    return (await this.#parts.upstreams?.(host, plain)) ?? [plain];
   }
-}
 
-/** What all requests of one try share. */
-type Attempt = Pick<GetRequest, "what" | "repository" | "access" | "route" | "signal" | "hints">;
-
-/** What the registry says it is, against what it is. */
-function checkManifest(head: ResponseHead, bytes: Uint8Array, wanted: string): FetchedManifest {
-  const digest = sha256(bytes);
-  const said = head.headers.get("docker-content-digest") ?? "";
-  const expected = isDigest(wanted) ? wanted : isDigest(said) ? said : digest;
-  if (digest !== expected) {
-    throw new DaemonError({
-      code: "digest_mismatch",
-      where: `manifest ${wanted} at ${head.host}`,
-      expected,
-      actual: digest,
-    });
+  /** Credentials are for one host: a mirror gets those of its own name, or none. */
+  #whose({ origin }: Fetch, upstream: Upstream): Pick<Try, "upstream" | "repository" | "access"> {
+    const { repository } = origin;
+    const access = () => this.#parts.access?.get(upstream.accessHost, repository);
+    return { upstream, repository, access };
   }
-  const mediaType = (head.headers.get("content-type")?.split(";")[0] ?? "").trim();
-  return { digest, mediaType, bytes };
-}
-
-function sha256(bytes: Uint8Array): Digest {
-  const digest = `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
-  invariant(isDigest(digest), "a SHA-256 is a digest");
-  return digest;
 }

@@ -10,6 +10,7 @@ import * as z from "zod";
 import { DaemonError } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
 import type { Access } from "./access.ts";
+import type { Upstream } from "./upstream.ts";
 import { type Challenge, parseChallenges } from "./www-authenticate.ts";
 
 const TOKENS_MAX = 1024;
@@ -37,6 +38,7 @@ interface Token {
 /** What is to be opened, and with which credentials. */
 export interface Door {
   readonly registry: URL;
+  readonly upstream: Upstream;
   readonly repository: string;
   readonly access: Access | undefined;
 }

@@ -11,6 +11,7 @@ import { transportFault } from "./faults.ts";
 import type { RegistryLog, RegistryObserver, RegistryOptions } from "./options.ts";
 import type { Pools, Way } from "./pools.ts";
 import { Proxies } from "./proxies.ts";
+import type { Upstream } from "./upstream.ts";
 
 const PROXY_AUTHENTICATION_REQUIRED = 407;
 
@@ -22,6 +23,8 @@ export interface Route {
 
 export interface Call {
   readonly url: URL;
+  /** Whose certificates count; undefined for what is no upstream's. */
+  readonly upstream: Upstream | undefined;
   readonly headers: Readonly<Record<string, string>>;
   readonly signal: AbortSignal;
   readonly access: Access | undefined;
@@ -70,7 +73,7 @@ export class Transport {
 
   /** Past any proxy: also what a token service or a ping is asked with. */
   getDirect(call: Call): Promise<ResponseHead> {
-    return this.#exchange(call, { access: call.access, proxied: false });
+    return this.#exchange(call, { access: call.access, upstream: call.upstream, proxied: false });
   }
 
   /** Undefined: ask the origin. */
@@ -90,7 +93,7 @@ export class Transport {
           };
     };
     try {
-      const way = { access: call.access, proxied: true };
+      const way = { access: call.access, upstream: call.upstream, proxied: true };
       const { status, ...head } = await this.#exchange({ ...call, onHead }, way);
       const isFailure = status >= 500 || status === PROXY_AUTHENTICATION_REQUIRED;
       return proxy.fallback && isFailure ? undefined : { status, ...head };
@@ -120,6 +123,7 @@ export class Transport {
       url: call.url,
       target,
       headers: {
+        ...ownHeaders(call),
         ...call.headers,
         ...headers,
         "accept-encoding": "identity",
@@ -137,7 +141,8 @@ export class Transport {
   /** A ping is bounded by the timeouts of connecting and of headers; its body is not waited for. */
   async #ping(url: URL): Promise<boolean> {
     const { closing } = this.#parts;
-    const call = { url, headers: { accept: "*/*" }, signal: closing, access: undefined };
+    const none = { upstream: undefined, access: undefined };
+    const call = { url, headers: { accept: "*/*" }, signal: closing, ...none };
     try {
       const { status } = await this.getDirect({ ...call, onHead: () => undefined });
       return status >= 200 && status < 400;
@@ -145,6 +150,11 @@ export class Transport {
       return false;
     }
   }
+}
+
+/** An upstream's headers are for no one else, wherever it redirects to. */
+function ownHeaders({ upstream, url }: Call): Readonly<Record<string, string>> {
+  return upstream !== undefined && url.origin === upstream.baseUrl.origin ? upstream.headers : {};
 }
 
 /** The same fault, with the proxy's host where there is room for it. */
