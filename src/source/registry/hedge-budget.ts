@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// How many demand requests may be made twice: each request earns its few per cent of a hedge, and
+// a hedge costs a whole one. Quiet times save up for a bad spell, but never more than ten.
+
+const SAVED_MAX = 10;
+
+export class HedgeBudget {
+  readonly #share: number;
+  #saved: number;
+
+  /** Hedges per hundred demand requests; 0 for none at all. */
+  constructor({ percent }: { readonly percent: number }) {
+    this.#share = percent / 100;
+    // The first late request after a start need not wait for thirty others.
+    this.#saved = percent > 0 ? 1 : 0;
+  }
+
+  /** A demand request was made. */
+  earn(): void {
+    this.#saved = Math.min(SAVED_MAX, this.#saved + this.#share);
+  }
+
+  /** False when there is none left. */
+  take(): boolean {
+    // The sum of many small shares may lack the last bit of a whole one.
+    if (this.#saved < 1 - 1e-9) return false;
+    this.#saved -= 1;
+    return true;
+  }
+}

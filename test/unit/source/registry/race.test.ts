@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+// Two lanes over one range: every order of what can happen to them, and the rules by name.
+import { getEventListeners } from "node:events";
+import { describe, expect, it } from "vitest";
+import { DaemonError, type Fault } from "../../../../src/errors.ts";
+import { type Lane, type RaceOptions, race } from "../../../../src/source/registry/race.ts";
+import { FakeClock } from "../../../support/fake-clock.ts";
+import { faultFrom } from "../../../support/faults.ts";
+import { turns } from "../../../support/turns.ts";
+
+const CONTENT = Uint8Array.from({ length: 6 }, (_, at) => at + 1);
+const DELAY_MS = 10;
+const STALL_MS = 40;
+
+const unreachable: Fault = { code: "registry_unreachable", host: "a", detail: "no" };
+const protocol: Fault = { code: "registry_protocol", host: "b", detail: "lies" };
+
+/** A lane whose next step is the test's to take. */
+class ScriptedLane {
+  offset: number | undefined;
+  signal: AbortSignal | undefined;
+  #isDone = false;
+  #position = 0;
+  #onPiece: (piece: Uint8Array) => void = () => undefined;
+  #resolve: () => void = () => undefined;
+  #reject: (error: unknown) => void = () => undefined;
+
+  readonly lane: Lane = (offset, onPiece, signal) => {
+    expect(this.offset, "a lane is run once").toBeUndefined();
+    this.offset = offset;
+    this.signal = signal;
+    this.#position = offset;
+    this.#onPiece = onPiece;
+    return new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+      signal.addEventListener("abort", () => reject(new DaemonError({ code: "stopping" })));
+    });
+  };
+
+  get isRunning(): boolean {
+    return this.signal?.aborted === false && !this.#isDone;
+  }
+
+  piece(length = 2): void {
+    const end = Math.min(this.#position + length, CONTENT.length);
+    const piece = CONTENT.subarray(this.#position, end);
+    this.#position = end;
+    this.#onPiece(piece);
+  }
+
+  end(): void {
+    while (this.#position < CONTENT.length) this.piece();
+    this.#isDone = true;
+    this.#resolve();
+  }
+
+  fail(fault: Fault): void {
+    this.#isDone = true;
+    this.#reject(new DaemonError(fault));
+  }
+}
+
+interface Rig {
+  readonly clock: FakeClock;
+  readonly a: ScriptedLane;
+  readonly b: ScriptedLane;
+  readonly delivered: number[];
+  readonly events: string[];
+  readonly cancel: AbortController;
+  readonly result: Promise<{ winner: 0 | 1 }>;
+}
+
+function startRace(options: Partial<RaceOptions> = {}): Rig {
+  const clock = new FakeClock();
+  const [a, b] = [new ScriptedLane(), new ScriptedLane()];
+  const delivered: number[] = [];
+  const events: string[] = [];
+  const cancel = new AbortController();
+  const result = race({
+    clock,
+    signal: cancel.signal,
+    first: a.lane,
+    second: b.lane,
+    delayMs: DELAY_MS,
+    stallMs: STALL_MS,
+    takesOver: true,
+    mayStart: () => true,
+    onPiece: (piece) => delivered.push(...piece),
+    onStart: (reason) => events.push(reason),
+    onLead: (lane) => events.push(`lead ${lane}`),
+    ...options,
+  });
+  result.catch(() => undefined);
+  return { clock, a, b, delivered, events, cancel, result };
+}
+
+function expectTidy({ clock, cancel, a, b }: Rig): void {
+  expect(clock.pendingCount).toBe(0);
+  expect(getEventListeners(cancel.signal, "abort")).toHaveLength(0);
+  expect([a.isRunning, b.isRunning]).toEqual([false, false]);
+}
+
+type Step = "a piece" | "a end" | "a fail" | "b piece" | "b end" | "b fail" | "wait" | "cancel";
+
+const LANE_SCRIPTS: readonly (readonly ("piece" | "end" | "fail")[])[] = [
+  [],
+  ["end"],
+  ["fail"],
+  ["piece", "end"],
+  ["piece", "fail"],
+  ["piece", "piece", "end"],
+];
+
+function interleavings(...lists: (readonly Step[])[]): Step[][] {
+  const left = lists.filter((list) => list.length > 0);
+  if (left.length === 0) return [[]];
+  return left.flatMap((list) => {
+    const [head, ...rest] = list;
+    const others = left.map((each) => (each === list ? rest : each));
+    return head === undefined ? [] : interleavings(...others).map((tail) => [head, ...tail]);
+  });
+}
+
+async function take(rig: Rig, step: Step): Promise<void> {
+  const lane = step.startsWith("a") ? rig.a : rig.b;
+  if (step === "wait") await rig.clock.advance(STALL_MS);
+  else if (step === "cancel") rig.cancel.abort(new DaemonError({ code: "stopping" }));
+  else if (lane.isRunning) {
+    if (step.endsWith("piece")) lane.piece();
+    else if (step.endsWith("end")) lane.end();
+    else lane.fail(step.startsWith("a") ? unreachable : protocol);
+  }
+  await turns(1);
+}
+
+async function outcomeOf(rig: Rig): Promise<string> {
+  await turns(1);
+  const pending = new Promise<string>((resolve) => {
+    setImmediate(() => resolve("pending"));
+  });
+  const settled = rig.result.then(
+    () => "resolved",
+    (error: unknown) => (error instanceof DaemonError ? error.fault.code : "a bug"),
+  );
+  return await Promise.race([settled, pending]);
+}
+
+/** Each byte once and in order, and an outcome that the bytes bear out. */
+async function expectRules(steps: readonly Step[], takesOver: boolean): Promise<void> {
+  const rig = startRace({ takesOver });
+  for (const step of steps) await take(rig, step);
+  const outcome = await outcomeOf(rig);
+  const about = `${steps.join(", ")} takesOver=${takesOver}`;
+  expect(rig.delivered, about).toEqual([...CONTENT.subarray(0, rig.delivered.length)]);
+  if (outcome === "resolved") expect(rig.delivered.length, about).toBe(CONTENT.length);
+  if (outcome === "pending") {
+    expect(rig.a.isRunning || rig.b.isRunning, about).toBe(true);
+    expect(steps, about).not.toContain("cancel");
+    rig.cancel.abort();
+    await turns(1);
+  } else {
+    expect(["resolved", "registry_unreachable", "registry_protocol", "stopping"], about).toContain(
+      outcome,
+    );
+  }
+  expectTidy(rig);
+}
+
+describe("two lanes", () => {
+  it("deliver each byte once and in order, in every order of what happens to them", async () => {
+    const runs: Promise<void>[] = [];
+    const named = (lane: "a" | "b", script: readonly string[]): Step[] =>
+      script.map((step) => `${lane} ${step}` as Step);
+    for (const a of LANE_SCRIPTS) {
+      for (const b of LANE_SCRIPTS) {
+        for (const extra of [["wait"], ["wait", "wait"], ["wait", "cancel"]] as Step[][]) {
+          for (const steps of interleavings(named("a", a), named("b", b), extra)) {
+            runs.push(expectRules(steps, runs.length % 2 === 0));
+          }
+        }
+      }
+    }
+    expect(runs.length).toBeGreaterThan(5_000);
+    await Promise.all(runs);
+  });
+
+  it("are one, while the first is in time", async () => {
+    const rig = startRace();
+    rig.a.end();
+    expect(await rig.result).toEqual({ winner: 0 });
+    expect(rig.b.offset).toBeUndefined();
+    expectTidy(rig);
+  });
+
+  it("start at once without a delay", async () => {
+    const rig = startRace({ delayMs: 0 });
+    await rig.clock.advance(0);
+    rig.b.piece();
+    expect(rig.a.signal?.aborted).toBe(true);
+    rig.b.end();
+    expect(await rig.result).toEqual({ winner: 1 });
+  });
+
+  it("let the one go that is behind, at the first byte of the other", async () => {
+    const rig = startRace();
+    await rig.clock.advance(DELAY_MS);
+    expect([rig.a.isRunning, rig.b.isRunning]).toEqual([true, true]);
+    rig.b.piece();
+    expect([rig.a.isRunning, rig.b.isRunning]).toEqual([false, true]);
+    // A piece that was already on its way is nobody's any more.
+    rig.a.piece();
+    rig.b.end();
+    expect(await rig.result).toEqual({ winner: 1 });
+    expect(rig.delivered).toEqual([...CONTENT]);
+    expect(rig.events).toEqual(["late", "lead 1"]);
+  });
+
+  it("replace each other at once when the first fails", async () => {
+    const rig = startRace();
+    rig.a.fail(unreachable);
+    await turns(1);
+    expect(rig.b.offset).toBe(0);
+    expect(rig.clock.nowMs()).toBe(1_000);
+    rig.b.end();
+    expect(await rig.result).toEqual({ winner: 1 });
+  });
+
+  it("go on in mid-body at the byte where the first stopped", async () => {
+    const rig = startRace();
+    rig.a.piece();
+    await rig.clock.advance(STALL_MS);
+    expect(rig.b.offset).toBe(2);
+    rig.b.end();
+    expect(await rig.result).toEqual({ winner: 1 });
+    expect(rig.a.signal?.aborted).toBe(true);
+    expect(rig.events).toEqual(["lead 0", "stalled", "lead 1"]);
+  });
+
+  it("forget the second when the first goes on after all", async () => {
+    const rig = startRace();
+    rig.a.piece();
+    await rig.clock.advance(STALL_MS);
+    rig.a.piece();
+    expect(rig.b.signal?.aborted).toBe(true);
+    rig.a.end();
+    expect(await rig.result).toEqual({ winner: 0 });
+  });
+
+  it("do not count a pause between steady pieces as a stall", async () => {
+    const rig = startRace();
+    for (let at = 0; at < CONTENT.length; at += 1) {
+      rig.a.piece(1);
+      await rig.clock.advance(STALL_MS - 1);
+    }
+    expect(rig.b.offset).toBeUndefined();
+    rig.a.end();
+    await rig.result;
+    expectTidy(rig);
+  });
+
+  it("are one when the second may not start", async () => {
+    const asked: string[] = [];
+    const mayStart = (reason: string): boolean => {
+      asked.push(reason);
+      return false;
+    };
+    const rig = startRace({ mayStart, takesOver: false });
+    await rig.clock.advance(DELAY_MS);
+    rig.a.piece();
+    await rig.clock.advance(STALL_MS);
+    rig.a.fail(protocol);
+    expect(await faultFrom(rig.result)).toEqual(protocol);
+    expect(asked).toEqual(["late", "stalled"]);
+    expect(rig.b.offset).toBeUndefined();
+    expectTidy(rig);
+  });
+
+  it("leave a failure of the first as it is when the second is not to take over", async () => {
+    const rig = startRace({ takesOver: false });
+    rig.a.fail(unreachable);
+    expect(await faultFrom(rig.result)).toEqual(unreachable);
+  });
+
+  it.each<[string, Fault, Fault, 0 | 1 | undefined, Fault]>([
+    ["the one that was answered", unreachable, protocol, undefined, protocol],
+    ["the one that was answered, first", protocol, unreachable, undefined, protocol],
+    ["the first of equals", unreachable, { ...unreachable, host: "z" }, undefined, unreachable],
+    ["the one whose word counts", protocol, unreachable, 1, unreachable],
+  ])("fail with the fault of %s", async (_, first, second, authority, told) => {
+    const rig = startRace(authority === undefined ? {} : { authority });
+    await rig.clock.advance(DELAY_MS);
+    rig.a.fail(first);
+    await turns(1);
+    rig.b.fail(second);
+    expect(await faultFrom(rig.result)).toEqual(told);
+    expectTidy(rig);
+  });
+
+  it("are both cancelled by the caller, with the caller's reason", async () => {
+    const rig = startRace();
+    await rig.clock.advance(DELAY_MS);
+    rig.cancel.abort(new DaemonError({ code: "stopping" }));
+    expect(await faultFrom(rig.result)).toEqual({ code: "stopping" });
+    expect([rig.a.isRunning, rig.b.isRunning]).toEqual([false, false]);
+    expectTidy(rig);
+  });
+
+  it("never start for a caller who has gone", async () => {
+    const cancel = new AbortController();
+    cancel.abort();
+    const rig = startRace({ signal: cancel.signal });
+    expect((await faultFrom(rig.result)).code).toBe("cancelled");
+    expect(rig.a.offset).toBeUndefined();
+  });
+
+  it("stop at what the receiver throws, and pass it on", async () => {
+    const rig = startRace({
+      onPiece: () => {
+        throw new Error("the receiver's bug");
+      },
+    });
+    expect(() => rig.a.piece()).toThrow("the receiver's bug");
+    await expect(rig.result).rejects.toThrow("the receiver's bug");
+    expect(rig.a.isRunning).toBe(false);
+    expectTidy(rig);
+  });
+});
