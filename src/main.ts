@@ -128,7 +128,11 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   });
   const door = openDoor(config, native, log);
   const status = await statusOf({ engine, door, counts });
-  const operations = controlOperations({ names, failures, domainId, status });
+  const metrics = async () => {
+    const { metrics } = await rooms.metrics();
+    return { contentType: metrics.contentType, text: await metrics.text() };
+  };
+  const operations = controlOperations({ names, failures, domainId, status, metrics });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
   const { warmUp } = rooms;
   const handler = new Admission(opener, engine);

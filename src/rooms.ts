@@ -18,7 +18,12 @@ import type { Log } from "./platform/log.ts";
 import type { Native } from "./platform/native.ts";
 import { SlabPool } from "./platform/slab-pool.ts";
 import { AccessBook } from "./source/registry/access.ts";
-import { type RegistryParts, isLoopback } from "./source/registry/options.ts";
+import {
+  type PeerOptions,
+  type RegistryObserver,
+  type RegistryParts,
+  isLoopback,
+} from "./source/registry/options.ts";
 import { createSources } from "./source/sources.ts";
 import { Bindings } from "./state/bindings.ts";
 import { StreamStore } from "./state/stream-store.ts";
@@ -40,7 +45,7 @@ export type Rooms = Awaited<ReturnType<typeof buildRooms>>;
 export async function buildRooms(parts: RoomsParts, adopted = false) {
   const { config, native, log } = parts;
   const { bindings, store } = await loadState(config, log, adopted);
-  const { source, counts, access } = buildSource(config, log);
+  const { source, counts, access, metrics } = buildSource(config, log);
   const slabs = buildSlabs(config, native);
   const engine = new Engine({
     clock,
@@ -75,42 +80,30 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
     await decoder();
     await slabs.warmUp(nextTurn);
   };
-  return { source, counts, access, slabs, engine, bindings, store, streams, admission, warmUp };
+  return {
+    source,
+    counts,
+    access,
+    metrics,
+    slabs,
+    engine,
+    bindings,
+    store,
+    streams,
+    admission,
+    warmUp,
+  };
 }
 
 function buildSource(config: Config, log: Log) {
   const counts = { requests: 0, bytes: 0, failures: 0 };
   const access = new AccessBook();
-  const { registry } = config;
-  const registryParts: RegistryParts = {
-    clock,
-    random: Math.random,
-    log,
-    access,
-    options: {
-      plainHttp: (host) => isLoopback(host) || registry.plain_http.includes(host),
-      connections: registry.connections,
-      attemptsMax: registry.attempts,
-      connectTimeoutMs: registry.connect_timeout,
-      headersTimeoutMs: registry.headers_timeout,
-      stallTimeoutMs: registry.stall_timeout,
-    },
-    observe: {
-      request() {
-        counts.requests += 1;
-      },
-      bytes(_host, count) {
-        counts.bytes += count;
-      },
-      failure() {
-        counts.failures += 1;
-      },
-    },
-  };
+  const metrics = lazyMetrics();
   const source = createSources({
     async registry() {
       const { createRegistrySource } = await import("./source/registry/registry-source.ts");
-      return createRegistrySource(registryParts);
+      const observe = counting(counts, (await metrics()).registry);
+      return createRegistrySource({ ...registryParts(config, log), access, observe });
     },
     async layout() {
       const { createLayoutSource } = await import("./source/layout.ts");
@@ -121,7 +114,75 @@ function buildSource(config: Config, log: Log) {
       return createDirectorySource({ clock });
     },
   });
-  return { source, counts, access };
+  return { source, counts, access, metrics };
+}
+
+/** Made with the registry client, or when somebody asks for them. */
+function lazyMetrics() {
+  const make = async () => {
+    const { Metrics } = await import("./platform/metrics.ts");
+    const { registryMetrics } = await import("./source/registry/registry-metrics.ts");
+    const metrics = new Metrics();
+    return { metrics, registry: registryMetrics(metrics) };
+  };
+  let made: ReturnType<typeof make> | undefined;
+  return () => (made ??= make());
+}
+
+/** The few sums that a status has. */
+function counting(
+  counts: { requests: number; bytes: number; failures: number },
+  to: Required<RegistryObserver>,
+): RegistryObserver {
+  return {
+    ...to,
+    request(host, via) {
+      counts.requests += 1;
+      to.request(host, via);
+    },
+    bytes(host, count, via) {
+      counts.bytes += count;
+      to.bytes(host, count, via);
+    },
+    failure(host, code) {
+      counts.failures += 1;
+      to.failure(host, code);
+    },
+  };
+}
+
+function registryParts({ registry, p2p }: Config, log: Log): RegistryParts {
+  return {
+    clock,
+    random: Math.random,
+    log,
+    options: {
+      plainHttp: (host) => isLoopback(host) || registry.plain_http.includes(host),
+      connections: registry.connections,
+      attemptsMax: registry.attempts,
+      connectTimeoutMs: registry.connect_timeout,
+      headersTimeoutMs: registry.headers_timeout,
+      stallTimeoutMs: registry.stall_timeout,
+      hedgePercent: registry.hedge_percent,
+    },
+    peers: peersOf(p2p),
+  };
+}
+
+function peersOf(p2p: Config["p2p"]): PeerOptions | undefined {
+  if (p2p.proxy === undefined) return undefined;
+  const proxy = {
+    url: p2p.proxy,
+    pingUrl: p2p.health,
+    fallback: p2p.fallback,
+    checkIntervalMs: p2p.check_interval,
+    useHttp: p2p.use_http,
+    headers: p2p.headers,
+    prefetchHeaders: p2p.prefetch_hint ? { "x-dragonfly-prefetch": "true" } : {},
+    pieceBytes: p2p.piece,
+    patienceMs: p2p.patience,
+  };
+  return { proxy, hosts: p2p.hosts };
 }
 
 function buildSlabs(config: Config, native: Native): SlabPool {

@@ -52,6 +52,35 @@ const domainId = z.string().superRefine((value, context) => {
   else if (/[,\s]/.test(value)) context.addIssue("it holds a comma or a blank");
 });
 
+const url = z.string().refine((text) => {
+  return URL.canParse(text) && /^https?:$/.test(new URL(text).protocol);
+}, "write http://host:port");
+/** What may be in a header; line breaks may not. */
+const headerName = z.string().regex(/^[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}$/, "a header's name");
+const headerValue = z.string().regex(/^[\x20-\x7e]{0,4096}$/, "visible ASCII characters");
+
+const p2p = z
+  .strictObject({
+    /** Address of a peer-to-peer HTTP proxy; without it there is none. */
+    proxy: url.optional(),
+    /** Answers 2xx while the proxy works. */
+    health: url.optional(),
+    check_interval: milliseconds("100ms", "10m").prefault("5s"),
+    fallback: z.boolean().default(true),
+    use_http: z.boolean().default(false),
+    /** Registries (host or host:port, as references name them) that it is for; none: for all. */
+    hosts: z.array(z.string().min(1)).max(1000).default([]),
+    piece: bytes("64KiB", "64MiB").prefault("4MiB"),
+    patience: milliseconds("100ms", "10m").prefault("5s"),
+    prefetch_hint: z.boolean().default(false),
+    headers: z.record(headerName, headerValue).default({}),
+  })
+  .superRefine(({ proxy, health, hosts, headers }, context) => {
+    if (proxy !== undefined) return;
+    const isSet = health !== undefined || hosts.length > 0 || Object.keys(headers).length > 0;
+    if (isSet) context.addIssue("it names no proxy");
+  });
+
 export const configSchema = z.strictObject({
   cache: cache.prefault({}),
   kernel: z
@@ -87,6 +116,7 @@ export const configSchema = z.strictObject({
       bootstrap: bytes("1MiB", "16GiB").prefault("1GiB"),
     })
     .prefault({}),
+  p2p: p2p.prefault({}),
   registry: z
     .strictObject({
       connections: z.int().min(1).max(256).default(8),
@@ -94,6 +124,8 @@ export const configSchema = z.strictObject({
       connect_timeout: milliseconds("100ms", "5m").prefault("5s"),
       headers_timeout: milliseconds("100ms", "5m").prefault("10s"),
       stall_timeout: milliseconds("100ms", "5m").prefault("10s"),
+      /** Of a hundred requests that a reader waits for, how many may be made twice. */
+      hedge_percent: z.number().min(0).max(50).default(3),
       /** Hosts (host or host:port) spoken to without TLS; loopback hosts always are. */
       plain_http: z.array(z.string().min(1)).max(1000).default([]),
     })

@@ -34,6 +34,7 @@ export function controlOperations(parts: {
   readonly failures: FailureLog;
   readonly domainId: string;
   readonly status: () => Status;
+  readonly metrics: ControlOperations["metrics"];
 }): ControlOperations {
   return {
     async register({ reference, fsid }, signal): Promise<RegisteredImage> {
@@ -56,5 +57,6 @@ export function controlOperations(parts: {
     },
     lastFailure: (cookieKey) => parts.failures.last(cookieKey),
     status: parts.status,
+    metrics: parts.metrics,
   };
 }

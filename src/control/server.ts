@@ -20,6 +20,14 @@ export interface ControlOperations {
   register(request: z.infer<typeof registerRequest>, signal: AbortSignal): Promise<RegisteredImage>;
   lastFailure(cookieKey: string): PastFailure;
   status(): Status;
+  /** In Prometheus' text format. */
+  metrics(): Promise<{ readonly contentType: string; readonly text: string }>;
+}
+
+interface Answer {
+  readonly status: number;
+  readonly contentType: string;
+  readonly text: string;
 }
 
 export class ControlServer {
@@ -30,13 +38,13 @@ export class ControlServer {
     this.#socketPath = parts.socketPath;
     this.#server = createServer({ requestTimeout: REQUEST_TIMEOUT_MS }, (request, response) => {
       answer(request, parts.operations)
-        .then(({ status, body }) => send(response, status, body))
+        .then((answered) => send(response, answered))
         .catch((error: unknown) => {
           const fault = asDaemonError(error);
           const { code } = fault.fault;
           parts.log.debug({ code, url: request.url }, `control request failed: ${fault.message}`);
           const failure = { code, message: fault.message, hint: fault.policy.hint };
-          send(response, statusOf(fault), { error: failure });
+          send(response, json(statusOf(fault), { error: failure }));
         });
     });
     this.#server.maxConnections = CONNECTIONS_MAX;
@@ -64,24 +72,23 @@ export class ControlServer {
   }
 }
 
-async function answer(
-  request: IncomingMessage,
-  operations: ControlOperations,
-): Promise<{ status: number; body: object }> {
+async function answer(request: IncomingMessage, operations: ControlOperations): Promise<Answer> {
   const url = new URL(request.url ?? "/", "http://erofsd");
   const route = `${request.method} ${url.pathname}`;
   switch (route) {
     case "GET /v1/status":
-      return { status: 200, body: operations.status() };
+      return json(200, operations.status());
+    case "GET /v1/metrics":
+      return { status: 200, ...(await operations.metrics()) };
     case "GET /v1/failures": {
       const key = url.searchParams.get("key");
       if (key === null) throw invalid("key", "the query names no key");
-      return { status: 200, body: { failure: operations.lastFailure(key) } };
+      return json(200, { failure: operations.lastFailure(key) });
     }
     case "POST /v1/images": {
       const body = parseBody(registerRequest, await readBody(request));
       const register = (signal: AbortSignal) => operations.register(body, signal);
-      return { status: 200, body: await whileConnected(request, register) };
+      return json(200, await whileConnected(request, register));
     }
     default:
       throw invalid(route, "no such operation");
@@ -131,9 +138,12 @@ async function readBody(request: IncomingMessage): Promise<string> {
   return text;
 }
 
-function send(response: ServerResponse, status: number, body: object): void {
-  const text = `${JSON.stringify(body)}\n`;
-  response.writeHead(status, { "content-type": "application/json" });
+function json(status: number, body: object): Answer {
+  return { status, contentType: "application/json", text: `${JSON.stringify(body)}\n` };
+}
+
+function send(response: ServerResponse, { status, contentType, text }: Answer): void {
+  response.writeHead(status, { "content-type": contentType });
   response.end(text);
 }
 

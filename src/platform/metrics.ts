@@ -27,7 +27,7 @@ export class Metrics {
     const counter = new Counter({ name, help, labelNames: labels, registers: [this.#registry] });
     return this.#children(
       labels,
-      (values) => counter.labels(values),
+      (values) => counter.labels(...values),
       (child, value) => {
         child.inc(value);
       },
@@ -39,7 +39,7 @@ export class Metrics {
     const gauge = new Gauge({ name, help, labelNames: labels, registers: [this.#registry] });
     return this.#children(
       labels,
-      (values) => gauge.labels(values),
+      (values) => gauge.labels(...values),
       (child, value) => {
         child.set(value);
       },
@@ -58,7 +58,7 @@ export class Metrics {
     });
     return this.#children(
       labels,
-      (values) => histogram.labels(values),
+      (values) => histogram.labels(...values),
       (child, value) => {
         child.observe(value);
       },
@@ -76,16 +76,16 @@ export class Metrics {
   /** Children are kept: finding one anew for each event costs more than the event. */
   #children<L extends string, C>(
     labels: readonly L[],
-    make: (values: Record<L, string>) => C,
+    make: (values: readonly string[]) => C,
     apply: (child: C, value: number) => void,
   ): Change<L> {
     const children = new Map<string, C>();
     return (given, value) => {
-      const bounded = labels.map((label) => [label, this.#bounded(label, given[label])] as const);
-      const key = bounded.map(([, text]) => text).join("\0");
+      const values = labels.map((label) => this.#bounded(label, given[label]));
+      const key = values.join("\0");
       let child = children.get(key);
       if (child === undefined) {
-        child = make(Object.fromEntries(bounded) as Record<L, string>);
+        child = make(values);
         children.set(key, child);
       }
       apply(child, value);

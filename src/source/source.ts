@@ -64,6 +64,14 @@ export interface FetchOptions {
   readonly attemptsMax?: number;
   /** Who waits for it when it begins; default `demand`. */
   readonly urgency?: Urgency;
+  /** These bytes came before and were bad: get them from the registry itself, past any peers. */
+  readonly avoidPeers?: boolean;
+}
+
+/** How ranges of an origin are best cut when nobody waits for them. */
+export interface RangeHint {
+  /** Whole multiples of it, from whole multiples on (to the blob's end): what peers share. */
+  readonly alignBytes: number;
 }
 
 export interface Source {
@@ -93,6 +101,12 @@ export interface Source {
    * blob_truncated when the descriptor says another size.
    */
   blobSize(blob: BlobLocation, options: FetchOptions): Promise<number>;
+
+  /**
+   * For `ahead` and `prefetch` ranges of this origin; undefined: any will do. It changes as peers
+   * come and go, so ask for each; every range is served all the same.
+   */
+  rangeHint?(origin: Origin): RangeHint | undefined;
 
   /** Closes connections; what is under way is rejected with `stopping`. */
   close(): Promise<void>;

@@ -14,8 +14,14 @@ export function createSources(
   makers: Readonly<Record<Origin["kind"], () => Promise<Source>>>,
 ): LazySources {
   const made = new Map<Origin["kind"], Promise<Source>>();
+  const ready = new Map<Origin["kind"], Source>();
+  const make = async (kind: Origin["kind"]): Promise<Source> => {
+    const source = await makers[kind]();
+    ready.set(kind, source);
+    return source;
+  };
   const sourceOf = (kind: Origin["kind"]): Promise<Source> => {
-    const source = made.get(kind) ?? makers[kind]();
+    const source = made.get(kind) ?? make(kind);
     made.set(kind, source);
     return source;
   };
@@ -32,6 +38,7 @@ export function createSources(
       const source = await sourceOf(blob.origin.kind);
       return source.blobSize(blob, options);
     },
+    rangeHint: (origin) => ready.get(origin.kind)?.rangeHint?.(origin),
     async warmUp() {
       await Promise.all([sourceOf("registry"), sourceOf("layout"), sourceOf("directory")]);
     },

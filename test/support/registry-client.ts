@@ -44,6 +44,9 @@ export interface FixtureOptions {
   readonly host?: string;
   readonly access?: AccessBook;
   readonly upstreams?: RegistryParts["upstreams"];
+  readonly peers?: RegistryParts["peers"];
+  /** Beside what is observed for all. */
+  readonly observe?: RegistryParts["observe"];
   /** The scripted server speaks TLS. */
   readonly tls?: ServerTLS;
 }
@@ -51,8 +54,9 @@ export interface FixtureOptions {
 /** Backoff takes no time: the random number is always 0. */
 export async function startClient(
   respond: Respond,
-  { clock = systemClock, options = {}, host, access, upstreams, tls }: FixtureOptions = {},
+  given: FixtureOptions = {},
 ): Promise<ClientFixture> {
+  const { clock = systemClock, options = {}, host, access, upstreams, peers, tls } = given;
   const server = await startScriptedServer(respond, tls);
   const observed: ClientFixture["observed"] = { requests: [], bytes: 0, failures: [] };
   const logged: string[] = [];
@@ -62,7 +66,9 @@ export async function startClient(
     options,
     ...(access === undefined ? {} : { access }),
     ...(upstreams === undefined ? {} : { upstreams }),
+    peers,
     observe: {
+      ...given.observe,
       request: (at) => observed.requests.push(at),
       bytes: (_, count) => {
         observed.bytes += count;

@@ -23,7 +23,18 @@ export interface ProxyProfile {
   readonly checkIntervalMs: number;
   /** Ask the proxy for http where the origin has https, so that it sees what is asked. */
   readonly useHttp?: boolean | undefined;
+  /** Sent to the proxy alone, with every request. */
+  readonly headers?: Readonly<Record<string, string>> | undefined;
+  /** Sent too with what nobody waits for, so that the proxy may fetch the rest of the blob. */
+  readonly prefetchHeaders?: Readonly<Record<string, string>> | undefined;
+  /** In what pieces it and its peers keep and share bytes. */
+  readonly pieceBytes?: number | undefined;
+  /** What nobody waits for is asked of the origin when the proxy has sent nothing for so long. */
+  readonly patienceMs?: number | undefined;
 }
+
+export const PROXY_PIECE_BYTES = 4 * 1024 * 1024;
+export const PROXY_PATIENCE_MS = 5_000;
 
 /** What is left out is as in the registry client's options. */
 export interface AccessProfile {

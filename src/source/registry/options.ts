@@ -3,7 +3,9 @@
 // and a log. All times are in milliseconds.
 
 import type { Clock, Random } from "../../platform/clock.ts";
-import type { AccessBook } from "./access.ts";
+import type { AccessBook, ProxyProfile } from "./access.ts";
+import type { BreakerState } from "./circuit-breaker.ts";
+import type { Via } from "./latency-history.ts";
 import type { Upstream } from "./upstream.ts";
 
 export interface RegistryOptions {
@@ -21,6 +23,8 @@ export interface RegistryOptions {
   readonly headersTimeoutMs: number;
   /** Between two pieces of a body. */
   readonly stallTimeoutMs: number;
+  /** Of a hundred demand requests, how many may be made twice because they are late. */
+  readonly hedgePercent: number;
   /** PEM certificates to trust beside the system's. */
   readonly tlsCa?: string | undefined;
 }
@@ -34,14 +38,31 @@ export const REGISTRY_DEFAULTS: RegistryOptions = {
   connectTimeoutMs: 10_000,
   headersTimeoutMs: 30_000,
   stallTimeoutMs: 30_000,
+  hedgePercent: 3,
 };
 
-/** Called in order of events; must not throw. Hosts as in a URL, with the port. */
+/** Called in order of events; must not throw. Hosts as in a URL, with the port. Times in ms. */
 export interface RegistryObserver {
-  request?(host: string): void;
+  request?(host: string, via: Via): void;
   /** `count` body bytes were received. */
-  bytes?(host: string, count: number): void;
+  bytes?(host: string, count: number, via: Via): void;
   failure?(host: string, code: string): void;
+  /** Of a range: from the request to its first byte, and from there to its last. */
+  firstByte?(host: string, via: Via, elapsedMs: number): void;
+  transfer?(host: string, via: Via, elapsedMs: number): void;
+  /** A late demand request is made once more, and that one was faster. */
+  hedge?(host: string, event: "started" | "won"): void;
+  /** Both peers and the host are asked, and who was first. */
+  peerRace?(host: string, event: "started" | "won_by_peers" | "won_by_registry"): void;
+  peerFailure?(proxyHost: string, cause: string): void;
+  breaker?(host: string, state: BreakerState): void;
+}
+
+/** Peers for all registries, or for the hosts that are named. */
+export interface PeerOptions {
+  readonly proxy: ProxyProfile;
+  /** Hosts as references write them; empty: all. */
+  readonly hosts: readonly string[];
 }
 
 /** The part of a logger that is used here. */
@@ -61,6 +82,8 @@ export interface RegistryParts {
    * configured. Asked for every round of tries; never rejects.
    */
   readonly upstreams?: (host: string, plain: Upstream) => Promise<readonly Upstream[]>;
+  /** A peer-to-peer proxy for repositories whose profile names none. */
+  readonly peers?: PeerOptions | undefined;
   readonly observe?: RegistryObserver;
   readonly log?: RegistryLog;
 }

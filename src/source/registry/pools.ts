@@ -6,7 +6,7 @@
 import { LRUCache } from "lru-cache";
 import { type Dispatcher, Pool, ProxyAgent } from "undici";
 import { ignoreBecause } from "../ignore.ts";
-import { type Access, basicAuthorization } from "./access.ts";
+import { type Access, type ProxyProfile, basicAuthorization } from "./access.ts";
 import type { RegistryOptions } from "./options.ts";
 import { type TLSNeeds, type TLSOptions, loadTLS } from "./tls-options.ts";
 import type { Upstream } from "./upstream.ts";
@@ -18,8 +18,8 @@ const KEEP_ALIVE_MS = 30_000;
 export interface Way {
   readonly access: Access | undefined;
   readonly upstream: Upstream | undefined;
-  /** Through the proxy of `access`. */
-  readonly proxied: boolean;
+  /** Through this one; undefined: straight. */
+  readonly proxy: ProxyProfile | undefined;
 }
 
 /** Where to dispatch a request, and as what. */
@@ -45,7 +45,7 @@ export class Pools {
 
   /** Rejects with an error that names the file when a file of certificates cannot be read. */
   async for(url: URL, way: Way): Promise<Connection> {
-    const proxy = way.proxied ? way.access?.profile.proxy : undefined;
+    const { proxy } = way;
     if (proxy === undefined) {
       const dispatcher = await this.#pool(url.origin, way, "");
       return { dispatcher, target: `${url.pathname}${url.search}`, headers: {} };

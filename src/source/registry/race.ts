@@ -233,12 +233,6 @@ function idle(index: 0 | 1): Runner {
 function rank(error: unknown): number {
   if (!(error instanceof DaemonError)) return 0;
   if (error.policy.retry === "never") return 4;
-  switch (error.fault.code) {
-    case "registry_unreachable":
-      return 1;
-    case "registry_timeout":
-      return 2;
-    default:
-      return 3;
-  }
+  const { code } = error.fault;
+  return code === "registry_unreachable" ? 1 : code === "registry_timeout" ? 2 : 3;
 }

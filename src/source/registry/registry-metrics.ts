@@ -37,23 +37,13 @@ export function registryMetrics(metrics: Metrics): Required<RegistryObserver> {
     labels: ["host", "via"],
     buckets: TRANSFER_SECONDS,
   });
-  return { ...seconds({ firstByte, transfer }), ...racing(metrics), ...counting() };
-
-  function counting() {
-    return {
-      request: (host: string, via: string) => requests({ host, via }, 1),
-      bytes: (host: string, count: number, via: string) => received({ host, via }, count),
-      failure: (host: string, code: string) => failures({ host, code }, 1),
-    };
-  }
-}
-
-type Timed = (labels: { host: string; via: string }, value: number) => void;
-
-function seconds({ firstByte, transfer }: { firstByte: Timed; transfer: Timed }) {
   return {
-    firstByte: (host: string, via: string, ms: number) => firstByte({ host, via }, ms / 1000),
-    transfer: (host: string, via: string, ms: number) => transfer({ host, via }, ms / 1000),
+    request: (host, via) => requests({ host, via }, 1),
+    bytes: (host, count, via) => received({ host, via }, count),
+    failure: (host, code) => failures({ host, code }, 1),
+    firstByte: (host, via, elapsedMs) => firstByte({ host, via }, elapsedMs / 1000),
+    transfer: (host, via, elapsedMs) => transfer({ host, via }, elapsedMs / 1000),
+    ...racing(metrics),
   };
 }
 

@@ -8,8 +8,19 @@ import { DaemonError, invariant } from "../../errors.ts";
 import { isRepository, isTag } from "../../image/oci/reference.ts";
 import { type Extent, extentEnd, isDigest } from "../../units.ts";
 import { withBounds } from "../deadline.ts";
-import type { BlobLocation, FetchedManifest, FetchOptions, Origin, Source } from "../source.ts";
+import type {
+  BlobLocation,
+  FetchedManifest,
+  FetchOptions,
+  Origin,
+  RangeHint,
+  Source,
+} from "../source.ts";
+import { PROXY_PIECE_BYTES } from "./access.ts";
+import { HedgeBudget } from "./hedge-budget.ts";
 import { HTTPClient, type Try } from "./http-get.ts";
+import { Lanes, type StraightTry } from "./lanes.ts";
+import { LatencyHistory } from "./latency-history.ts";
 import { fetchManifest } from "./manifest-fetch.ts";
 import {
   REGISTRY_DEFAULTS,
@@ -18,8 +29,9 @@ import {
   type RegistryOptions,
   type RegistryParts,
 } from "./options.ts";
+import { Peers } from "./peers.ts";
 import { Pools } from "./pools.ts";
-import { fetchRange, fetchSize } from "./range-fetch.ts";
+import { fetchSize } from "./range-fetch.ts";
 import { withRetries } from "./retry.ts";
 import { type RoundOptions, tryInOrder } from "./rounds.ts";
 import { Transport } from "./transport.ts";
@@ -46,6 +58,9 @@ class RegistrySource implements Source {
   readonly #log: RegistryLog | undefined;
   readonly #pools: Pools;
   readonly #http: HTTPClient;
+  readonly #history: LatencyHistory;
+  readonly #peers: Peers;
+  readonly #lanes: Lanes;
   readonly #closing = new AbortController();
 
   constructor(parts: RegistryParts) {
@@ -56,6 +71,7 @@ class RegistrySource implements Source {
     this.#observe = parts.observe ?? {};
     this.#log = parts.log;
     this.#pools = new Pools(this.#options);
+    this.#history = new LatencyHistory(parts);
     const closing = this.#closing.signal;
     const { clock } = parts;
     const transport = new Transport({
@@ -63,10 +79,26 @@ class RegistrySource implements Source {
       options: this.#options,
       pools: this.#pools,
       observe: this.#observe,
-      log: this.#log,
       closing,
     });
-    this.#http = new HTTPClient({ clock, wallClockMs: Date.now, transport, closing });
+    const http = new HTTPClient({ clock, wallClockMs: Date.now, transport, closing });
+    this.#http = http;
+    this.#peers = new Peers({
+      clock,
+      options: parts.peers,
+      observe: this.#observe,
+      log: this.#log,
+      closing,
+      ping: (url) => transport.ping(url),
+    });
+    this.#lanes = new Lanes({
+      clock,
+      http,
+      history: this.#history,
+      hedges: new HedgeBudget({ percent: this.#options.hedgePercent }),
+      peers: this.#peers,
+      observe: this.#observe,
+    });
   }
 
   async fetchManifest(
@@ -78,7 +110,7 @@ class RegistrySource implements Source {
     const what = `manifest ${wanted} of ${origin.repository}`;
     const purpose = isDigest(wanted) ? "pull" : "resolve";
     return await this.#fetch({ origin, purpose, what, options }, (attempt) =>
-      fetchManifest(this.#http, attempt, wanted),
+      this.#lanes.ask(attempt, (asked) => fetchManifest(this.#http, asked, wanted)),
     );
   }
 
@@ -98,18 +130,29 @@ class RegistrySource implements Source {
       onPiece(piece);
     };
     const fetch = { origin, purpose: "pull", what: `blob ${digest}`, options } as const;
-    await this.#fetch(fetch, (attempt) => {
+    const { urgency = "demand", deadlineMs, avoidPeers = false } = options;
+    if (avoidPeers) this.#peers.accuse(digest, extent);
+    const terms = { urgency, deadlineMs, avoidPeers };
+    await this.#fetch(fetch, (attempt, spare) => {
       const wanted = { offset, length: end - offset };
       // All bytes are there, but the upstream's answer did not end well.
       if (wanted.length === 0) return Promise.resolve();
-      return fetchRange(this.#http, attempt, { blob, wanted, onPiece: count });
+      return this.#lanes.fetch(attempt, { blob, wanted, onPiece: count }, terms, spare);
     });
   }
 
   async blobSize(blob: BlobLocation, options: FetchOptions): Promise<number> {
     const what = `size of blob ${blob.digest}`;
     const fetch = { origin: blob.origin, purpose: "pull", what, options } as const;
-    return await this.#fetch(fetch, (attempt) => fetchSize(this.#http, attempt, blob));
+    return await this.#fetch(fetch, (attempt) =>
+      this.#lanes.ask(attempt, (asked) => fetchSize(this.#http, asked, blob)),
+    );
+  }
+
+  rangeHint({ host, repository }: Origin): RangeHint | undefined {
+    const proxy = this.#peers.proxyFor(host, this.#parts.access?.get(host, repository));
+    if (proxy === undefined || !this.#peers.isInUse(proxy)) return undefined;
+    return { alignBytes: proxy.pieceBytes ?? PROXY_PIECE_BYTES };
   }
 
   async close(): Promise<void> {
@@ -119,7 +162,10 @@ class RegistrySource implements Source {
   }
 
   /** Tries within the caller's bounds, round by round, counting and logging what fails. */
-  #fetch<T>(fetch: Fetch, run: (attempt: Try) => Promise<T>): Promise<T> {
+  #fetch<T>(
+    fetch: Fetch,
+    run: (attempt: StraightTry, spare: StraightTry | undefined) => Promise<T>,
+  ): Promise<T> {
     const { origin, what, options } = fetch;
     const { host } = origin;
     invariant(origin.kind === "registry" && isRepository(origin.repository), "a registry's origin");
@@ -127,7 +173,6 @@ class RegistrySource implements Source {
     const { deadlineMs } = options;
     const signals = [options.signal, this.#closing.signal];
     const { attemptsMax, backoffBaseMs, backoffCapMs } = this.#options;
-    const route = { isDirect: false };
     return withBounds({ clock, deadlineMs, signals, what }, (signal) =>
       withRetries(
         {
@@ -144,10 +189,20 @@ class RegistrySource implements Source {
             this.#log?.warn(fields, `${error.message}; trying again`);
           },
         },
-        async (hints) =>
-          await tryInOrder(await this.#round(fetch, signal), hints, (upstream, own) =>
-            run({ ...this.#whose(fetch, upstream), what, route, signal, hints: own }),
-          ),
+        async (hints) => {
+          const round = await this.#round(fetch, signal);
+          return await tryInOrder(round, hints, (upstream, own) => {
+            const { upstreams } = round;
+            const next = upstreams[upstreams.indexOf(upstream) + 1];
+            const of = (whose: Upstream): StraightTry => ({
+              ...this.#whose(fetch, whose),
+              what,
+              signal,
+              hints: own,
+            });
+            return run(of(upstream), next && of(next));
+          });
+        },
       ),
     );
   }

@@ -42,7 +42,9 @@ describe("the defaults", () => {
     expect(config.engine.window).toBe(1024 * 1024);
     expect(config.limits.open_timeout).toBe(15_000);
     expect(config.limits.bytes_in_flight).toBe(64 * 1024 * 1024);
-    expect(config.registry.plain_http).toEqual([]);
+    expect(config.registry).toMatchObject({ plain_http: [], hedge_percent: 3 });
+    expect(config.p2p).toMatchObject({ fallback: true, check_interval: 5_000, piece: 4_194_304 });
+    expect(config.p2p.proxy).toBeUndefined();
   });
 
   test("hold for what a table leaves out", () => {
@@ -93,6 +95,11 @@ describe("a wrong value names its key:", () => {
     [`[kernel]\ndomain_id = "${"d".repeat(249)}"`, "kernel.domain_id", "248"],
     ['[log]\nlevel = "loud"', "log.level", ""],
     ["cache = 7", "cache", ""],
+    ["[registry]\nhedge_percent = 51", "registry.hedge_percent", ""],
+    ['[p2p]\nproxy = "127.0.0.1:4001"', "p2p.proxy", "write http://host:port"],
+    ['[p2p]\nhosts = ["a"]', "p2p", "it names no proxy"],
+    ['[p2p]\nproxy = "http://a"\nheaders = { "a b" = "c" }', "p2p.headers.a b", ""],
+    ['[p2p]\nproxy = "http://a"\nheaders = { a = "b\\r\\nc: d" }', "p2p.headers.a", "visible"],
   ])("%j", (text, key, part) => {
     const detail = mistake(text);
     expect(detail.startsWith(`${key}:`), detail).toBe(true);

@@ -46,6 +46,7 @@ beforeEach(async () => {
     register: () => Promise.resolve(IMAGE),
     lastFailure: () => undefined,
     status: () => STATUS,
+    metrics: () => Promise.resolve({ contentType: "text/plain; version=0.0.4", text: "up 1\n" }),
   };
 });
 
@@ -145,6 +146,14 @@ describe("the socket", () => {
 });
 
 describe("an answer", () => {
+  test("has the metrics as Prometheus reads them", async () => {
+    await listening();
+    const answer = await raw(request("GET /v1/metrics"));
+    expect(answer).toMatch(/^HTTP\/1.1 200 OK\r\n/);
+    expect(answer).toContain("content-type: text/plain; version=0.0.4\r\n");
+    expect(answer).toContain("up 1\n");
+  });
+
   test("carries the status, the last failure and a registered image", async () => {
     const failure = { code: "key_unknown", message: "m", hint: "h", atMs: 5 };
     const asked: string[] = [];

@@ -21,6 +21,8 @@ import {
 const EXTENT = { offset: 10, length: 50_000 };
 const WANTED = CONTENT.subarray(10, 50_010);
 const INTERVAL_MS = 5_000;
+/** Nobody waits for it: it is given to the proxy, and to the registry only when that fails. */
+const CALM = { urgency: "prefetch" } as const;
 
 const right: Respond = (request, socket) => socket.write(rightAnswer(request, CONTENT));
 
@@ -70,7 +72,7 @@ async function startProxied(
 
 it("asks the proxy, in absolute form, and not the registry", async () => {
   await using made = await startProxied(right);
-  expect(sameBytes(await made.client.read(EXTENT), WANTED)).toBe(true);
+  expect(sameBytes(await made.client.read(EXTENT, CALM), WANTED)).toBe(true);
   const { host } = made.client.server;
   const [request] = made.proxy.requests;
   expect(request?.path).toBe(`http://${host}/v2/team/app/blobs/${made.client.blob.digest}`);
@@ -83,7 +85,7 @@ it("asks the proxy, in absolute form, and not the registry", async () => {
 
 it("asks for http where the profile wants that, though the registry has https", async () => {
   await using made = await startProxied(right, { scheme: "https", useHttp: true });
-  expect(sameBytes(await made.client.read(EXTENT), WANTED)).toBe(true);
+  expect(sameBytes(await made.client.read(EXTENT, CALM), WANTED)).toBe(true);
   expect(made.proxy.requests[0]?.path).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/v2\//);
 });
 
@@ -123,7 +125,7 @@ it.each<[string, Respond]>([
   ["a body that breaks off", cut],
 ])("goes to the registry when the proxy answers %s, with fallback", async (_, respond) => {
   await using made = await startProxied(respond);
-  expect(sameBytes(await made.client.read(EXTENT), WANTED)).toBe(true);
+  expect(sameBytes(await made.client.read(EXTENT, CALM), WANTED)).toBe(true);
   expect(made.proxy.requests).toHaveLength(1);
   expect(made.client.server.requests).toHaveLength(1);
 });
@@ -147,8 +149,16 @@ it("names a proxy that cannot be reached", async () => {
   expect("detail" in fault ? fault.detail : "").toContain(`through the proxy ${host}`);
 });
 
-it("takes what the registry says through the proxy as the registry's word", async () => {
+it("asks the registry itself when it is said to refuse, for that may be the proxy's invention", async () => {
   await using made = await startProxied((_, socket) => socket.write(response(404)));
+  expect(sameBytes(await made.client.read(EXTENT, CALM), WANTED)).toBe(true);
+  expect(made.client.server.requests).toHaveLength(1);
+});
+
+it("has only what the proxy says, without fallback", async () => {
+  await using made = await startProxied((_, socket) => socket.write(response(404)), {
+    fallback: false,
+  });
   expect((await made.client.readFault(EXTENT)).fault.code).toBe("blob_not_found");
   expect(made.client.server.requests).toEqual([]);
 });

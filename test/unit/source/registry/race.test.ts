@@ -103,7 +103,9 @@ function expectTidy({ clock, cancel, a, b }: Rig): void {
 
 type Step = "a piece" | "a end" | "a fail" | "b piece" | "b end" | "b fail" | "wait" | "cancel";
 
-const LANE_SCRIPTS: readonly (readonly ("piece" | "end" | "fail")[])[] = [
+type LaneStep = "piece" | "end" | "fail";
+
+const LANE_SCRIPTS: readonly (readonly LaneStep[])[] = [
   [],
   ["end"],
   ["fail"],
@@ -111,6 +113,8 @@ const LANE_SCRIPTS: readonly (readonly ("piece" | "end" | "fail")[])[] = [
   ["piece", "fail"],
   ["piece", "piece", "end"],
 ];
+
+const TIMES: readonly (readonly Step[])[] = [["wait"], ["wait", "wait"], ["wait", "cancel"]];
 
 function interleavings(...lists: (readonly Step[])[]): Step[][] {
   const left = lists.filter((list) => list.length > 0);
@@ -170,11 +174,11 @@ async function expectRules(steps: readonly Step[], takesOver: boolean): Promise<
 describe("two lanes", () => {
   it("deliver each byte once and in order, in every order of what happens to them", async () => {
     const runs: Promise<void>[] = [];
-    const named = (lane: "a" | "b", script: readonly string[]): Step[] =>
-      script.map((step) => `${lane} ${step}` as Step);
+    const named = (lane: "a" | "b", script: readonly LaneStep[]): Step[] =>
+      script.map((step): Step => `${lane} ${step}`);
     for (const a of LANE_SCRIPTS) {
       for (const b of LANE_SCRIPTS) {
-        for (const extra of [["wait"], ["wait", "wait"], ["wait", "cancel"]] as Step[][]) {
+        for (const extra of TIMES) {
           for (const steps of interleavings(named("a", a), named("b", b), extra)) {
             runs.push(expectRules(steps, runs.length % 2 === 0));
           }
