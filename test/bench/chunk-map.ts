@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a Nydus blob of a million chunks costs: reading its chunk table and chunk infos into a
-// chunk map, reading the map back from a file, looking a chunk up. Run by hand:
-//   npx rolldown test/bench/chunk-map.ts --platform node --file /tmp/chunk-map.mjs && node /tmp/chunk-map.mjs
+// chunk map, reading the map back from a file, looking a chunk up. `scripts/bench maps` runs it.
 
 import { performance } from "node:perf_hooks";
 import { buildChunkMap } from "../../src/image/rafs/build-chunk-map.ts";

@@ -3,7 +3,7 @@
 // a deflate stream put together bit by bit, so that its blocks begin at whichever bit is wanted.
 
 import ffi from "ffi-napi";
-import { address } from "ref-napi";
+import ref from "ref-napi";
 
 const zstd = ffi.Library("libzstd.so.1", {
   ZSTD_compress: ["size_t", ["size_t", "size_t", "size_t", "size_t", "int"]],
@@ -17,14 +17,14 @@ const boundOf = (bytes: Uint8Array): number => bytes.length + (bytes.length >> 6
 export function zstdFrame(bytes: Uint8Array, level = 3): Buffer {
   const from = Buffer.from(bytes);
   const to = Buffer.alloc(boundOf(bytes));
-  const pointers = [address(to), to.length, address(from), from.length] as const;
+  const pointers = [ref.address(to), to.length, ref.address(from), from.length] as const;
   return to.subarray(0, Number(zstd.ZSTD_compress(...pointers, level)));
 }
 
 export function lz4Block(bytes: Uint8Array): Buffer {
   const from = Buffer.from(bytes);
   const to = Buffer.alloc(boundOf(bytes));
-  const pointers = [address(from), address(to)] as const;
+  const pointers = [ref.address(from), ref.address(to)] as const;
   return to.subarray(0, lz4.LZ4_compress_default(...pointers, from.length, to.length));
 }
 
