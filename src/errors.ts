@@ -98,7 +98,7 @@ export const ERROR_POLICY = {
     "never",
     EACCES,
     REMOTE,
-    "the registry wants credentials for this repository",
+    "the registry wants (other) credentials for this repository: see `erofsd login --help`",
   ),
   registry_throttled: policy(
     "same-source",

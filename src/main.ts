@@ -95,7 +95,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
       for (const key of keys) failures.record(key, error);
     },
   });
-  const { source, counts, slabs, engine, bindings, store, streams, admission } = rooms;
+  const { source, counts, pushed, slabs, engine, bindings, store, streams, admission } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
   const openTimeoutMs = config.limits.open_timeout;
@@ -132,7 +132,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     const { metrics } = await rooms.metrics();
     return { contentType: metrics.contentType, text: await metrics.text() };
   };
-  const operations = controlOperations({ names, failures, domainId, status, metrics });
+  const operations = controlOperations({ names, failures, pushed, domainId, status, metrics });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
   const { warmUp } = rooms;
   const handler = new Admission(opener, engine);

@@ -5,6 +5,7 @@
 
 import { randomInt } from "node:crypto";
 import { mkdir } from "node:fs/promises";
+import { homedir } from "node:os";
 import { join } from "node:path";
 import { dropCachedKey, dropUntrustedFiles } from "./cache/untrusted-files.ts";
 import type { Config } from "./config/config.ts";
@@ -18,6 +19,8 @@ import type { Log } from "./platform/log.ts";
 import type { Native } from "./platform/native.ts";
 import { SlabPool } from "./platform/slab-pool.ts";
 import { AccessBook } from "./source/registry/access.ts";
+import { takeEnvironment } from "./source/registry/credentials/environment.ts";
+import { PushedCredentials } from "./source/registry/credentials/pushed.ts";
 import {
   type PeerOptions,
   type RegistryObserver,
@@ -45,7 +48,7 @@ export type Rooms = Awaited<ReturnType<typeof buildRooms>>;
 export async function buildRooms(parts: RoomsParts, adopted = false) {
   const { config, native, log } = parts;
   const { bindings, store } = await loadState(config, log, adopted);
-  const { source, counts, access, metrics } = buildSource(config, log);
+  const { source, counts, access, pushed, metrics } = buildSource(config, log);
   const slabs = buildSlabs(config, native);
   const engine = new Engine({
     clock,
@@ -84,6 +87,7 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
     source,
     counts,
     access,
+    pushed,
     metrics,
     slabs,
     engine,
@@ -98,12 +102,18 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
 function buildSource(config: Config, log: Log) {
   const counts = { requests: 0, bytes: 0, failures: 0 };
   const access = new AccessBook();
+  const pushed = new PushedCredentials();
+  const environment = takeEnvironment(process.env, homedir());
   const metrics = lazyMetrics();
   const source = createSources({
     async registry() {
       const { createRegistrySource } = await import("./source/registry/registry-source.ts");
+      const from = await import("./source/registry/credentials/create-source.ts");
       const observe = counting(counts, (await metrics()).registry);
-      return createRegistrySource({ ...registryParts(config, log), access, observe });
+      const { credentials: configured, docker_config: dockerConfig } = config.registry;
+      const given = { clock, log, pushed, configured, dockerConfig, environment };
+      const credentials = from.createCredentialSource(given);
+      return createRegistrySource({ ...registryParts(config, log), access, credentials, observe });
     },
     async layout() {
       const { createLayoutSource } = await import("./source/layout.ts");
@@ -114,7 +124,7 @@ function buildSource(config: Config, log: Log) {
       return createDirectorySource({ clock });
     },
   });
-  return { source, counts, access, metrics };
+  return { source, counts, access, pushed, metrics };
 }
 
 /** Made with the registry client, or when somebody asks for them. */

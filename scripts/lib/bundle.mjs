@@ -17,7 +17,7 @@ const programs = ["erofsd", "erofsd-nydusd"];
 const START =
   /src\/(errors|units|nydusd\/[^/]+|platform\/(clock|private-socket)|state\/(json-file|durable-file))\.ts$/;
 const ROOMS =
-  /src\/((rooms|nydusd-[^/]+)\.ts|(decoder|flow|image|planner|state|cache|platform|config)\/|kernel\/(?!mount)|source\/(source|sources|blob-file|registry\/(access|options))\.ts)|node_modules\/(zod|lru-cache|smol-toml|fastest-levenshtein)\//;
+  /src\/((rooms|nydusd-[^/]+)\.ts|(decoder|flow|image|planner|state|cache|platform|config)\/|kernel\/(?!mount)|source\/(source|sources|blob-file|registry\/(access|options|credentials\/(environment|grant|host-keys|pushed)))\.ts)|node_modules\/(zod|lru-cache|smol-toml|fastest-levenshtein)\//;
 
 const groups = [
   { name: "start", test: START, priority: 3 },

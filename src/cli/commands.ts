@@ -14,6 +14,7 @@ const EXIT_STATUS = `Exit status: 0 done, 1 a bug, 2 wrong usage or configuratio
 
 const CONFIG_FILE = `configuration file (default ${DEFAULT_CONFIG_PATH}, if it exists)`;
 const REFERENCE = "host[:port]/repo[:tag][@digest], or oci:PATH[:tag]";
+const PREFIX = "for this repository and those below it, instead of the whole host";
 const LAZY = "detach it now, finish when its last user has left";
 
 /** Runs one command line (without node and script) and returns its exit status. */
@@ -37,6 +38,10 @@ export async function runCommand(words: string[]): Promise<number> {
 }
 
 function addCommands(parser: Argv): Argv {
+  return addCredentialCommands(addImageCommands(parser));
+}
+
+function addImageCommands(parser: Argv): Argv {
   return parser
     .command(
       "serve",
@@ -85,6 +90,46 @@ function addCommands(parser: Argv): Argv {
         printStatus(await ask(path, request), given);
       },
     );
+}
+
+function addCredentialCommands(parser: Argv): Argv {
+  return parser
+    .command(
+      "login <host>",
+      "give the running daemon credentials for a registry, kept in its memory alone",
+      (y) =>
+        credentialOptions(y)
+          .option("username", { alias: "u", type: "string", requiresArg: true })
+          .option("password-stdin", {
+            type: "boolean",
+            default: false,
+            describe: "read the password from standard input",
+          })
+          .option("token-stdin", {
+            type: "boolean",
+            default: false,
+            describe: "read a token from standard input, to be sent as it is",
+          }),
+      async (given) => {
+        const { loginCommand } = await import("./login-command.ts");
+        await loginCommand({ ...given, socketPath: await socketPath(given) });
+      },
+    )
+    .command(
+      "logout <host>",
+      "make the running daemon forget what login gave it",
+      (y) => credentialOptions(y),
+      async (given) => {
+        const { logoutCommand } = await import("./login-command.ts");
+        await logoutCommand({ ...given, socketPath: await socketPath(given) });
+      },
+    );
+}
+
+function credentialOptions<T>(y: Argv<T>) {
+  return socketOptions(y)
+    .positional("host", { type: "string", demandOption: true, describe: "host[:port]" })
+    .option("repository", { type: "string", requiresArg: true, describe: PREFIX });
 }
 
 function socketOptions<T>(y: Argv<T>) {

@@ -10,6 +10,7 @@ import { DaemonError } from "../errors.ts";
 import { volumePartProblem } from "../kernel/cachefiles/keys.ts";
 import { LOG_FORMATS, LOG_LEVELS } from "../platform/log.ts";
 import { BLOCK_BYTES } from "../units.ts";
+import { registryCredentials } from "./credentials.ts";
 import { bytes, milliseconds } from "./quantities.ts";
 
 export const DEFAULT_CONFIG_PATH = "/etc/erofsd/config.toml";
@@ -128,6 +129,12 @@ export const configSchema = z.strictObject({
       hedge_percent: z.number().min(0).max(50).default(3),
       /** Hosts (host or host:port) spoken to without TLS; loopback hosts always are. */
       plain_http: z.array(z.string().min(1)).max(1000).default([]),
+      /** A config.json of docker's; default: where docker has it; empty: none. */
+      docker_config: z
+        .string()
+        .regex(/^(?:\/.*)?$/, "an absolute path, or empty")
+        .optional(),
+      credentials: registryCredentials,
     })
     .prefault({}),
 });

@@ -6,6 +6,7 @@ import { LRUCache } from "lru-cache";
 import { DaemonError } from "../errors.ts";
 import type { NameResolver } from "../flow/name-resolver.ts";
 import { cookieKeyProblem } from "../kernel/cachefiles/keys.ts";
+import type { PushedCredentials } from "../source/registry/credentials/pushed.ts";
 import type { PastFailure, RegisteredImage, Status } from "./schema.ts";
 import type { ControlOperations } from "./server.ts";
 
@@ -32,6 +33,7 @@ export class FailureLog {
 export function controlOperations(parts: {
   readonly names: NameResolver;
   readonly failures: FailureLog;
+  readonly pushed: PushedCredentials;
   readonly domainId: string;
   readonly status: () => Status;
   readonly metrics: ControlOperations["metrics"];
@@ -58,5 +60,10 @@ export function controlOperations(parts: {
     lastFailure: (cookieKey) => parts.failures.last(cookieKey),
     status: parts.status,
     metrics: parts.metrics,
+    pushCredentials({ host, repository, ...given }) {
+      const credentials = "token" in given ? { bearer: given.token } : given;
+      parts.pushed.set(host, repository, credentials);
+    },
+    dropCredentials: ({ host, repository }) => parts.pushed.delete(host, repository),
   };
 }

@@ -19,6 +19,33 @@ export const registerRequest = z.strictObject({
   fsid: z.string().min(1).max(252).optional(),
 });
 
+const secret = z
+  .string()
+  .min(1)
+  .max(32 * 1024);
+const secretPlace = {
+  /** As in a reference, or as docker writes it. */
+  host: z.string().min(1).max(1024),
+  /** This repository and those below it; default: all of the host. */
+  repository: z.string().min(1).max(1024).optional(),
+};
+
+/** POST /v1/credentials: kept in memory, never given back. The answer is an empty object. */
+export const pushCredentials = z.union(
+  [
+    z.strictObject({ ...secretPlace, username: z.string().min(1).max(1024), password: secret }),
+    z.strictObject({ ...secretPlace, token: secret }),
+  ],
+  { error: "give host, maybe repository, and username and password, or token" },
+);
+export type PushCredentials = z.infer<typeof pushCredentials>;
+export const pushedAnswer = z.strictObject({});
+
+/** DELETE /v1/credentials?host=HOST&repository=PREFIX */
+export const dropCredentials = z.strictObject(secretPlace);
+export type DropCredentials = z.infer<typeof dropCredentials>;
+export const droppedAnswer = z.strictObject({ deleted: z.boolean() });
+
 export const registeredImage = z.strictObject({
   reference: z.string(),
   manifestDigest: z.string(),

@@ -9,7 +9,16 @@ import * as z from "zod";
 import { DaemonError, asDaemonError } from "../errors.ts";
 import type { Log } from "../platform/log.ts";
 import { isAnswered, listenPrivately } from "../platform/private-socket.ts";
-import { registerRequest, type PastFailure, type RegisteredImage, type Status } from "./schema.ts";
+import {
+  type DropCredentials,
+  type PastFailure,
+  type PushCredentials,
+  type RegisteredImage,
+  type Status,
+  dropCredentials,
+  pushCredentials,
+  registerRequest,
+} from "./schema.ts";
 
 const BODY_BYTES_MAX = 64 * 1024;
 const CONNECTIONS_MAX = 64;
@@ -22,6 +31,9 @@ export interface ControlOperations {
   status(): Status;
   /** In Prometheus' text format. */
   metrics(): Promise<{ readonly contentType: string; readonly text: string }>;
+  pushCredentials(request: PushCredentials): void;
+  /** False when there were none. */
+  dropCredentials(request: DropCredentials): boolean;
 }
 
 interface Answer {
@@ -42,7 +54,8 @@ export class ControlServer {
         .catch((error: unknown) => {
           const fault = asDaemonError(error);
           const { code } = fault.fault;
-          parts.log.debug({ code, url: request.url }, `control request failed: ${fault.message}`);
+          const { method, url } = request;
+          parts.log.debug({ code, method, url }, `control request failed: ${fault.message}`);
           const failure = { code, message: fault.message, hint: fault.policy.hint };
           send(response, json(statusOf(fault), { error: failure }));
         });
@@ -90,6 +103,13 @@ async function answer(request: IncomingMessage, operations: ControlOperations): 
       const register = (signal: AbortSignal) => operations.register(body, signal);
       return json(200, await whileConnected(request, register));
     }
+    case "POST /v1/credentials":
+      operations.pushCredentials(parseBody(pushCredentials, await readBody(request)));
+      return json(200, {});
+    case "DELETE /v1/credentials": {
+      const asked = checked(dropCredentials, Object.fromEntries(url.searchParams));
+      return json(200, { deleted: operations.dropCredentials(asked) });
+    }
     default:
       throw invalid(route, "no such operation");
   }
@@ -115,10 +135,15 @@ function parseBody<T>(schema: z.ZodType<T>, text: string): T {
   let json: unknown;
   try {
     json = JSON.parse(text);
-  } catch (error) {
-    throw invalid("body", error instanceof Error ? error.message : "not JSON");
+  } catch {
+    // The reason would quote the text, which may be a password.
+    throw invalid("body", "it is not JSON");
   }
-  const result = schema.safeParse(json);
+  return checked(schema, json);
+}
+
+function checked<T>(schema: z.ZodType<T>, value: unknown): T {
+  const result = schema.safeParse(value);
   if (result.success) return result.data;
   const [issue] = result.error.issues;
   throw invalid(issue?.path.map(String).join(".") || "body", issue?.message ?? "not as expected");

@@ -6,6 +6,9 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { systemClock } from "../../src/platform/clock.ts";
 import { AccessBook } from "../../src/source/registry/access.ts";
+import { createCredentialSource } from "../../src/source/registry/credentials/create-source.ts";
+import { takeEnvironment } from "../../src/source/registry/credentials/environment.ts";
+import { PushedCredentials } from "../../src/source/registry/credentials/pushed.ts";
 import { createRegistrySource } from "../../src/source/registry/registry-source.ts";
 import type { FetchOptions, Origin, Source } from "../../src/source/source.ts";
 import { type RunningRegistry, startDockerRegistry } from "../support/docker-registry.ts";
@@ -37,7 +40,15 @@ beforeAll(async () => {
   await open.stop();
   await writeFile(usersFile(), USERS["one-secret"]);
   registry = await startDockerRegistry({ storage, htpasswd: usersFile() });
-  source = createRegistrySource({ clock: systemClock, random: () => 0, access });
+  const credentials = createCredentialSource({
+    clock: systemClock,
+    log: undefined,
+    pushed: new PushedCredentials(),
+    configured: [],
+    dockerConfig: join(folder, "config.json"),
+    environment: takeEnvironment({}, folder),
+  });
+  source = createRegistrySource({ clock: systemClock, random: () => 0, access, credentials });
   origin = { kind: "registry", host: registry.host, repository: "team/app" };
 });
 
@@ -94,3 +105,20 @@ it("with the password reads manifests and blobs, and with a renewed one goes on"
   login("two-secret");
   expect(await readBytes()).toBe(LAYER.bytes.length);
 });
+
+it("with docker's config.json follows a changed password, too", async () => {
+  access.delete(registry.host, "team/app");
+  await dockerLogin("two-secret");
+  expect(await readBytes()).toBe(LAYER.bytes.length);
+  await writeFile(usersFile(), USERS["one-secret"]);
+  await utimes(usersFile(), new Date(), new Date(Date.now() + 10_000));
+  expect((await faultFrom(readBytes())).code).toBe("registry_unauthorized");
+  await dockerLogin("one-secret");
+  expect(await readBytes()).toBe(LAYER.bytes.length);
+});
+
+async function dockerLogin(password: string): Promise<void> {
+  const auth = Buffer.from(`alice:${password}`).toString("base64");
+  const config = JSON.stringify({ auths: { [registry.host]: { auth } } });
+  await writeFile(join(folder, "config.json"), config);
+}

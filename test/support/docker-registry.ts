@@ -28,6 +28,17 @@ export interface RegistryStart {
   readonly address?: string;
   /** A file of user names and passwords as bcrypt hashes, read again whenever it changes. */
   readonly htpasswd?: string;
+  /** Tokens of this service open it. */
+  readonly tokens?: TokenAuth;
+}
+
+/** The registry's own words for where tokens are had and whose signature counts. */
+export interface TokenAuth {
+  readonly realm: string;
+  readonly service: string;
+  readonly issuer: string;
+  /** Path of a PEM file. */
+  readonly rootcertbundle: string;
 }
 
 /** Resolves once it listens. Rejects when the binary is missing or it ends before that. */
@@ -37,7 +48,7 @@ export async function startDockerRegistry(start: RegistryStart = {}): Promise<Ru
   const address = start.address ?? "127.0.0.1";
   const host = `${address}:${start.port ?? (await freePort())}`;
   const config = join(home, "config.yml");
-  await writeFile(config, configText(host, storage, start.htpasswd));
+  await writeFile(config, configText(host, storage, start));
   const child = spawn(BINARY, ["serve", config], { stdio: ["ignore", "ignore", "pipe"] });
   try {
     await listening(child);
@@ -59,15 +70,17 @@ export async function startDockerRegistry(start: RegistryStart = {}): Promise<Ru
   };
 }
 
-function configText(host: string, storage: string, htpasswd: string | undefined): string {
-  const auth = `auth: { htpasswd: { realm: tests, path: ${JSON.stringify(htpasswd)} } }`;
+function configText(host: string, storage: string, { htpasswd, tokens }: RegistryStart): string {
+  const users = htpasswd === undefined ? undefined : { realm: "tests", path: htpasswd };
+  const auth = users === undefined ? { token: tokens } : { htpasswd: users };
   return [
     "version: 0.1",
     "log: { level: info, accesslog: { disabled: true } }",
     "storage:",
     `  filesystem: { rootdirectory: ${JSON.stringify(storage)} }`,
     "  delete: { enabled: true }",
-    ...(htpasswd === undefined ? [] : [auth]),
+    // JSON is YAML.
+    ...(users === undefined && tokens === undefined ? [] : [`auth: ${JSON.stringify(auth)}`]),
     `http: { addr: ${JSON.stringify(host)} }`,
     "",
   ].join("\n");

@@ -43,6 +43,7 @@ export interface FixtureOptions {
   /** Host to talk to instead of the scripted server's. */
   readonly host?: string;
   readonly access?: AccessBook;
+  readonly credentials?: RegistryParts["credentials"];
   readonly upstreams?: RegistryParts["upstreams"];
   readonly peers?: RegistryParts["peers"];
   /** Beside what is observed for all. */
@@ -65,6 +66,7 @@ export async function startClient(
     random: () => 0,
     options,
     ...(access === undefined ? {} : { access }),
+    ...(given.credentials === undefined ? {} : { credentials: given.credentials }),
     ...(upstreams === undefined ? {} : { upstreams }),
     peers,
     observe: {

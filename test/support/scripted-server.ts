@@ -13,6 +13,8 @@ export interface ScriptedRequest {
   readonly path: string;
   /** Names in lower case. */
   readonly headers: ReadonlyMap<string, string>;
+  /** As long as Content-Length says. */
+  readonly body: string;
   /** Counts all requests of this server, from 0. */
   readonly index: number;
 }
@@ -56,8 +58,11 @@ export async function startScriptedServer(
     socket.on("data", (piece) => {
       text += piece.toString("latin1");
       for (let end = text.indexOf("\r\n\r\n"); end !== -1; end = text.indexOf("\r\n\r\n")) {
-        const request = parseHead(text.slice(0, end), requests.length);
-        text = text.slice(end + 4);
+        const head = parseHead(text.slice(0, end), requests.length);
+        const bodyEnd = end + 4 + Number(head.headers.get("content-length") ?? 0);
+        if (text.length < bodyEnd) return;
+        const request = { ...head, body: text.slice(end + 4, bodyEnd) };
+        text = text.slice(bodyEnd);
         requests.push(request);
         respond(request, socket);
       }
@@ -85,7 +90,7 @@ export async function startScriptedServer(
   };
 }
 
-function parseHead(text: string, index: number): ScriptedRequest {
+function parseHead(text: string, index: number): Omit<ScriptedRequest, "body"> {
   const [start = "", ...lines] = text.split("\r\n");
   const [method = "", path = ""] = start.split(" ");
   const headers = new Map(

@@ -7,11 +7,7 @@
 
 import { inspect } from "node:util";
 import { DaemonError } from "../../errors.ts";
-
-export type Credentials =
-  | { readonly username: string; readonly password: string }
-  /** Sent as it is. */
-  | { readonly bearer: string };
+import { type Credentials, Grant, credentialsProblem, isSameGrant } from "./credentials/grant.ts";
 
 export interface ProxyProfile {
   /** `http://[user:password@]host[:port]`. */
@@ -54,18 +50,21 @@ export interface AccessProfile {
 }
 
 const ENTRIES_MAX = 4096;
-/** What may go into a header. */
-const HEADER_SAFE = /^[\x21-\x7e]+$/;
 
 /** A profile in the book. */
 export class Access {
-  readonly #credentials: Credentials | undefined;
+  /** Undefined: nobody; other credentials are not looked for then. */
+  readonly grant: Grant | undefined;
   readonly #profile: Omit<AccessProfile, "credentials">;
   /** Another one for other credentials: what was got for old ones is not used with new ones. */
   readonly credentialsVersion: number;
 
-  constructor({ credentials, ...profile }: AccessProfile, credentialsVersion: number) {
-    this.#credentials = credentials;
+  constructor(
+    profile: Omit<AccessProfile, "credentials">,
+    grant: Grant | undefined,
+    credentialsVersion: number,
+  ) {
+    this.grant = grant;
     this.#profile = profile;
     this.credentialsVersion = credentialsVersion;
   }
@@ -75,31 +74,11 @@ export class Access {
     return this.#profile;
   }
 
-  /** `Basic ...`, when there is a password. */
-  get basicAuthorization(): string | undefined {
-    const credentials = this.#credentials;
-    return credentials === undefined || "bearer" in credentials
-      ? undefined
-      : basicAuthorization(credentials.username, credentials.password);
-  }
-
-  /** `Bearer ...`, when one was given. */
-  get bearerAuthorization(): string | undefined {
-    const credentials = this.#credentials;
-    return credentials !== undefined && "bearer" in credentials
-      ? `Bearer ${credentials.bearer}`
-      : undefined;
-  }
-
-  hasCredentials(credentials: Credentials | undefined): boolean {
-    return JSON.stringify(this.#credentials) === JSON.stringify(credentials);
-  }
-
   toJSON(): object {
     const { proxy, ...shown } = this.#profile;
     return {
       ...shown,
-      ...(this.#credentials === undefined ? {} : { credentials: "[secret]" }),
+      ...(this.grant === undefined ? {} : { credentials: "[secret]" }),
       ...(proxy === undefined ? {} : { proxy: new URL(proxy.url).host }),
     };
   }
@@ -134,12 +113,12 @@ export class AccessBook {
     if (before === undefined && this.#entries.size >= this.#entriesMax) {
       throw refused("host", `access to ${this.#entriesMax} repositories is known already`);
     }
-    const { credentials } = profile;
-    if (before === undefined || !before.hasCredentials(credentials)) this.#versions += 1;
-    const version = before?.hasCredentials(credentials)
-      ? before.credentialsVersion
-      : this.#versions;
-    this.#entries.set(key, new Access(profile, version));
+    const { credentials, ...others } = profile;
+    const grant = credentials === undefined ? undefined : new Grant(credentials);
+    const isSame = before !== undefined && isSameGrant(before.grant, grant);
+    if (!isSame) this.#versions += 1;
+    const version = isSame ? before.credentialsVersion : this.#versions;
+    this.#entries.set(key, new Access(others, isSame ? before.grant : grant, version));
   }
 
   get(host: string, repository: string): Access | undefined {
@@ -164,20 +143,13 @@ export class AccessBook {
   }
 }
 
-export function basicAuthorization(username: string, password: string): string {
-  return `Basic ${Buffer.from(`${username}:${password}`, "utf8").toString("base64")}`;
-}
-
 function keyOf(host: string, repository: string): string {
   return `${host.toLowerCase()}/${repository}`;
 }
 
 function checkProfile({ credentials, proxy, blobRedirectedHost }: AccessProfile): void {
-  if (credentials !== undefined && "bearer" in credentials) {
-    if (!HEADER_SAFE.test(credentials.bearer)) throw refused("credentials", "it is not a token");
-  } else if (credentials?.username.includes(":")) {
-    throw refused("credentials", "a user name has no colon");
-  }
+  const problem = credentials === undefined ? undefined : credentialsProblem(credentials);
+  if (problem !== undefined) throw refused("credentials", problem);
   if (proxy !== undefined && !isHTTP(proxy.url)) {
     throw refused("proxy.url", "write http://host:port");
   }

@@ -25,6 +25,8 @@ export interface ExchangeRequest {
   /** What comes after the method: a path with its query, or for a proxy the whole URL. */
   readonly target: string;
   readonly headers: Readonly<Record<string, string>>;
+  /** POSTed; without one the request is a GET. */
+  readonly body?: string | undefined;
   readonly signal: AbortSignal;
   readonly clock: Clock;
   readonly headersTimeoutMs: number;
@@ -38,7 +40,7 @@ export interface ExchangeRequest {
 const DISCARD_BYTES_MAX = 64 * 1024;
 
 /**
- * GETs `url` and settles after the last byte of the body. Rejects with registry_unreachable,
+ * GETs `url`, or POSTs to it, and settles after the last byte of the body. Rejects with registry_unreachable,
  * registry_timeout, registry_protocol, what the signal stands for, or what onHead or the sink
  * threw; after that neither is called again.
  */
@@ -79,14 +81,17 @@ class Exchange implements Dispatcher.DispatchHandler {
   }
 
   start(): void {
-    const { dispatcher, url, target, headers, signal } = this.#request;
+    const { dispatcher, url, target, headers, body, signal } = this.#request;
     if (signal.aborted) {
       this.#onAbort();
       return;
     }
     signal.addEventListener("abort", this.#onAbort, { once: true });
     try {
-      dispatcher.dispatch({ origin: url.origin, path: target, method: "GET", headers }, this);
+      const { origin } = url;
+      const asked =
+        body === undefined ? { method: "GET" as const } : { method: "POST" as const, body };
+      dispatcher.dispatch({ origin, path: target, headers, ...asked }, this);
     } catch (error) {
       this.#fail(transportFault(error, this.#host));
     }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// A GET at a registry as one try: follows redirects (RFC 9110, section 15.4), answers a challenge
-// once, and turns every other answer into a fault. Authorization is sent to the registry's own
+// A GET at a registry as one try: follows redirects (RFC 9110, section 15.4), answers challenges,
+// and turns every other answer into a fault. Authorization is sent to the registry's own
 // origin alone; a redirect leads from TLS to plain HTTP only when the repository's profile says so.
 
 import { DaemonError, type Fault } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
 import type { Access, AccessProfile } from "./access.ts";
+import type { CredentialSource } from "./credentials/credential-source.ts";
+import type { DocumentAnswer, DocumentRequest } from "./credentials/token-service.ts";
 import type { BodySink, ResponseHead } from "./exchange.ts";
 import { statusFault } from "./faults.ts";
 import { type RetryHints, parseRetryAfter } from "./retry.ts";
@@ -15,6 +17,8 @@ import type { Upstream } from "./upstream.ts";
 
 const REDIRECTS_MAX = 5;
 const REDIRECT_STATUSES = new Set([301, 302, 303, 307, 308]);
+/** A token that has expired, then credentials that were changed. */
+const CHALLENGES_MAX = 2;
 const TOKEN_BYTES_MAX = 64 * 1024;
 
 /** One try at one upstream: what is common to all that may be asked of it. */
@@ -49,6 +53,7 @@ export interface HTTPParts {
   readonly transport: Transport;
   /** Aborted when the source is closed; bounds the fetch of a token, which many may wait for. */
   readonly closing: AbortSignal;
+  readonly credentials: CredentialSource | undefined;
 }
 
 export class HTTPClient {
@@ -58,8 +63,8 @@ export class HTTPClient {
   constructor(parts: HTTPParts) {
     this.#parts = parts;
     this.#tokens = new Tokens({
-      clock: parts.clock,
-      fetchDocument: (url, door) => this.#fetchDocument(url, door),
+      ...parts,
+      fetchDocument: (document, door) => this.#fetchDocument(document, door),
     });
   }
 
@@ -67,7 +72,7 @@ export class HTTPClient {
   async get(request: GetRequest): Promise<void> {
     let url = request.url;
     let redirects = 0;
-    let challenged = false;
+    let challenges = 0;
     for (;;) {
       const isOwn = url.origin === request.url.origin;
       const authorization = isOwn ? this.#tokens.authorization(doorOf(request)) : undefined;
@@ -79,11 +84,11 @@ export class HTTPClient {
           throw protocolFault(head.host, `more than ${REDIRECTS_MAX} redirects`);
         }
         url = redirectTarget(url, head, request.access()?.profile);
-      } else if (head.status === 401 && !challenged && isOwn) {
-        challenged = true;
+      } else if (head.status === 401 && challenges < CHALLENGES_MAX && isOwn) {
+        challenges += 1;
         const challenge = head.headers.get("www-authenticate") ?? "";
-        const door = doorOf(request);
-        if (!(await this.#tokens.answerChallenge(door, challenge, authorization))) {
+        const refusal = { challenge, sent: authorization, isAgain: challenges > 1 };
+        if (!(await this.#tokens.answerChallenge(doorOf(request), refusal))) {
           throw this.#faultOf(request, head);
         }
         url = request.url;
@@ -128,14 +133,17 @@ export class HTTPClient {
   }
 
   /** Never through a proxy: a password is for the token service alone. */
-  async #fetchDocument(url: URL, door: Door): Promise<Uint8Array> {
-    const { registry, repository, access, upstream } = door;
+  async #fetchDocument(
+    { url, authorization, form }: DocumentRequest,
+    { access, upstream }: Door,
+  ): Promise<DocumentAnswer> {
     const pieces = new PieceCollector(TOKEN_BYTES_MAX, url.host);
-    const authorization = access?.basicAuthorization;
-    const { status } = await this.#parts.transport.getDirect({
+    const type = form && { "content-type": "application/x-www-form-urlencoded" };
+    const { status, headers } = await this.#parts.transport.getDirect({
       url,
       upstream,
-      headers: { accept: "application/json", ...(authorization && { authorization }) },
+      headers: { accept: "application/json", ...(authorization && { authorization }), ...type },
+      ...(form && { body: form.toString() }),
       signal: this.#parts.closing,
       access,
       onHead: (head) => {
@@ -144,15 +152,7 @@ export class HTTPClient {
         return (piece) => pieces.add(piece);
       },
     });
-    if (status === 401 || status === 403) {
-      const { host } = registry;
-      throw new DaemonError({ code: "registry_unauthorized", host, repository, status });
-    }
-    if (status !== 200) {
-      const detail = "a token to pull with";
-      throw new DaemonError({ code: "registry_failed", host: url.host, status, detail });
-    }
-    return pieces.join();
+    return { status, headers, bytes: pieces.join() };
   }
 }
 

@@ -5,6 +5,7 @@
 import type { Clock, Random } from "../../platform/clock.ts";
 import type { AccessBook, ProxyProfile } from "./access.ts";
 import type { BreakerState } from "./circuit-breaker.ts";
+import type { CredentialSource } from "./credentials/credential-source.ts";
 import type { Via } from "./latency-history.ts";
 import type { Upstream } from "./upstream.ts";
 
@@ -77,6 +78,8 @@ export interface RegistryParts {
   readonly options?: Partial<RegistryOptions>;
   /** How to reach single repositories; looked into for every request. */
   readonly access?: AccessBook;
+  /** Asked for credentials of all other repositories. */
+  readonly credentials?: CredentialSource;
   /**
    * Where to get what the registry of a host has, in order; `plain` is that registry with nothing
    * configured. Asked for every round of tries; never rejects.

@@ -6,7 +6,8 @@
 import { LRUCache } from "lru-cache";
 import { type Dispatcher, Pool, ProxyAgent } from "undici";
 import { ignoreBecause } from "../ignore.ts";
-import { type Access, type ProxyProfile, basicAuthorization } from "./access.ts";
+import type { Access, ProxyProfile } from "./access.ts";
+import { basicAuthorization } from "./credentials/grant.ts";
 import type { RegistryOptions } from "./options.ts";
 import { type TLSNeeds, type TLSOptions, loadTLS } from "./tls-options.ts";
 import type { Upstream } from "./upstream.ts";

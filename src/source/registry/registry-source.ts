@@ -73,7 +73,7 @@ class RegistrySource implements Source {
     this.#pools = new Pools(this.#options);
     this.#history = new LatencyHistory(parts);
     const closing = this.#closing.signal;
-    const { clock } = parts;
+    const { clock, credentials } = parts;
     const transport = new Transport({
       clock,
       options: this.#options,
@@ -81,7 +81,8 @@ class RegistrySource implements Source {
       observe: this.#observe,
       closing,
     });
-    const http = new HTTPClient({ clock, wallClockMs: Date.now, transport, closing });
+    const wallClockMs = Date.now;
+    const http = new HTTPClient({ clock, wallClockMs, transport, closing, credentials });
     this.#http = http;
     this.#peers = new Peers({
       clock,

@@ -1,157 +1,196 @@
 // SPDX-License-Identifier: Apache-2.0
 // What goes into Authorization. Many registries answer 401 with a Bearer challenge even for public
-// repositories and hand a token to whoever asks; private ones want a password there, or with each
+// repositories and hand a token to whoever asks; private ones want credentials there, or with each
 // request (a Basic challenge). One token for each repository and its credentials, kept until
-// shortly before it expires, fetched once however many requests wait for it.
-// (Distribution project, "Token Authentication Specification"; RFC 7617.) All of it is secret.
+// shortly before it expires, fetched once however many requests wait for it. Credentials are asked
+// for when a token is needed, never while one is known. All of it is secret.
 
 import { LRUCache } from "lru-cache";
-import * as z from "zod";
 import { DaemonError } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
 import type { Access } from "./access.ts";
+import type { CredentialSource } from "./credentials/credential-source.ts";
+import { type Grant, isSameGrant } from "./credentials/grant.ts";
+import {
+  type DocumentAnswer,
+  type DocumentRequest,
+  type TokenRealm,
+  fetchToken,
+  tokenRealm,
+} from "./credentials/token-service.ts";
 import type { Upstream } from "./upstream.ts";
 import { type Challenge, parseChallenges } from "./www-authenticate.ts";
 
 const TOKENS_MAX = 1024;
-const TOKEN_LENGTH_MAX = 32 * 1024;
-/** Without expires_in a token lasts 60 s, says the specification. */
-const LIFETIME_DEFAULT_S = 60;
 /** A token is not sent in its last moments, or its last half when it is shorter-lived. */
 const EXPIRY_MARGIN_MS = 5_000;
-const LIFETIME_MIN_S = 1;
-
-const answer = z.object({
-  token: z.string().min(1).max(TOKEN_LENGTH_MAX).optional(),
-  access_token: z.string().min(1).max(TOKEN_LENGTH_MAX).optional(),
-  expires_in: z.number().min(0).max(10_000_000).optional(),
-});
-
-/** What may go into a header: anything else in a token would be a way to add one. */
-const TOKEN_SAFE = /^[\x21-\x7e]+$/;
 
 interface Token {
   readonly authorization: string;
   readonly expiresMs: number;
+  /** What it was bought with, or what it is. */
+  readonly grant: Grant | undefined;
+  /** The grant itself is sent: a password, or a token that was given. */
+  readonly isGrant: boolean;
+  /** Of the credentials when it was made. */
+  readonly generation: number;
 }
+
+type Opened = Pick<Token, "authorization" | "expiresMs" | "isGrant">;
 
 /** What is to be opened, and with which credentials. */
 export interface Door {
   readonly registry: URL;
   readonly upstream: Upstream;
   readonly repository: string;
+  /** The repository's own profile; its credentials, or its having none, count before all others. */
   readonly access: Access | undefined;
+}
+
+/** A 401. */
+export interface Refusal {
+  /** Its WWW-Authenticate. */
+  readonly challenge: string;
+  /** The Authorization that was refused. */
+  readonly sent: string | undefined;
+  /** Not the first one of this request: the token that was just fetched was refused. */
+  readonly isAgain: boolean;
 }
 
 export interface TokenParts {
   readonly clock: Clock;
-  /** GETs a small document for a door, with its password if it has one; at most 64 KiB. */
-  readonly fetchDocument: (url: URL, door: Door) => Promise<Uint8Array>;
+  readonly wallClockMs: () => number;
+  /** Asked for repositories without a profile of their own. */
+  readonly credentials: CredentialSource | undefined;
+  /** Aborted when the daemon stops. */
+  readonly closing: AbortSignal;
+  /** Gets a small document for a door; at most 64 KiB. */
+  readonly fetchDocument: (request: DocumentRequest, door: Door) => Promise<DocumentAnswer>;
 }
 
 export class Tokens {
-  readonly #clock: Clock;
-  readonly #fetchDocument: TokenParts["fetchDocument"];
+  readonly #parts: TokenParts;
   readonly #tokens = new LRUCache<string, Token>({ max: TOKENS_MAX });
-  readonly #underWay = new Map<string, Promise<Token>>();
+  readonly #underWay = new Map<string, Promise<boolean>>();
 
   constructor(parts: TokenParts) {
-    this.#clock = parts.clock;
-    this.#fetchDocument = parts.fetchDocument;
+    this.#parts = parts;
   }
 
   /** The Authorization header to send, when it is known what opens the door. */
   authorization(door: Door): string | undefined {
-    const given = door.access?.bearerAuthorization;
+    const given = door.access?.grant?.bearerAuthorization;
     if (given !== undefined) return given;
-    const key = keyOf(door);
-    const token = this.#tokens.get(key);
-    if (token !== undefined && token.expiresMs > this.#clock.nowMs()) return token.authorization;
-    this.#tokens.delete(key);
-    return undefined;
+    const token = this.#tokens.get(keyOf(door));
+    return token !== undefined &&
+      token.expiresMs > this.#parts.clock.nowMs() &&
+      token.generation === this.#generation
+      ? token.authorization
+      : undefined;
   }
 
   /**
-   * After a 401: finds what to send instead of `sent`, as its WWW-Authenticate header asks. False
-   * when there is nothing else to send. Faults: those of a fetch, registry_protocol.
+   * After a 401: finds what to send instead. False when there is nothing else to send. Faults:
+   * those of a fetch, registry_protocol, registry_unauthorized when the token service refuses.
    */
-  async answerChallenge(door: Door, header: string, sent: string | undefined): Promise<boolean> {
+  async answerChallenge(door: Door, refusal: Refusal): Promise<boolean> {
     const current = this.authorization(door);
-    // Somebody got a new token, or the book has new credentials, while this request was on its way.
-    if (current !== undefined && current !== sent) return true;
-    this.#tokens.delete(keyOf(door));
-    if (current !== undefined && current === door.access?.bearerAuthorization) return false;
-    const challenges = parseChallenges(header);
-    const bearer = challenges.find(({ scheme }) => scheme === "bearer");
-    const url = bearer === undefined ? undefined : tokenUrl(bearer, door);
-    if (url !== undefined) return await this.#getToken(url, door);
-    const basic = door.access?.basicAuthorization;
-    const isBasic = challenges.some(({ scheme }) => scheme === "basic");
-    if (!isBasic || basic === undefined || basic === sent) return false;
-    this.#tokens.set(keyOf(door), { authorization: basic, expiresMs: Number.POSITIVE_INFINITY });
-    return true;
-  }
-
-  async #getToken(url: URL, door: Door): Promise<true> {
+    // Somebody got a new token, or there are new credentials, while this request was on its way.
+    if (current !== undefined && current !== refusal.sent) return true;
+    if (current !== undefined && current === door.access?.grant?.bearerAuthorization) return false;
     const key = keyOf(door);
     const underWay = this.#underWay.get(key);
-    if (underWay !== undefined) {
-      await underWay;
-      return true;
-    }
-    const fetching = this.#fetchToken(url, door);
-    this.#underWay.set(key, fetching);
+    if (underWay !== undefined) return await underWay;
+    const renewing = this.#renew(key, door, refusal);
+    this.#underWay.set(key, renewing);
     try {
-      this.#tokens.set(key, await fetching);
+      return await renewing;
     } finally {
       this.#underWay.delete(key);
     }
-    return true;
   }
 
-  async #fetchToken(url: URL, door: Door): Promise<Token> {
-    const bytes = await this.#fetchDocument(url, door);
-    const { token, lifetimeS } = parseToken(bytes, url.host);
-    const lifetimeMs = Math.max(lifetimeS, LIFETIME_MIN_S) * 1000;
-    const usableMs = Math.max(lifetimeMs - EXPIRY_MARGIN_MS, lifetimeMs / 2);
-    return { authorization: `Bearer ${token}`, expiresMs: this.#clock.nowMs() + usableMs };
+  get #generation(): number {
+    return this.#parts.credentials?.generation ?? 0;
+  }
+
+  async #renew(key: string, door: Door, refusal: Refusal): Promise<boolean> {
+    const last = this.#tokens.get(key);
+    this.#tokens.delete(key);
+    const isRefused =
+      last !== undefined &&
+      last.authorization === refusal.sent &&
+      (last.isGrant || refusal.isAgain);
+    let refused: { readonly grant: Grant | undefined } | undefined = isRefused ? last : undefined;
+    let status: number | undefined;
+    // Twice at most: the token service may refuse a password that has been changed meanwhile.
+    for (;;) {
+      // Credentials that are given while we ask are for the next token.
+      const generation = this.#generation;
+      const grant = await this.#grantFor(door, refused?.grant);
+      const isNew = refused === undefined || !isSameGrant(grant, refused.grant);
+      const opened = isNew ? await this.#open(door, grant, refusal) : undefined;
+      if (typeof opened === "object") {
+        this.#tokens.set(key, { ...opened, grant, generation });
+        return true;
+      }
+      if (opened === undefined && status === undefined) return false;
+      if (opened === undefined || status !== undefined) {
+        throw unauthorized(door, opened ?? status ?? 401);
+      }
+      status = opened;
+      refused = { grant };
+    }
+  }
+
+  #grantFor({ access, registry, repository }: Door, refused: Grant | undefined) {
+    const { credentials, closing } = this.#parts;
+    if (access !== undefined || credentials === undefined) return Promise.resolve(access?.grant);
+    return credentials.find({ host: registry.host, repository, refused, signal: closing });
+  }
+
+  /** What opens the door; a status when `grant` is refused; undefined when it is of no use here. */
+  async #open(
+    door: Door,
+    grant: Grant | undefined,
+    { challenge, sent }: Refusal,
+  ): Promise<Opened | number | undefined> {
+    const challenges = parseChallenges(challenge);
+    const given = grant?.bearerAuthorization;
+    if (given !== undefined) return given === sent ? undefined : forEver(given);
+    const realm = realmOf(challenges, door);
+    if (realm !== undefined) {
+      const { clock, wallClockMs, fetchDocument } = this.#parts;
+      const send = (request: DocumentRequest) => fetchDocument(request, door);
+      const token = await fetchToken(realm, grant, { send, wallClockMs });
+      if (typeof token === "number") return token;
+      const { authorization, lifetimeMs } = token;
+      const usableMs = Math.max(lifetimeMs - EXPIRY_MARGIN_MS, lifetimeMs / 2);
+      return { authorization, expiresMs: clock.nowMs() + usableMs, isGrant: false };
+    }
+    const basic = grant?.basicAuthorization;
+    const isBasic = challenges.some(({ scheme }) => scheme === "basic");
+    return isBasic && basic !== undefined && basic !== sent ? forEver(basic) : undefined;
   }
 }
 
-function parseToken(bytes: Uint8Array, host: string): { token: string; lifetimeS: number } {
-  const wrong = (detail: string): DaemonError =>
-    new DaemonError({ code: "registry_protocol", host, detail });
-  let json: unknown;
-  try {
-    json = JSON.parse(new TextDecoder().decode(bytes));
-  } catch {
-    // The cause would quote the answer, which may hold a token.
-    throw wrong("its token service does not answer with JSON");
-  }
-  const parsed = answer.safeParse(json);
-  const token = parsed.data?.token ?? parsed.data?.access_token;
-  if (token === undefined || !TOKEN_SAFE.test(token)) {
-    throw wrong("its token service does not answer with a token");
-  }
-  return { token, lifetimeS: parsed.data?.expires_in ?? LIFETIME_DEFAULT_S };
+function realmOf(challenges: readonly Challenge[], door: Door): TokenRealm | undefined {
+  const bearer = challenges.find(({ scheme }) => scheme === "bearer");
+  return bearer === undefined ? undefined : tokenRealm(bearer, door);
 }
 
-/** Only over TLS, or at the very host that is spoken to without it. */
-function tokenUrl(challenge: Challenge, { registry, repository }: Door): URL | undefined {
-  const realm = challenge.parameters.get("realm") ?? "";
-  if (!URL.canParse(realm)) return undefined;
-  const url = new URL(realm);
-  const isPlainSibling =
-    url.protocol === "http:" && registry.protocol === "http:" && url.hostname === registry.hostname;
-  if (url.protocol !== "https:" && !isPlainSibling) return undefined;
-  url.username = "";
-  url.password = "";
-  url.hash = "";
-  const service = challenge.parameters.get("service");
-  if (service !== undefined) url.searchParams.set("service", service);
-  const scope = challenge.parameters.get("scope") ?? `repository:${repository}:pull`;
-  for (const part of scope.split(" ")) url.searchParams.append("scope", part);
-  return url;
+/** Until it is refused. */
+function forEver(authorization: string): Opened {
+  return { authorization, expiresMs: Number.POSITIVE_INFINITY, isGrant: true };
+}
+
+function unauthorized({ registry, repository }: Door, status: number): DaemonError {
+  return new DaemonError({
+    code: "registry_unauthorized",
+    host: registry.host,
+    repository,
+    status,
+  });
 }
 
 function keyOf({ registry, repository, access }: Door): string {

@@ -27,6 +27,8 @@ export interface Call {
   /** Whose certificates count; undefined for what is no upstream's. */
   readonly upstream: Upstream | undefined;
   readonly headers: Readonly<Record<string, string>>;
+  /** POSTed; without one the request is a GET. */
+  readonly body?: string;
   readonly signal: AbortSignal;
   readonly access: Access | undefined;
   readonly onHead: (head: ResponseHead) => BodySink | undefined;
@@ -103,6 +105,7 @@ export class Transport {
         "accept-encoding": "identity",
         "user-agent": "erofsd",
       },
+      body: call.body,
       signal: call.signal,
       clock,
       headersTimeoutMs: headersTimeoutMs ?? options.headersTimeoutMs,

@@ -3,6 +3,7 @@
 
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { inspect } from "node:util";
 import { describe, expect, test } from "vitest";
 import { loadConfig, parseConfig } from "../../../src/config/config.ts";
 import { DaemonError } from "../../../src/errors.ts";
@@ -150,5 +151,63 @@ describe("a file", () => {
     const directory = await tempDir();
     expect(await rejectionOf(loadConfig(join(directory, "none.toml")))).toBe("config_invalid");
     expect(await rejectionOf(loadConfig(directory))).toBe("config_invalid");
+  });
+});
+
+describe("registry credentials", () => {
+  const credentials = (entry: string) => `[[registry.credentials]]\n${entry}`;
+
+  test("are taken in each of their forms, and shown in none", () => {
+    const config = parse(
+      [
+        'host = "h"\nusername = "u"\npassword = "secret9"',
+        'host = "h:5000"\nrepository = "team"\nusername = "u"\npassword_file = "/run/p"',
+        'host = "https://index.docker.io/v1/"\ntoken = "secret9"',
+        'host = "h"\nrepository = "v2/x"\ntoken_file = "/run/t"',
+      ]
+        .map((entry) => credentials(entry))
+        .join("\n"),
+    );
+    const [first, second, third, fourth] = config.registry.credentials;
+    expect([first?.password?.reveal(), third?.token?.reveal()]).toEqual(["secret9", "secret9"]);
+    expect([second?.passwordFile, fourth?.tokenFile]).toEqual(["/run/p", "/run/t"]);
+    const printed = inspect(config, { depth: 9 }) + JSON.stringify(config);
+    expect(printed).not.toContain("secret9");
+  });
+
+  test.each([
+    ['host = "a secret9"\ntoken = "x"', "registry.credentials.0.host: it names no host"],
+    [
+      'host = "h"\nrepository = "Secret9"\ntoken = "x"',
+      "registry.credentials.0.repository: it names no repository",
+    ],
+    [
+      'host = "h"',
+      "registry.credentials.0.host: give one of password, password_file, token and token_file",
+    ],
+    ['host = "h"\npassword = "secret9"', "registry.credentials.0.username: a password needs one"],
+    [
+      'host = "h"\nusername = "u"\ntoken = "secret9"',
+      "registry.credentials.0.username: a token has none",
+    ],
+    ['host = "h"\ntoken = "secret9 x"', "registry.credentials.0.token: it is not a token"],
+    [
+      'host = "h"\nusername = "secret9:"\npassword = "secret9"',
+      "registry.credentials.0.username: a user name has no colon",
+    ],
+    [
+      'host = "h"\nusername = "u"\npassword_file = "secret9"',
+      "registry.credentials.0.password_file: an absolute path",
+    ],
+  ])("%j are refused with their place and without their value", (entry, detail) => {
+    expect(mistake(credentials(entry))).toBe(detail);
+  });
+
+  test("a file of docker's is a path, or nothing", () => {
+    expect(parse("").registry.docker_config).toBeUndefined();
+    expect(parse('[registry]\ndocker_config = ""').registry.docker_config).toBe("");
+    expect(mistake('[registry]\ndocker_config = "x"')).toBe(
+      "registry.docker_config: an absolute path, or empty",
+    );
   });
 });

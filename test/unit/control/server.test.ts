@@ -4,10 +4,12 @@
 import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { type Socket, connect, createServer } from "node:net";
 import { join } from "node:path";
+import { inspect } from "node:util";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { RemoteError, ask } from "../../../src/control/client.ts";
 import {
   type Status,
+  droppedAnswer,
   failureAnswer,
   registeredImage,
   statusAnswer,
@@ -47,6 +49,8 @@ beforeEach(async () => {
     lastFailure: () => undefined,
     status: () => STATUS,
     metrics: () => Promise.resolve({ contentType: "text/plain; version=0.0.4", text: "up 1\n" }),
+    pushCredentials: () => undefined,
+    dropCredentials: () => false,
   };
 });
 
@@ -241,6 +245,66 @@ describe("a request that is wrong", () => {
     expect(
       await ask(socketPath, { method: "GET", path: "/v1/status", answer: statusAnswer }),
     ).toEqual(STATUS);
+  });
+});
+
+describe("credentials", () => {
+  const SECRET = "secret9";
+  const push = (body: string) => raw(request("POST /v1/credentials", body));
+
+  test("are pushed and dropped, and nothing gives them back", async () => {
+    const pushed: unknown[] = [];
+    const dropped: unknown[] = [];
+    operations.pushCredentials = (given) => void pushed.push(given);
+    operations.dropCredentials = (given) => dropped.push(given) > 1;
+    await listening();
+    const password = { host: "h", repository: "team/app", username: "u", password: SECRET };
+    const token = { host: "h", token: SECRET };
+    for (const given of [password, token]) {
+      expect(parsed(await push(JSON.stringify(given)))).toEqual({ status: 200, body: {} });
+    }
+    expect(pushed).toEqual([password, token]);
+    for (const deleted of [false, true]) {
+      const path = "/v1/credentials?host=h&repository=team%2Fapp";
+      const asked = { method: "DELETE", path, answer: droppedAnswer } as const;
+      expect(await ask(socketPath, asked)).toEqual({ deleted });
+    }
+    expect(dropped[0]).toEqual({ host: "h", repository: "team/app" });
+    for (const route of ["GET /v1/credentials", "GET /v1/credentials?host=h"]) {
+      expect(parsed(await raw(request(route))).status).toBe(400);
+    }
+  });
+
+  test.each([
+    `{"host": "h", "username": "u", "password": "${SECRET}`,
+    SECRET,
+    `{"host": "h", "username": "${SECRET}"}`,
+    `{"host": "h", "username": "u", "password": "${SECRET}", "token": "${SECRET}"}`,
+    `{"host": "h", "token": "${SECRET}", "more": 1}`,
+    `{"host": "h", "token": ["${SECRET}"]}`,
+    `{"host": "h", "token": "${SECRET.repeat(5000)}"}`,
+  ])("that are given wrongly are refused without a word of them: %#", async (body) => {
+    operations.pushCredentials = () => {
+      throw new Error("it was taken");
+    };
+    const log = new QuietLog();
+    const server = new ControlServer({ socketPath, operations, log });
+    await server.listen();
+    onTestFinished(() => server.close());
+    const answer = await push(body);
+    expect(parsed(answer)).toMatchObject({
+      status: 400,
+      body: { error: { code: "request_invalid" } },
+    });
+    expect(log.lines).toHaveLength(1);
+    expect(answer + inspect(log.lines, { depth: 9 })).not.toContain(SECRET);
+  });
+
+  test("to be dropped need a host", async () => {
+    await listening();
+    const answer = parsed(await raw(request("DELETE /v1/credentials?repository=a")));
+    expect(answer.status).toBe(400);
+    expect(JSON.stringify(answer.body)).toContain('"message":"host: ');
   });
 });
 
