@@ -56,6 +56,8 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
     slabs,
     limits: {
       windowBytes: config.engine.window,
+      windowBytesMax: Math.max(config.engine.window, config.engine.window_max),
+      requestsPerHost: config.registry.connections,
       readTimeoutMs: config.limits.read_timeout,
       answerHoldMs: config.engine.answer_hold,
     },

@@ -15,6 +15,9 @@ export interface Extent {
   readonly length: number;
 }
 
+/** `demand`: a reader is blocked by it. `ahead`: one will be soon. `prefetch`: nobody has asked. */
+export type Urgency = "demand" | "ahead" | "prefetch";
+
 /** What the kernel caches and asks for: 4 KiB. Every write to a cache file is a multiple of it. */
 export const BLOCK_BYTES = 4096;
 

@@ -7,8 +7,16 @@ import { DaemonError } from "../errors.ts";
 import type { KernelObject, ReadRequest } from "../kernel/transport.ts";
 import type { Extent } from "../units.ts";
 import type { OpenObject } from "./open-object.ts";
-import { queuedRead, serveRead } from "./serve-request.ts";
-import { type FlowParts, type Stream, type StreamCounters, StreamFlow } from "./stream-flow.ts";
+import { FetchQueue } from "./fetch-queue.ts";
+import { LinkMeter } from "./link-meter.ts";
+import { queuedRead, refill, serveRead } from "./serve-request.ts";
+import {
+  type FlowParts,
+  type SharedParts,
+  type Stream,
+  type StreamCounters,
+  StreamFlow,
+} from "./stream-flow.ts";
 
 export interface OpenObjectFacts {
   readonly volumeKey: string;
@@ -35,7 +43,7 @@ interface Served {
 }
 
 export class Engine {
-  readonly #parts: FlowParts;
+  readonly #parts: SharedParts;
   readonly #flows = new Map<string, StreamFlow>();
   readonly #served = new Map<KernelObject, Served>();
   /** They outlive the flows, which end when nobody has their stream open. */
@@ -47,7 +55,11 @@ export class Engine {
   readObserver: ((stream: Stream, request: ReadRequest) => void) | undefined;
 
   constructor(parts: FlowParts) {
-    this.#parts = parts;
+    const meter = new LinkMeter();
+    const { requestsPerHost } = parts.limits;
+    const link = meter.facts.bind(meter);
+    const queue = new FetchQueue(parts.slabs, { requestsPerHost, link });
+    this.#parts = { ...parts, queue, meter, refill };
   }
 
   /** `listener` is told of every object that has become ready to be filled. */
@@ -185,7 +197,7 @@ export class Engine {
       waitingReads: this.waitingReads,
       flights,
       lastReadMs: this.#lastReadMs,
-      isMemoryShort: this.#parts.slabs.waitingCount > 0,
+      isMemoryShort: this.#parts.queue.isShort,
     };
   }
 

@@ -4,27 +4,36 @@
 //
 //   slab   |##### written #####|#### usable ####|.... to come ....|
 //
-//   queued (for a slab) -> fetching -> draining (all has arrived, or will never) -> ended
+//   queued (for its turn) -> fetching -> draining (all has arrived, or will never) -> ended
 //
 // Bytes stay in the slab until the flight ends, so an object that joins late still gets all
 // of them. A byte is written only after it has been taken whole from the source, in 4 KiB
-// blocks, and a reader is answered only after its last block is written.
+// blocks, and a reader is answered only after its last block is written: what a reader waits
+// for goes first, the rest in large writes when all has arrived.
 
 import type { DecodeUnit } from "../decoder/unit-decoder.ts";
 import { DaemonError, asDaemonError, invariant } from "../errors.ts";
 import type { Unit } from "../image/chunk-map.ts";
+import type { FetchOptions } from "../source/source.ts";
 import type { Clock } from "../platform/clock.ts";
-import type { Slab, SlabPool } from "../platform/slab-pool.ts";
-import { type Extent, extentEnd } from "../units.ts";
+import { minus } from "../planner/plan-fill.ts";
+import type { Slab } from "../platform/slab-pool.ts";
+import { type Extent, KIB, type Urgency, extentEnd } from "../units.ts";
+import { type FetchQueue, Turn } from "./fetch-queue.ts";
 import { type Intake, rawIntake, storedRoom, unitIntake } from "./intake.ts";
+import type { LinkMeter } from "./link-meter.ts";
+import { overlaps } from "./failure-memory.ts";
 import type { OpenObject } from "./open-object.ts";
 
 /** Fetches stored bytes of one stream, in order, each once. */
 export type FetchRange = (
   stored: Extent,
   onPiece: (piece: Uint8Array) => void,
-  options: { signal: AbortSignal; deadlineMs: number },
+  options: Pick<FetchOptions, "signal" | "deadlineMs" | "urgency" | "avoidPeers">,
 ) => Promise<void>;
+
+/** What a reader waits for is written with up to so much of what follows it. */
+const URGENT_WRITE_BYTES = 256 * KIB;
 
 export interface FlightParts {
   /** Whole units, and so whole blocks. */
@@ -35,9 +44,17 @@ export interface FlightParts {
   readonly units: readonly Unit[] | undefined;
   readonly decode: DecodeUnit;
   readonly fetch: FetchRange;
-  readonly slabs: SlabPool;
+  readonly queue: FetchQueue;
+  readonly meter: LinkMeter;
   readonly clock: Clock;
+  /** The host it comes from, as the queue and the meter know it. */
+  readonly host: string;
   readonly deadlineMs: number;
+  readonly urgency: Urgency;
+  /** For whom: fetches in the air are shared out between groups. */
+  readonly group: object;
+  /** The bytes were wrong once: they are to come another way. */
+  readonly isSecondTry: boolean;
   /** How long a patient reader's bytes may wait for the rest of the window. */
   readonly answerHoldMs: number;
   /** Of a raw stream: given all bytes once they have arrived, before any is written; throws to refuse. */
@@ -49,6 +66,7 @@ export interface FlightParts {
 }
 
 interface Target {
+  /** Bytes from the start that are in the file, or bad. */
   written: number;
   writing: boolean;
 }
@@ -61,7 +79,11 @@ interface ArrivalWaiter {
 
 export class Flight {
   readonly extent: Extent;
+  /** Who it was launched for. */
+  readonly urgency: Urgency;
+  readonly isSecondTry: boolean;
   readonly #parts: FlightParts;
+  readonly #turn: Turn;
   readonly #abort = new AbortController();
   readonly #targets = new Map<OpenObject, Target>();
   readonly #arrivals = new Set<ArrivalWaiter>();
@@ -82,16 +104,44 @@ export class Flight {
 
   constructor(parts: FlightParts) {
     this.extent = parts.extent;
+    this.urgency = parts.urgency;
+    this.isSecondTry = parts.isSecondTry;
     this.#parts = parts;
+    this.#turn = new Turn({
+      host: parts.host,
+      urgency: parts.urgency,
+      deadlineMs: parts.deadlineMs,
+      bytes: parts.stored.length,
+      slabBytes: parts.extent.length + storedRoom(parts.units, parts.stored),
+      group: parts.group,
+    });
   }
 
-  /** `object` wants this flight's bytes, all of them, or has a new reader waiting for some. */
+  /** What of it may still come. */
+  get promised(): readonly Extent[] {
+    if (this.#bad.length === 0) return [this.extent];
+    return minus(
+      [this.extent],
+      this.#bad.map(({ extent }) => extent),
+    );
+  }
+
+  /** A reader waits for some of it now, until `deadlineMs`. */
+  promote(deadlineMs: number): void {
+    this.#parts.queue.promote(this.#turn, deadlineMs);
+  }
+
+  /** Gives it up when it has not begun and nobody waits for it. */
+  withdraw(): void {
+    if (!this.#parts.queue.isWaiting(this.#turn) || this.#pins > 0) return;
+    for (const object of this.#targets.keys()) if (object.isAwaiting(this.extent)) return;
+    this.#cancel("read-ahead nobody needs any more");
+  }
+
+  /** `object` wants what this flight promises, or has a new reader waiting for some of it. */
   addTarget(object: OpenObject): void {
     if (!this.#targets.has(object)) {
       this.#targets.set(object, { written: 0, writing: false });
-    }
-    for (const { extent, error } of this.#bad) {
-      if (object.isAwaiting(extent)) this.#parts.onFailure(extent, error, [object]);
     }
     this.advance();
   }
@@ -130,15 +180,11 @@ export class Flight {
 
   /** Runs to the end; never rejects. */
   async run(): Promise<void> {
-    const { slabs, stored, extent, units } = this.#parts;
+    const { queue, stored } = this.#parts;
     try {
-      const slabBytes = extent.length + storedRoom(units, stored);
-      this.#slab = await slabs.acquire(this.#abort.signal, slabBytes);
+      this.#slab = await queue.take(this.#turn, this.#abort.signal);
       this.#intake = this.#makeIntake(this.#slab);
-      await this.#parts.fetch(stored, (piece) => this.#take(piece), {
-        signal: this.#abort.signal,
-        deadlineMs: this.#parts.deadlineMs,
-      });
+      await this.#fetch();
       // A source that gives too little or too much must never turn into bytes of the image.
       this.#abort.signal.throwIfAborted();
       invariant(this.#fetched === stored.length, "a fetch that resolves has given every byte");
@@ -161,8 +207,26 @@ export class Flight {
     // No await from here on: who joined after the last look would read a slab already given back.
     this.#parts.onUnjoinable();
     this.#cancelHold?.();
-    if (this.#slab !== undefined) slabs.release(this.#slab);
+    if (this.#slab !== undefined) queue.release(this.#turn, this.#slab);
     this.#slab = undefined;
+  }
+
+  async #fetch(): Promise<void> {
+    const { queue, meter, clock, host, stored, fetch, deadlineMs } = this.#parts;
+    const measure = meter.began(host, clock.nowMs());
+    const onPiece = (piece: Uint8Array): void => {
+      measure.took(piece.byteLength, clock.nowMs());
+      this.#take(piece);
+    };
+    const { urgency } = this.#turn;
+    const { signal } = this.#abort;
+    const avoidPeers = this.isSecondTry;
+    try {
+      await fetch(stored, onPiece, { signal, deadlineMs, urgency, avoidPeers });
+    } finally {
+      measure.ended();
+      queue.requestEnded(this.#turn);
+    }
   }
 
   #makeIntake(slab: Slab): Intake {
@@ -206,32 +270,77 @@ export class Flight {
   #pump(object: OpenObject, target: Target): void {
     const slab = this.#slab;
     if (slab === undefined || target.writing) return;
-    const end = this.#skipBad(target);
-    if (end <= target.written) return;
-    if (!this.#draining && !this.#isDue(object, target)) return;
-    const from = target.written;
-    const length = end - from;
-    const fileOffset = this.extent.offset + from;
+    const run = this.#urgentRun(object) ?? this.#nextRun(object, target);
+    if (run === undefined) return;
+    const { offset: fileOffset, length } = run;
+    const bytesOffset = fileOffset - this.extent.offset;
     target.writing = true;
     this.#writesUnderWay += 1;
-    object.kernel.write(slab.bytes, { bytesOffset: from, length, fileOffset }).then(
+    object.kernel.write(slab.bytes, { bytesOffset, length, fileOffset }).then(
       () => {
         this.#writesUnderWay -= 1;
         target.writing = false;
-        target.written = from + length;
-        if (!object.closed) object.markCached({ offset: fileOffset, length });
+        if (!object.closed) object.markCached(run);
         this.advance();
       },
       (error: unknown) => {
         this.#writesUnderWay -= 1;
         this.#targets.delete(object);
         if (!object.closed) {
-          this.#parts.onFailure(this.#restFrom(from), asDaemonError(error), [object]);
+          this.#parts.onFailure(this.#restFrom(target.written), asDaemonError(error), [object]);
         }
         this.#cancelWhenUnwanted();
         this.advance();
       },
     );
+  }
+
+  /** What lets an impatient reader of `object` go on, and a little more. */
+  #urgentRun(object: OpenObject): Extent | undefined {
+    if (this.#usable === 0) return undefined;
+    const usable = { offset: this.extent.offset, length: this.#usable };
+    for (const part of object.urgentParts(this.extent)) {
+      const isHere = extentEnd(part) <= extentEnd(usable) && !this.#isBad(part);
+      if (!isHere) continue;
+      const end = Math.min(
+        extentEnd(usable),
+        Math.max(extentEnd(part), part.offset + URGENT_WRITE_BYTES),
+      );
+      const bad = this.#bad.find(({ extent }) => extent.offset >= extentEnd(part));
+      const length = Math.min(end, bad?.extent.offset ?? end) - part.offset;
+      return object.blocks.missing({ offset: part.offset, length })[0];
+    }
+    return undefined;
+  }
+
+  // Before the last byte is here, the rest is written only when patient readers have waited long
+  // enough: fewer, larger writes and kernel messages.
+  #nextRun(object: OpenObject, target: Target): Extent | undefined {
+    for (;;) {
+      const end = this.#skipBad(target);
+      if (end <= target.written) return undefined;
+      const usable = { offset: this.extent.offset + target.written, length: end - target.written };
+      if (!this.#draining && !this.#holdOver) {
+        this.#hold(object, usable);
+        return undefined;
+      }
+      // Verified bytes are in the file already: it was written by another flight, or was cached.
+      const [run] = object.blocks.missing(usable);
+      if (run !== undefined) return run;
+      target.written = end;
+    }
+  }
+
+  #hold(object: OpenObject, usable: Extent): void {
+    if (this.#cancelHold !== undefined || !object.isAwaiting(usable)) return;
+    this.#cancelHold = this.#parts.clock.after(this.#parts.answerHoldMs, () => {
+      this.#holdOver = true;
+      this.advance();
+    });
+  }
+
+  #isBad(part: Extent): boolean {
+    return this.#bad.some(({ extent }) => overlaps(extent, part));
   }
 
   /** Passes over bad units; returns the end of the usable bytes that follow. */
@@ -246,21 +355,6 @@ export class Flight {
       target.written = Math.max(target.written, extentEnd(extent) - this.extent.offset);
     }
     return end;
-  }
-
-  // Before the last byte is here, a write is due only when it lets an impatient reader go on,
-  // or when patient ones have waited long enough: fewer, larger writes and kernel messages.
-  #isDue(object: OpenObject, target: Target): boolean {
-    if (this.#holdOver) return true;
-    const arrivedEnd = this.extent.offset + this.#usable;
-    if (object.urgentEnd(this.extent, arrivedEnd) > this.extent.offset + target.written) {
-      return true;
-    }
-    this.#cancelHold ??= this.#parts.clock.after(this.#parts.answerHoldMs, () => {
-      this.#holdOver = true;
-      this.advance();
-    });
-    return false;
   }
 
   // What has arrived is still written; who needs more is failed now, not after the last pin.
@@ -281,8 +375,12 @@ export class Flight {
 
   #cancelWhenUnwanted(): void {
     if (this.#targets.size > 0 || this.#pins > 0 || this.#draining) return;
+    this.#cancel("a fetch nobody waits for");
+  }
+
+  #cancel(what: string): void {
     this.#parts.onUnjoinable();
-    this.abort(new DaemonError({ code: "cancelled", what: "a fetch nobody waits for" }));
+    this.abort(new DaemonError({ code: "cancelled", what }));
   }
 
   #settleArrivals(): void {

@@ -10,6 +10,7 @@ import { DaemonError } from "../errors.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { KernelObject, ReadRequest } from "../kernel/transport.ts";
 import { type Extent, extentEnd } from "../units.ts";
+import type { ReadPattern } from "../planner/read-pattern.ts";
 import { FailureMemory, overlaps } from "./failure-memory.ts";
 
 export interface Waiter {
@@ -24,18 +25,23 @@ export interface Waiter {
 export class OpenObject {
   readonly kernel: KernelObject;
   readonly blocks: BlockSet;
+  readonly pattern: ReadPattern;
   readonly failures: FailureMemory;
   readonly waiters = new Set<Waiter>();
   /** Reads that came while loading; undefined once ready. */
   queued: Waiter[] | undefined = [];
   closed = false;
-  /** End of the last read asked for; a read that starts there goes on sequentially. */
-  lastReadEnd = -1;
 
-  constructor(kernel: KernelObject, blocks: BlockSet, clock: Clock) {
-    this.kernel = kernel;
-    this.blocks = blocks;
-    this.failures = new FailureMemory(clock);
+  constructor(parts: {
+    readonly kernel: KernelObject;
+    readonly blocks: BlockSet;
+    readonly pattern: ReadPattern;
+    readonly clock: Clock;
+  }) {
+    this.kernel = parts.kernel;
+    this.blocks = parts.blocks;
+    this.pattern = parts.pattern;
+    this.failures = new FailureMemory(parts.clock);
   }
 
   /** Marks bytes as cached and answers everyone whose extent is now complete. */
@@ -43,7 +49,7 @@ export class OpenObject {
     this.blocks.add(extent);
     for (const waiter of this.waiters) {
       if (this.blocks.covers(waiter.request.extent)) {
-        this.#remove(waiter);
+        this.forget(waiter);
         waiter.request.complete();
       }
     }
@@ -51,31 +57,38 @@ export class OpenObject {
 
   /** Fails everyone who needs a byte of `extent` that is not cached; returns how many that were. */
   failWaiters(extent: Extent, error: DaemonError): number {
-    let failed = 0;
-    for (const waiter of this.waiters) {
-      const needed = this.blocks.missing(waiter.request.extent);
-      if (needed.some((part) => overlaps(part, extent))) {
-        this.#remove(waiter);
-        waiter.request.fail(error);
-        failed += 1;
-      }
+    const failed = this.waitersOf(extent);
+    for (const waiter of failed) {
+      this.forget(waiter);
+      waiter.request.fail(error);
     }
-    return failed;
+    return failed.length;
+  }
+
+  /** Who needs a byte of `extent` that is not cached. */
+  waitersOf(extent: Extent): Waiter[] {
+    return [...this.waiters].filter(({ request }) =>
+      this.blocks.missing(request.extent).some((part) => overlaps(part, extent)),
+    );
   }
 
   isAwaiting(extent: Extent): boolean {
     return [...this.waiters].some(({ request }) => overlaps(request.extent, extent));
   }
 
-  /** The farthest byte up to `arrivedEnd` that completes an impatient waiter's bytes in `extent`; 0 when none does. */
-  urgentEnd(extent: Extent, arrivedEnd: number): number {
-    let urgent = 0;
-    for (const waiter of this.waiters) {
-      if (waiter.patient || !overlaps(waiter.request.extent, extent)) continue;
-      const end = Math.min(extentEnd(waiter.request.extent), extentEnd(extent));
-      if (end <= arrivedEnd && end > urgent) urgent = end;
+  /** What impatient readers still need of `extent`, in the order they came. */
+  *urgentParts(extent: Extent): Generator<Extent, void> {
+    for (const { patient, request } of this.waiters) {
+      if (patient) continue;
+      const offset = Math.max(request.extent.offset, extent.offset);
+      const end = Math.min(extentEnd(request.extent), extentEnd(extent));
+      if (offset >= end) continue;
+      const missing = this.blocks.missing({ offset, length: end - offset });
+      const [first] = missing;
+      const last = missing.at(-1);
+      if (first === undefined || last === undefined) continue;
+      yield { offset: first.offset, length: extentEnd(last) - first.offset };
     }
-    return urgent;
   }
 
   /** The kernel is done with it: nobody is answered any more. */
@@ -86,7 +99,8 @@ export class OpenObject {
     this.waiters.clear();
   }
 
-  #remove(waiter: Waiter): void {
+  /** It is answered otherwise. */
+  forget(waiter: Waiter): void {
     this.waiters.delete(waiter);
     waiter.cancelDeadline();
   }

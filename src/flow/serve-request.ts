@@ -8,9 +8,10 @@
 
 import { DaemonError } from "../errors.ts";
 import type { ReadRequest } from "../kernel/transport.ts";
-import { planFill } from "../planner/plan-fill.ts";
-import { type Extent, extentEnd } from "../units.ts";
-import { overlaps } from "./failure-memory.ts";
+import { gapBytes, pieceBytes, strayBytes } from "../planner/link-facts.ts";
+import { type Holdings, planAhead, planFill } from "../planner/plan-fill.ts";
+import type { Track, Verdict } from "../planner/read-pattern.ts";
+import { BLOCK_BYTES, type Extent, extentEnd } from "../units.ts";
 import type { OpenObject, Waiter } from "./open-object.ts";
 import type { StreamFlow } from "./stream-flow.ts";
 
@@ -25,12 +26,12 @@ export function serveRead(
   sinceMs = flow.parts.clock.nowMs(),
 ): void {
   const { extent } = request;
-  const patient = goesOnInOrder(flow, object, extent.offset);
-  object.lastReadEnd = extentEnd(extent);
+  const verdict = object.pattern.note(extent, (held) => flow.isHeld(object, held));
 
   const missing = object.blocks.missing(extent);
   if (missing.length === 0) {
     request.complete();
+    readAhead(flow, object, verdict);
     return;
   }
   const failure = flow.failures.find(missing) ?? object.failures.find(missing);
@@ -39,27 +40,88 @@ export function serveRead(
     request.fail(failure);
     return;
   }
+  if (verdict.track.kind === "random") for (const flight of flow.flights) flight.withdraw();
+  const waiter = waiterOf(flow, object, { request, patient: verdict.patient, sinceMs });
+  object.waiters.add(waiter);
+  if (!fill(flow, object, { waiter, verdict })) return;
+  readAhead(flow, object, verdict);
+}
 
+/** Fetches what `waiter` still lacks, or joins what brings it; false when it may not be served. */
+function fill(
+  flow: StreamFlow,
+  object: OpenObject,
+  by: { waiter: Waiter; verdict?: Verdict; isSecondTry?: boolean },
+): boolean {
+  const { waiter, verdict, isSecondTry = false } = by;
+  const { request, sinceMs } = waiter;
+  const want = request.extent;
+  const windowBytes = verdict === undefined ? BLOCK_BYTES : demandWindow(flow, verdict.track);
+  const plan = planFill({ ...holdingsOf(flow, object), want, windowBytes });
+  if (plan.refused !== undefined) {
+    object.forget(waiter);
+    refuse(flow, request, plan.refused);
+    return false;
+  }
   // The fetch gives up a little before the reader does, so that its cause is what is reported.
   const deadlineMs = sinceMs + 0.95 * flow.parts.limits.readTimeoutMs;
-  const plan = planFill({
-    want: extent,
-    windowBytes: flow.parts.limits.windowBytes,
+  flow.join(object, object.blocks.missing(want), deadlineMs);
+  const group = verdict?.track ?? object;
+  for (const extent of plan.fetches) {
+    flow.launch(extent, { urgency: "demand", deadlineMs, group, isSecondTry }).addTarget(object);
+    if (verdict !== undefined) object.pattern.planned(verdict.track, extentEnd(extent));
+  }
+  return true;
+}
+
+/** What was under way for others, or wrong, has failed: `waiter` gets a fetch of its own. */
+export function refill(flow: StreamFlow, object: OpenObject, waiter: Waiter): void {
+  fill(flow, object, { waiter, isSecondTry: true });
+}
+
+/** Fetches what a reader is likely to ask for next, at lower urgency and in small pieces. */
+function readAhead(flow: StreamFlow, object: OpenObject, { track, ahead }: Verdict): void {
+  const { clock, limits, meter } = flow.parts;
+  const storedBytesMax = pieceBytes(meter.facts(flow.stream.host));
+  const { logicalBytesMax } = flow.fetchMax;
+  const pieceMax = { logicalBytesMax, storedBytesMax };
+  const deadlineMs = clock.nowMs() + 0.95 * limits.readTimeoutMs;
+  for (const extent of [...restOfWindow(flow, track), ...ahead]) {
+    for (const piece of planAhead(extent, holdingsOf(flow, object), pieceMax)) {
+      flow.launch(piece, { urgency: "ahead", deadlineMs, group: track });
+    }
+  }
+}
+
+/** The part of a first window that did not go into the reader's own request. */
+function restOfWindow(flow: StreamFlow, track: Track): Extent[] {
+  if (track.kind !== "first") return [];
+  const { last, aheadEnd } = track;
+  const windowEnd = Math.min(last.offset + flow.parts.limits.windowBytes, flow.streamEnd);
+  if (windowEnd <= aheadEnd) return [];
+  const lastUnit = flow.stream.map.widen({ offset: windowEnd - BLOCK_BYTES, length: BLOCK_BYTES });
+  const end = extentEnd(lastUnit) > windowEnd ? lastUnit.offset : windowEnd;
+  return end > aheadEnd ? [{ offset: aheadEnd, length: end - aheadEnd }] : [];
+}
+
+/** How far one demand request reads on: as long as a background request may take, or a stray's bit. */
+function demandWindow({ parts, stream }: StreamFlow, { kind }: Track): number {
+  const { windowBytes } = parts.limits;
+  const link = parts.meter.facts(stream.host);
+  if (kind === "backward" || kind === "strided") return BLOCK_BYTES;
+  if (kind === "random") return Math.min(windowBytes, strayBytes(link));
+  return link === undefined ? windowBytes : Math.min(windowBytes, pieceBytes(link));
+}
+
+function holdingsOf(flow: StreamFlow, object: OpenObject): Holdings {
+  return {
     map: flow.stream.map,
     fetchMax: flow.fetchMax,
     streamEnd: flow.streamEnd,
     missing: (within) => object.blocks.missing(within),
-    inFlight: [...flow.flights].map((flight) => flight.extent),
-  });
-  if (plan.refused !== undefined) {
-    refuse(flow, request, plan.refused);
-    return;
-  }
-  object.waiters.add(waiterOf(flow, object, { request, patient, sinceMs }));
-  for (const flight of flow.flights) {
-    if (missing.some((part) => overlaps(flight.extent, part))) flight.addTarget(object);
-  }
-  for (const fetch of plan.fetches) flow.launch(fetch, deadlineMs).addTarget(object);
+    inFlight: flow.inFlight,
+    gapBytes: gapBytes(flow.parts.meter.facts(flow.stream.host)),
+  };
 }
 
 function refuse(flow: StreamFlow, request: ReadRequest, refused: Extent): void {
@@ -72,15 +134,6 @@ function refuse(flow: StreamFlow, request: ReadRequest, refused: Extent): void {
     flow.parts.log.warn({ code: error.fault.code, hint: error.policy.hint }, error.message);
   }
   request.fail(error);
-}
-
-// The kernel asks for no cached byte: a reader in order skips from the end of one window to the
-// first byte past it.
-function goesOnInOrder(flow: StreamFlow, object: OpenObject, offset: number): boolean {
-  const { lastReadEnd } = object;
-  const skipped = offset - lastReadEnd;
-  if (lastReadEnd < 0 || skipped < 0 || skipped > flow.parts.limits.windowBytes) return false;
-  return object.blocks.missing({ offset: lastReadEnd, length: skipped }).length === 0;
 }
 
 /** A READ that waits for its object to finish loading: served then, or failed when that hangs. */

@@ -9,15 +9,23 @@ import type { ChunkMap, CutLimits } from "../image/chunk-map.ts";
 import type { KernelObject } from "../kernel/transport.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { Log } from "../platform/log.ts";
+import { minus } from "../planner/plan-fill.ts";
+import { ReadPattern } from "../planner/read-pattern.ts";
 import type { SlabPool } from "../platform/slab-pool.ts";
-import { BLOCK_BYTES, type Digest, type Extent, alignUp } from "../units.ts";
+import { BLOCK_BYTES, type Digest, type Extent, type Urgency, alignUp } from "../units.ts";
 import { FailureMemory, overlaps } from "./failure-memory.ts";
+import type { FetchQueue } from "./fetch-queue.ts";
 import { type FetchRange, Flight } from "./flight.ts";
-import { OpenObject } from "./open-object.ts";
+import type { LinkMeter } from "./link-meter.ts";
+import { OpenObject, type Waiter } from "./open-object.ts";
 
 export interface FlowLimits {
-  /** Read-ahead past a miss, bytes. */
+  /** Read-ahead past a first miss, bytes. */
   readonly windowBytes: number;
+  /** Read-ahead of a reader who goes on in order, bytes; `windowBytes` at least. */
+  readonly windowBytesMax: number;
+  /** Requests to one host at once, 1 or more. */
+  readonly requestsPerHost: number;
   /** A READ is answered, with data or without, within this time. */
   readonly readTimeoutMs: number;
   /** How long a sequential reader's answer may wait for the rest of its window. */
@@ -44,6 +52,14 @@ export interface FlowParts {
   readonly onFillFailure: (cookieKeys: readonly string[], error: DaemonError) => void;
 }
 
+/** What all streams share: who fetches when, and how fast their hosts are. */
+export interface SharedParts extends FlowParts {
+  readonly queue: FetchQueue;
+  readonly meter: LinkMeter;
+  /** Fetches anew what a reader waits for, after what was under way for others has failed. */
+  readonly refill: (flow: StreamFlow, object: OpenObject, waiter: Waiter) => void;
+}
+
 export interface Stream {
   /** Tells streams apart: a digest may name a raw layer here and a Nydus blob there. */
   readonly key: string;
@@ -51,11 +67,23 @@ export interface Stream {
   readonly map: ChunkMap;
   /** Where it comes from, for the log: host and repository. */
   readonly where: string;
+  /** What is reached over one link and limited together: a registry's host. */
+  readonly host: string;
   readonly fetch: FetchRange;
   /** For maps with units. */
   readonly decode: DecodeUnit;
   /** Checks a raw stream's whole content; used when one flight carries all of it. */
   readonly verifyWhole?: ((bytes: Uint8Array) => void) | undefined;
+}
+
+export interface Launch {
+  readonly urgency: Urgency;
+  readonly deadlineMs: number;
+  /** For whom it is fetched: see planner/pick-next.ts. */
+  readonly group: object;
+  /** The bytes were wrong once: they are to come another way. */
+  readonly isSecondTry?: boolean;
+  readonly watch?: FlightWatch;
 }
 
 /** Who launches a flight that no reader asked for, and wants to know how it goes. */
@@ -77,7 +105,7 @@ export interface PinnedHead {
 
 export class StreamFlow {
   readonly stream: Stream;
-  readonly parts: FlowParts;
+  readonly parts: SharedParts;
   readonly objects = new Set<OpenObject>();
   readonly flights = new Set<Flight>();
   readonly failures: FailureMemory;
@@ -89,7 +117,7 @@ export class StreamFlow {
 
   readonly counters: StreamCounters;
 
-  constructor(stream: Stream, parts: FlowParts, counters: StreamCounters) {
+  constructor(stream: Stream, parts: SharedParts, counters: StreamCounters) {
     this.stream = stream;
     this.parts = parts;
     this.counters = counters;
@@ -104,10 +132,22 @@ export class StreamFlow {
     return this.objects.size === 0 && this.flights.size === 0;
   }
 
+  /** What fetches under way will bring. */
+  get inFlight(): Extent[] {
+    return [...this.flights].flatMap(({ promised }) => promised);
+  }
+
+  /** True when `object` has all of `extent`, or is being given it. */
+  isHeld({ blocks }: OpenObject, extent: Extent): boolean {
+    return minus(blocks.missing(extent), this.inFlight).length === 0;
+  }
+
   /** Adds an object the kernel has just opened; flights under way will fill it too. */
   attach(kernel: KernelObject): OpenObject {
     const blocks = new BlockSet(this.stream.map.sizeBytes);
-    const object = new OpenObject(kernel, blocks, this.parts.clock);
+    const { windowBytes, windowBytesMax } = this.parts.limits;
+    const pattern = new ReadPattern({ windowBytes, windowBytesMax, streamEnd: this.streamEnd });
+    const object = new OpenObject({ kernel, blocks, pattern, clock: this.parts.clock });
     this.objects.add(object);
     for (const flight of this.flights) flight.addTarget(object);
     return object;
@@ -127,36 +167,38 @@ export class StreamFlow {
       const { windowBytes } = this.parts.limits;
       const length = Math.min(windowBytes, this.streamEnd, this.parts.slabs.slabBytes);
       const extent = this.stream.map.widen({ offset: 0, length });
-      flight = this.launch(extent, this.parts.clock.nowMs() + this.parts.limits.readTimeoutMs);
+      const deadlineMs = this.parts.clock.nowMs() + this.parts.limits.readTimeoutMs;
+      flight = this.launch(extent, { urgency: "demand", deadlineMs, group: this });
     }
     const pinned = flight;
     return { bytes: (bytes) => pinned.untilArrived(bytes), release: pinned.pin() };
   }
 
   /** Starts fetching `extent` for every open object that is ready; it joins `flights` until it ends. */
-  launch(extent: Extent, deadlineMs: number, watch?: FlightWatch): Flight {
-    const { map, fetch } = this.stream;
+  launch(extent: Extent, { watch, isSecondTry = false, ...by }: Launch): Flight {
+    const { map, fetch, host } = this.stream;
     const stored = map.stored(extent);
     this.counters.fetches += 1;
     this.counters.fetchedBytes += stored.length;
     const isWhole = stored.length === map.sizeBytes;
     const flight: Flight = new Flight({
+      ...by,
       extent,
       stored,
+      host,
       units: map.units(extent),
       decode: this.stream.decode,
       fetch: watch === undefined ? fetch : watched(fetch, watch),
-      slabs: this.parts.slabs,
+      queue: this.parts.queue,
+      meter: this.parts.meter,
       clock: this.parts.clock,
-      deadlineMs,
       answerHoldMs: this.parts.limits.answerHoldMs,
+      isSecondTry,
       verify: isWhole ? this.stream.verifyWhole : undefined,
       onUnjoinable: () => this.flights.delete(flight),
       onFailure: (rest, error, objects) => {
         watch?.onFailure(error);
-        // A reader who comes in a moment is not failed with what nobody waited for.
-        if (watch !== undefined && !objects.some((object) => object.isAwaiting(rest))) return;
-        this.#failed(rest, error, objects);
+        this.#failed(rest, error, { objects, of: flight });
       },
     });
     this.flights.add(flight);
@@ -170,13 +212,33 @@ export class StreamFlow {
     return flight;
   }
 
+  /** `object` waits until `deadlineMs` for what fetches under way bring of `parts`. */
+  join(object: OpenObject, parts: readonly Extent[], deadlineMs: number): void {
+    for (const flight of this.flights) {
+      const brings = flight.promised.some((one) => parts.some((part) => overlaps(one, part)));
+      if (!brings) continue;
+      flight.addTarget(object);
+      flight.promote(deadlineMs);
+    }
+  }
+
   abort(error: DaemonError): void {
     for (const flight of this.flights) flight.abort(error);
   }
 
-  #failed(rest: Extent, error: DaemonError, objects: readonly OpenObject[]): void {
-    if (error.fault.code === "cancelled") return;
-    const ofCache = error.fault.code.startsWith("cache_");
+  #failed(
+    rest: Extent,
+    error: DaemonError,
+    { objects, of }: { objects: readonly OpenObject[]; of: Flight },
+  ): void {
+    const { code } = error.fault;
+    if (code === "cancelled") return;
+    const ofCache = code.startsWith("cache_");
+    const isFinal = ofCache || code === "stopping";
+    if (!isFinal && (of.urgency !== "demand" || (isWrongBytes(error) && !of.isSecondTry))) {
+      this.#refill(rest, objects);
+      return;
+    }
     if (!ofCache) this.failures.remember(rest, error);
     // Only an OPEN was looking; it reports the fault itself.
     if (objects.length === 0) return;
@@ -192,7 +254,7 @@ export class StreamFlow {
     );
     this.parts.log.warn(
       {
-        code: error.fault.code,
+        code,
         stream: this.stream.digest,
         from: this.stream.where,
         offset: rest.offset,
@@ -203,6 +265,17 @@ export class StreamFlow {
       `a fill failed: ${error.message}`,
     );
   }
+
+  // What was not fetched for a reader does not fail one, and wrong bytes get a second chance.
+  #refill(rest: Extent, objects: readonly OpenObject[]): void {
+    for (const object of objects) {
+      for (const waiter of object.waitersOf(rest)) this.parts.refill(this, object, waiter);
+    }
+  }
+}
+
+function isWrongBytes({ fault }: DaemonError): boolean {
+  return fault.code === "digest_mismatch" || fault.code === "blob_truncated";
 }
 
 function watched(fetch: FetchRange, watch: FlightWatch): FetchRange {

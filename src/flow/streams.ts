@@ -8,7 +8,7 @@ import type { DecodeUnit, Decoder } from "../decoder/unit-decoder.ts";
 import { DaemonError, invariant } from "../errors.ts";
 import { rawChunkMap } from "../image/chunk-map.ts";
 import { RafsChunkMap } from "../image/rafs/chunk-map.ts";
-import { type Source, formatOrigin } from "../source/source.ts";
+import { type Origin, type Source, formatOrigin } from "../source/source.ts";
 import type { Content, StreamRecord } from "../state/bindings.ts";
 import type { StreamStore } from "../state/stream-store.ts";
 import { type Digest, MIB } from "../units.ts";
@@ -65,6 +65,7 @@ export class Streams {
       digest,
       map,
       where,
+      host: hostOf(origin),
       decode: makeDecoder({ digester: map.digester, blob: digest, where }),
       fetch: (stored, onPiece, options) => source.readRange(blob, stored, onPiece, options),
     };
@@ -140,6 +141,7 @@ export function rawStream(record: StreamRecord, source: Source): Stream {
     digest,
     map: rawChunkMap(size),
     where,
+    host: hostOf(origin),
     decode: neverDecoded,
     fetch: (stored, onPiece, options) => source.readRange(record, stored, onPiece, options),
     verifyWhole: (bytes) => {
@@ -149,6 +151,11 @@ export function rawStream(record: StreamRecord, source: Source): Stream {
       }
     },
   };
+}
+
+/** A directory is its own host. */
+function hostOf({ kind, host, repository }: Origin): string {
+  return kind === "registry" ? host : `${host}:${repository}`;
 }
 
 const neverDecoded: DecodeUnit = () => {

@@ -4,20 +4,18 @@
 //   want        |--------------|
 //   cached          ####                        ########
 //   in flight   ==
-//   window        |<------- windowBytes ------->|
+//   extra                      |<- extraBytes ->|
 //   fetches       ^^    ^^^^^^^^^^^^^^^^^^^^^^^^
 //
-// Cached bytes are not fetched again, bytes in flight are joined, the first missing byte
-// starts the window, and read-ahead stops at the first thing we already have or are getting.
+// Cached bytes are not fetched again, bytes in flight are joined. What is missing is rounded to
+// units; the last fetch runs on behind the request, as far as one request may. Neighbours whose
+// gap costs less than a request of its own become one fetch.
 
 import type { ChunkMap, CutLimits } from "../image/chunk-map.ts";
 import { BLOCK_BYTES, type Extent, extentEnd } from "../units.ts";
 
-export interface FillQuestion {
-  /** What a reader waits for, in whole 4 KiB blocks. */
-  readonly want: Extent;
-  /** How far to read past the first missing byte; at least one block. */
-  readonly windowBytes: number;
+/** What plans are made from. */
+export interface Holdings {
   /** What is fetched and verified whole: plans are made of its units. */
   readonly map: Pick<ChunkMap, "widen" | "cut">;
   /** No single fetch is longer than this, unless one unit is. */
@@ -26,8 +24,17 @@ export interface FillQuestion {
   readonly streamEnd: number;
   /** The parts of an extent that are not cached, in order. */
   readonly missing: (extent: Extent) => readonly Extent[];
-  /** Fetches under way for this stream, in any order; they do not overlap. */
+  /** Fetches under way for this stream, in any order. */
   readonly inFlight: readonly Extent[];
+  /** Gaps up to this long are fetched along. */
+  readonly gapBytes: number;
+}
+
+export interface FillQuestion extends Holdings {
+  /** What a reader waits for, in whole 4 KiB blocks. */
+  readonly want: Extent;
+  /** How far to read past the first missing byte in the same request; at least one block. */
+  readonly windowBytes: number;
 }
 
 export interface FillPlan {
@@ -39,9 +46,8 @@ export interface FillPlan {
 
 /** What to fetch so that `want` becomes cached. No fetches: all of it is cached or in flight. */
 export function planFill(question: FillQuestion): FillPlan {
-  const { want, streamEnd, map } = question;
-  const wanted = joined(question.missing(clip(want, streamEnd)).map((part) => map.widen(part)));
-  const demand = minus(wanted, question.inFlight);
+  const { want, streamEnd } = question;
+  const demand = bridged(lacking(clip(want, streamEnd), question), question);
   const first = demand[0];
   const last = demand.at(-1);
   if (first === undefined || last === undefined) return { fetches: [], refused: undefined };
@@ -59,6 +65,33 @@ export function planFill(question: FillQuestion): FillPlan {
     }
   }
   return { fetches, refused: undefined };
+}
+
+/**
+ * What to fetch of `extent`, which nobody waits for: its units that are neither cached nor in
+ * flight, in pieces of at most `pieceMax` (or one unit), in order. What may not be served is left out.
+ */
+export function planAhead(extent: Extent, of: Holdings, pieceMax: CutLimits): Extent[] {
+  const wanted = bridged(lacking(clip(extent, of.streamEnd), of), of);
+  return wanted.flatMap((part) => split(part, { map: of.map, fetchMax: pieceMax }).pieces);
+}
+
+/** Whole units of `extent` that are neither cached nor in flight. */
+function lacking(extent: Extent, { missing, map, inFlight }: Holdings): Extent[] {
+  return minus(
+    joined(
+      missing(extent).map((part) => map.widen(part)),
+      0,
+    ),
+    inFlight,
+  );
+}
+
+/** Parts with small gaps between them become one, where nothing of the gap is in flight. */
+function bridged(parts: readonly Extent[], { gapBytes, inFlight }: Holdings): Extent[] {
+  if (parts.length < 2 || gapBytes === 0) return [...parts];
+  const free = (gap: Extent): boolean => minus([gap], inFlight)[0]?.length === gap.length;
+  return joined(parts, gapBytes, free);
 }
 
 // Where the last fetch ends: read-ahead goes on from the last missing byte only when that byte
@@ -80,6 +113,7 @@ function aheadEnd(question: FillQuestion, first: Extent, last: Extent): number {
 
 /** `extents` without the bytes of `taken`; both in stream offsets, result in order. */
 export function minus(extents: readonly Extent[], taken: readonly Extent[]): Extent[] {
+  if (taken.length === 0) return [...extents];
   const cuts = taken.toSorted((a, b) => a.offset - b.offset);
   const left: Extent[] = [];
   for (const extent of extents) {
@@ -101,15 +135,22 @@ function clip(extent: Extent, streamEnd: number): Extent {
   return { offset, length: Math.min(extentEnd(extent), streamEnd) - offset };
 }
 
-/** Neighbours and overlaps, in order, become one. */
-function joined(extents: readonly Extent[]): Extent[] {
+/** Neighbours, overlaps and those with a gap of at most `gapMax` that `mayFill`, in order, become one. */
+function joined(
+  extents: readonly Extent[],
+  gapMax: number,
+  mayFill: (gap: Extent) => boolean = () => true,
+): Extent[] {
   const result: Extent[] = [];
   for (const extent of extents) {
     const before = result.at(-1);
-    if (before === undefined || extentEnd(before) < extent.offset) {
+    const beforeEnd = before === undefined ? 0 : extentEnd(before);
+    const gap = extent.offset - beforeEnd;
+    const isNear = gap <= 0 || (gap <= gapMax && mayFill({ offset: beforeEnd, length: gap }));
+    if (before === undefined || !isNear) {
       result.push(extent);
     } else {
-      const end = Math.max(extentEnd(before), extentEnd(extent));
+      const end = Math.max(beforeEnd, extentEnd(extent));
       result[result.length - 1] = { offset: before.offset, length: end - before.offset };
     }
   }
@@ -119,7 +160,7 @@ function joined(extents: readonly Extent[]): Extent[] {
 /** `rest` is what may not be served, with all that follows. */
 function split(
   extent: Extent,
-  { map, fetchMax }: FillQuestion,
+  { map, fetchMax }: Pick<Holdings, "map" | "fetchMax">,
 ): { pieces: Extent[]; rest: Extent } {
   const pieces: Extent[] = [];
   let rest = extent;

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // A bounded pool of page-aligned buffers ("slabs"), the only memory that fetched bytes pass
 // through: it is what limits bytes in flight. Fresh memory is dear (38 ms a MiB in a slow
-// guest), so slabs are made on first use and then kept. Who finds none waits, first come
-// first served.
+// guest), so slabs are made on first use and then kept. Who gets the next one when all are lent
+// is not the pool's to say.
 //
 // A slab is one or more times `slabBytes` long, doubled until it is long enough: chunks may be
 // larger than the usual fetch, and the few sizes are found again.
 
-import { cancelledBy } from "./clock.ts";
 import { invariant } from "../errors.ts";
 import { KIB } from "../units.ts";
 
@@ -17,11 +16,6 @@ export interface Slab {
 
 /** 2 ms of a slow guest at a time. */
 const WARM_STEP_BYTES = 64 * KIB;
-
-interface Waiter {
-  readonly bytes: number;
-  readonly grant: (slab: Slab) => void;
-}
 
 export interface SlabPoolOptions {
   readonly slabBytes: number;
@@ -36,10 +30,10 @@ export class SlabPool {
   readonly #bytesMax: number;
   readonly #allocate: (bytes: number) => Uint8Array;
   readonly #free: Slab[] = [];
-  readonly #waiters = new Set<Waiter>();
   readonly #lent = new Set<Slab>();
   /** Of all slabs, lent and free. */
   #bytes = 0;
+  #lentBytes = 0;
 
   constructor(options: SlabPoolOptions) {
     invariant(options.slabsMax >= 1, "a slab pool has at least one slab");
@@ -53,8 +47,14 @@ export class SlabPool {
     return this.#lent.size;
   }
 
-  get waitingCount(): number {
-    return this.#waiters.size;
+  /** Bytes of the slabs that are lent. */
+  get lentBytes(): number {
+    return this.#lentBytes;
+  }
+
+  /** All slabs together are never longer, but for a single one that is. */
+  get bytesMax(): number {
+    return this.#bytesMax;
   }
 
   /** The length of the slab that `acquire(bytes)` gives: what it costs of the pool. */
@@ -65,36 +65,22 @@ export class SlabPool {
   }
 
   /**
-   * A slab of at least `bytes` bytes; its content is whatever was there before. One that is
-   * larger than the whole pool is lent when nothing else is. Rejects when `signal` aborts.
+   * A slab of at least `bytes` bytes, whose content is whatever was there before; undefined when
+   * there is no room for it. One that is larger than the whole pool is lent when nothing else is.
    */
-  acquire(signal: AbortSignal, bytes = this.slabBytes): Promise<Slab> {
-    if (signal.aborted) return Promise.reject(cancelledBy(signal));
-    // Nobody overtakes who waits, or a large slab would never be granted.
-    const slab = this.#waiters.size === 0 ? this.#take(bytes) : undefined;
-    if (slab !== undefined) return Promise.resolve(slab);
-    return new Promise((resolve, reject) => {
-      const aborted = (): void => {
-        this.#waiters.delete(waiter);
-        reject(cancelledBy(signal));
-        this.#grant();
-      };
-      const waiter: Waiter = {
-        bytes,
-        grant: (granted) => {
-          signal.removeEventListener("abort", aborted);
-          resolve(granted);
-        },
-      };
-      this.#waiters.add(waiter);
-      signal.addEventListener("abort", aborted, { once: true });
-    });
+  tryAcquire(bytes = this.slabBytes): Slab | undefined {
+    const size = this.slabSize(bytes);
+    const slab = this.#takeFree(size) ?? this.#make(size);
+    if (slab === undefined) return undefined;
+    this.#lent.add(slab);
+    this.#lentBytes += slab.bytes.length;
+    return slab;
   }
 
   /** Makes the slab of a first fetch, in memory that is there: the first reader waits for none. */
   async warmUp(nextTurn: () => Promise<void>): Promise<void> {
-    const never = new AbortController().signal;
-    const slab = await this.acquire(never, 2 * this.slabBytes);
+    const slab = this.tryAcquire(2 * this.slabBytes);
+    if (slab === undefined) return;
     for (let at = 0; at < slab.bytes.length; at += WARM_STEP_BYTES) {
       slab.bytes.fill(0, at, at + WARM_STEP_BYTES);
       await nextTurn();
@@ -105,24 +91,8 @@ export class SlabPool {
   /** Gives a slab back. Nothing may still read or write it. */
   release(slab: Slab): void {
     invariant(this.#lent.delete(slab), "a slab is given back once");
+    this.#lentBytes -= slab.bytes.length;
     this.#free.push(slab);
-    this.#grant();
-  }
-
-  #grant(): void {
-    for (const waiter of this.#waiters) {
-      const slab = this.#take(waiter.bytes);
-      if (slab === undefined) return;
-      this.#waiters.delete(waiter);
-      waiter.grant(slab);
-    }
-  }
-
-  #take(bytes: number): Slab | undefined {
-    const size = this.slabSize(bytes);
-    const slab = this.#takeFree(size) ?? this.#make(size);
-    if (slab !== undefined) this.#lent.add(slab);
-    return slab;
   }
 
   #takeFree(size: number): Slab | undefined {

@@ -2,7 +2,9 @@
 // The one interface to stored bytes, whatever keeps them: a registry, an OCI layout directory,
 // a plain directory of blobs. It knows hosts, repositories and blobs, nothing of readers.
 
-import type { Digest, Extent } from "../units.ts";
+import type { Digest, Extent, Urgency } from "../units.ts";
+
+export type { Urgency } from "../units.ts";
 
 /**
  * Where blobs of an image are stored. For a layout, `host` is "oci" and `repository` its absolute
@@ -51,9 +53,6 @@ export interface FetchedManifest {
   /** At most 4 MiB (OCI distribution-spec), and it hashes to `digest`. */
   readonly bytes: Uint8Array;
 }
-
-/** `demand`: a reader is blocked by it. `ahead`: one will be soon. `prefetch`: nobody has asked. */
-export type Urgency = "demand" | "ahead" | "prefetch";
 
 export interface FetchOptions {
   /** Aborting ends the fetch at once; its reason, when a DaemonError, becomes the rejection. */

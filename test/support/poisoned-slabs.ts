@@ -18,8 +18,9 @@ export class PoisonedSlabPool extends SlabPool {
     super({ ...options, allocate: (bytes) => new Uint8Array(bytes).fill(POISON) });
   }
 
-  override async acquire(signal: AbortSignal, bytes?: number): Promise<Slab> {
-    const slab = await super.acquire(signal, bytes);
+  override tryAcquire(bytes?: number): Slab | undefined {
+    const slab = super.tryAcquire(bytes);
+    if (slab === undefined) return undefined;
     if (slab.bytes.some((byte) => byte !== POISON)) {
       this.violations.push("a slab was written after it had been given back");
     }

@@ -50,7 +50,13 @@ export class RafsRig {
       slabsMax: 16,
       allocate: (bytes) => native.allocateAligned(bytes),
     });
-    const limits = { windowBytes: MIB, readTimeoutMs: 10_000, answerHoldMs: 0 };
+    const limits = {
+      windowBytes: MIB,
+      windowBytesMax: 8 * MIB,
+      requestsPerHost: 8,
+      readTimeoutMs: 10_000,
+      answerHoldMs: 0,
+    };
     const { log, slabs } = this;
     this.engine = new Engine({ clock, log, slabs, limits, onFillFailure: () => undefined });
     const source = directorySource();

@@ -46,6 +46,7 @@ export function unitsSimulated(
     key: streamKey(record),
     digest: blob.digest,
     map,
+    host: "registry.example",
     where: "registry.example/app",
     decode,
   };

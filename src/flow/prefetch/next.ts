@@ -31,8 +31,7 @@ export function planBefore(
 
   const length = Math.min(missing.length, flow.fetchMax.logicalBytesMax);
   const wanted = map.widen({ offset: missing.offset, length });
-  const inFlight = [...flow.flights].map((flight) => flight.extent);
-  const [free] = minus([wanted], inFlight);
+  const [free] = minus([wanted], flow.inFlight);
   if (free === undefined) return { extent: undefined, next: extentEnd(wanted) };
   const extent = cut(flow, free, storedBytesMax);
   if (extent.length > 0) return { extent, next: extentEnd(extent) };

@@ -218,12 +218,12 @@ export class Prefetcher {
     let failure: DaemonError | undefined;
     // As for a READ: a reader who joins gets the cause before it gives up itself.
     const deadlineMs = nowMs + 0.95 * fill.flow.parts.limits.readTimeoutMs;
-    fill.flow.launch(fill.extent, deadlineMs, {
-      onBytes: (bytes) => {
+    const watch = {
+      onBytes: (bytes: number) => {
         transfer.took(bytes, clock.nowMs());
         counters.bytes += bytes;
       },
-      onFailure: (error) => {
+      onFailure: (error: DaemonError) => {
         // What closes an object cancels its flight; a fault says more.
         if (failure === undefined || failure.fault.code === "cancelled") failure = error;
       },
@@ -233,7 +233,8 @@ export class Prefetcher {
         this.#ended(run, fill, { transfer, failure });
         this.#pump();
       },
-    });
+    };
+    fill.flow.launch(fill.extent, { urgency: "prefetch", deadlineMs, group: run, watch });
   }
 
   #ended(

@@ -88,7 +88,11 @@ describe("a job", () => {
       extent.offset === 51 * B ? { ...extent, length: 0 } : stream.map.cut(extent, limits);
     rig.engine.serve({ ...stream, map: { ...stream.map, cut } }, object);
     await turns();
-    rig.engine.flowOf(stream).launch(blocks(52, 53), 60_000);
+    rig.engine.flowOf(stream).launch(blocks(52, 53), {
+      urgency: "demand",
+      deadlineMs: 60_000,
+      group: rig,
+    });
     await rig.quiet();
     expect(rig.fetched).toEqual([blocks(52, 53)]);
     rig.source.fetches[0]?.finish();

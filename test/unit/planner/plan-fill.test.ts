@@ -47,6 +47,7 @@ function plan(asked: Asked): Span[] {
     streamEnd: stream * BLOCK_BYTES,
     missing: (extent) => blocks.missing(extent),
     inFlight: (asked.inFlight ?? []).map(inBytes),
+    gapBytes: 0,
   });
   return fetches.map(inBlocks);
 }

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who may fetch now: a turn is a place among a host's requests and a slab for what comes. Those
+// that wait cost nothing but their entry here; planner/pick-next.ts says who is next.
+//
+//   take() -> waiting -> granted (slab, in the air) -> requestEnded() -> release()
+
+import { invariant } from "../errors.ts";
+import { type TurnLimits, pickNext } from "../planner/pick-next.ts";
+import { cancelledBy } from "../platform/clock.ts";
+import type { Slab, SlabPool } from "../platform/slab-pool.ts";
+import type { Urgency } from "../units.ts";
+
+export interface TurnRequest {
+  readonly host: string;
+  readonly urgency: Urgency;
+  readonly deadlineMs: number;
+  /** Stored bytes that will come. */
+  readonly bytes: number;
+  /** Of the slab. */
+  readonly slabBytes: number;
+  readonly group: object;
+}
+
+/** Of the pool, what read-ahead and prefetch may fill. */
+const BACKGROUND_SHARE = 3 / 4;
+
+interface Waiting {
+  readonly resolve: (slab: Slab) => void;
+  readonly forget: () => void;
+}
+
+/** One fetch's turn, from the moment it asks. */
+export class Turn {
+  readonly host: string;
+  readonly bytes: number;
+  readonly slabBytes: number;
+  readonly group: object;
+  urgency: Urgency;
+  deadlineMs: number;
+
+  constructor(of: TurnRequest) {
+    this.host = of.host;
+    this.bytes = of.bytes;
+    this.slabBytes = of.slabBytes;
+    this.group = of.group;
+    this.urgency = of.urgency;
+    this.deadlineMs = of.deadlineMs;
+  }
+}
+
+export class FetchQueue {
+  readonly #slabs: SlabPool;
+  readonly #limits: TurnLimits;
+  readonly #waiting = new Map<Turn, Waiting>();
+  readonly #inAir = new Set<Turn>();
+  #isGranting = false;
+
+  constructor(slabs: SlabPool, limits: TurnLimits) {
+    this.#slabs = slabs;
+    this.#limits = limits;
+  }
+
+  /** True while somebody who could go waits for memory, or for what goes before it. */
+  get isShort(): boolean {
+    return this.#waiting.size > 0;
+  }
+
+  /** Resolves when it is this turn's time, with its slab. Rejects when `signal` aborts before. */
+  take(turn: Turn, signal: AbortSignal): Promise<Slab> {
+    if (signal.aborted) return Promise.reject(cancelledBy(signal));
+    return new Promise((resolve, reject) => {
+      const aborted = (): void => {
+        this.#waiting.delete(turn);
+        reject(cancelledBy(signal));
+        this.#grant();
+      };
+      signal.addEventListener("abort", aborted, { once: true });
+      const forget = (): void => signal.removeEventListener("abort", aborted);
+      this.#waiting.set(turn, { resolve, forget });
+      this.#grant();
+    });
+  }
+
+  isWaiting(turn: Turn): boolean {
+    return this.#waiting.has(turn);
+  }
+
+  /** A reader waits for it now. */
+  promote(turn: Turn, deadlineMs: number): void {
+    if (turn.urgency === "demand" && turn.deadlineMs <= deadlineMs) return;
+    turn.urgency = "demand";
+    turn.deadlineMs = Math.min(turn.deadlineMs, deadlineMs);
+    this.#grant();
+  }
+
+  /** The host is free of it; its slab is still in use. */
+  requestEnded(turn: Turn): void {
+    if (this.#inAir.delete(turn)) this.#grant();
+  }
+
+  release(turn: Turn, slab: Slab): void {
+    this.#inAir.delete(turn);
+    this.#slabs.release(slab);
+    this.#grant();
+  }
+
+  #grant(): void {
+    // Who is granted may at once ask for more.
+    if (this.#isGranting) return;
+    this.#isGranting = true;
+    while (this.#grantOne());
+    this.#isGranting = false;
+  }
+
+  /** Whoever is next waits for memory alone: nobody overtakes it, or a large one would never go. */
+  #grantOne(): boolean {
+    if (this.#waiting.size === 0) return false;
+    const turn = pickNext([...this.#waiting.keys()], [...this.#inAir], this.#limits);
+    if (turn === undefined || !this.#mayFill(turn)) return false;
+    const slab = this.#slabs.tryAcquire(turn.slabBytes);
+    if (slab === undefined) return false;
+    const waiting = this.#waiting.get(turn);
+    invariant(waiting !== undefined, "who is picked is waiting");
+    this.#waiting.delete(turn);
+    this.#inAir.add(turn);
+    waiting.forget();
+    waiting.resolve(slab);
+    return true;
+  }
+
+  #mayFill({ urgency, slabBytes }: Turn): boolean {
+    const { lentBytes, bytesMax } = this.#slabs;
+    if (urgency === "demand" || lentBytes === 0) return true;
+    return lentBytes + this.#slabs.slabSize(slabBytes) <= bytesMax * BACKGROUND_SHARE;
+  }
+}

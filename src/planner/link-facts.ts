@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a measured link makes cheap or dear: how large requests to it should be. Pure.
+
+import { BLOCK_BYTES, KIB, MIB, alignDown } from "../units.ts";
+
+/** Of the way to one host, as it has shown itself. */
+export interface LinkFacts {
+  /** From a request to its first byte, at best. */
+  readonly rttMs: number;
+  /** What all requests together get. */
+  readonly bytesPerMs: number;
+}
+
+/** A reader who comes while a background request is in the air shares the link for no longer. */
+const PIECE_MS = 50;
+const PIECE_BYTES_MIN = 256 * KIB;
+const PIECE_BYTES_MAX = MIB;
+/** Passing over a gap as if it were wanted may cost this share of a round trip, and this much. */
+const GAP_RTT_SHARE = 1 / 4;
+const GAP_BYTES_MAX = 256 * KIB;
+/** What a reader who jumps about gets beyond its units: a quarter more than it waits anyhow. */
+const STRAY_RTT_SHARE = 1 / 4;
+/** Enough in the air for the link to be full, and a bit for its pauses; no more. */
+const AHEAD_MS = 100;
+const AHEAD_BYTES_MIN = 2 * MIB;
+const AHEAD_BYTES_MAX = 16 * MIB;
+
+/** Stored bytes of one background request. Without facts: what a slow link carries quickly. */
+export function pieceBytes(link: LinkFacts | undefined): number {
+  if (link === undefined) return PIECE_BYTES_MIN;
+  const bytes = Math.min(Math.max(link.bytesPerMs * PIECE_MS, PIECE_BYTES_MIN), PIECE_BYTES_MAX);
+  return alignDown(bytes, BLOCK_BYTES);
+}
+
+/** A gap up to this long is fetched along: one request is cheaper than two. */
+export function gapBytes(link: LinkFacts | undefined): number {
+  if (link === undefined) return 0;
+  const bytes = Math.min(link.bytesPerMs * link.rttMs * GAP_RTT_SHARE, GAP_BYTES_MAX);
+  return alignDown(bytes, BLOCK_BYTES);
+}
+
+/** How far a miss of a reader without a pattern is read ahead. */
+export function strayBytes(link: LinkFacts | undefined): number {
+  if (link === undefined) return BLOCK_BYTES;
+  const bytes = Math.min(link.bytesPerMs * link.rttMs * STRAY_RTT_SHARE, PIECE_BYTES_MAX);
+  return Math.max(BLOCK_BYTES, alignDown(bytes, BLOCK_BYTES));
+}
+
+/** Read-ahead in the air to one host at most. */
+export function aheadBytesMax(link: LinkFacts | undefined): number {
+  if (link === undefined) return AHEAD_BYTES_MIN;
+  const bytes = link.bytesPerMs * (2 * link.rttMs + AHEAD_MS);
+  return Math.min(Math.max(bytes, AHEAD_BYTES_MIN), AHEAD_BYTES_MAX);
+}
