@@ -9,6 +9,7 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { dropCachedKey, dropUntrustedFiles } from "./cache/untrusted-files.ts";
 import type { Config } from "./config/config.ts";
+import { tryDecoding } from "./decoder/trial.ts";
 import { type Decoder, createDecoder } from "./decoder/unit-decoder.ts";
 import { DaemonError } from "./errors.ts";
 import { Engine } from "./flow/engine.ts";
@@ -57,6 +58,7 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
     limits: {
       windowBytes: config.engine.window,
       windowBytesMax: Math.max(config.engine.window, config.engine.window_max),
+      fillsNeighbours: true,
       requestsPerHost: config.registry.connections,
       readTimeoutMs: config.limits.read_timeout,
       answerHoldMs: config.engine.answer_hold,
@@ -83,6 +85,7 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
   const warmUp = async (): Promise<void> => {
     await source.warmUp();
     await decoder();
+    await tryDecoding(native);
     await slabs.warmUp(nextTurn);
   };
   return {

@@ -6,10 +6,10 @@
 // boundary.
 #include "memory.h"
 
+#include <sys/mman.h>
 #include <unistd.h>
 
-#include <cstdlib>
-#include <cstring>
+#include <cstdint>
 
 #include "args.h"
 #include "families.h"
@@ -33,10 +33,10 @@ void DropShare(napi_env, void*, void* shared) { delete static_cast<SharedMemory*
 
 // An ArrayBuffer over page-aligned memory, or nullptr where the runtime does not allow it.
 napi_value NewExternal(napi_env env, size_t bytes) {
-  void* data = nullptr;
-  if (::posix_memalign(&data, kPageBytes, bytes) != 0) return nullptr;
-  std::memset(data, 0, bytes);
-  auto* shared = new SharedMemory(data, std::free);
+  // Zeroed by the kernel, a page when it is first touched: a buffer is seldom used to its end.
+  void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) return nullptr;
+  auto* shared = new SharedMemory(data, [bytes](void* memory) { ::munmap(memory, bytes); });
   napi_value buffer = nullptr;
   if (napi_create_external_arraybuffer(env, data, bytes, DropShare, shared, &buffer) != napi_ok) {
     delete shared;

@@ -8,7 +8,7 @@ import { availableParallelism } from "node:os";
 import { DaemonError, asDaemonError } from "../errors.ts";
 import type { Digester, Piece, Unit } from "../image/chunk-map.ts";
 import type { DecodeJob, Native } from "../platform/native.ts";
-import { MIB } from "../units.ts";
+import { BLOCK_BYTES, MIB } from "../units.ts";
 import { DecodeBatches } from "./decode-batches.ts";
 
 /** Decodes a unit's stored bytes and verifies each piece at its place in `into`, zeros behind it. */
@@ -59,7 +59,7 @@ export async function createDecoder(parts: DecoderParts): Promise<Decoder> {
   return ({ digester, blob, where }) =>
     async (unit, stored, into) => {
       try {
-        await batches.decode(jobOf(unit, stored, into));
+        if (!isInPlace(unit, stored, into)) await batches.decode(jobOf(unit, stored, into));
       } catch (error) {
         const { fault } = asDaemonError(error);
         const isDamage = fault.code === "syscall_failed" && fault.errnoName === "EBADMSG";
@@ -115,6 +115,20 @@ function checkHashers(makeHasher: Record<Digester, () => Hasher>): void {
     const detail = `the ${name} hash does not work on this machine (${actual})`;
     throw new DaemonError({ code: "addon_missing", detail });
   }
+}
+
+/** Its stored bytes are its decoded ones, and lie where those belong. */
+function isInPlace(
+  { codec, decodedBytes, pieces }: Unit,
+  stored: Uint8Array,
+  into: { readonly bytes: Uint8Array; readonly offset: number },
+): boolean {
+  const [piece, second] = pieces;
+  if (codec !== "none" || piece === undefined || second !== undefined) return false;
+  const target = into.bytes.byteOffset + piece.offset - into.offset;
+  const isSame = stored.buffer === into.bytes.buffer && stored.byteOffset === target;
+  const isWhole = piece.from === 0 && piece.length === stored.length;
+  return isSame && isWhole && decodedBytes === stored.length && piece.length % BLOCK_BYTES === 0;
 }
 
 function jobOf(

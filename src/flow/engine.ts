@@ -9,6 +9,7 @@ import type { Extent } from "../units.ts";
 import type { OpenObject } from "./open-object.ts";
 import { FetchQueue } from "./fetch-queue.ts";
 import { LinkMeter } from "./link-meter.ts";
+import { NeighbourFill } from "./neighbour-fill.ts";
 import { queuedRead, refill, serveRead } from "./serve-request.ts";
 import {
   type FlowParts,
@@ -58,8 +59,9 @@ export class Engine {
     const meter = new LinkMeter();
     const { requestsPerHost } = parts.limits;
     const link = meter.facts.bind(meter);
-    const queue = new FetchQueue(parts.slabs, { requestsPerHost, link });
-    this.#parts = { ...parts, queue, meter, refill };
+    const queue = new FetchQueue(parts.slabs, parts.clock, { requestsPerHost, link });
+    const neighbours = new NeighbourFill(parts.clock);
+    this.#parts = { ...parts, queue, meter, neighbours, refill };
   }
 
   /** `listener` is told of every object that has become ready to be filled. */
@@ -203,6 +205,7 @@ export class Engine {
 
   /** Cancels every fetch; whoever waits for one is failed with `error`. */
   abort(error: DaemonError): void {
+    this.#parts.neighbours.stop();
     for (const flow of this.#flows.values()) flow.abort(error);
   }
 

@@ -6,7 +6,8 @@
 
 import { invariant } from "../errors.ts";
 import { type TurnLimits, pickNext } from "../planner/pick-next.ts";
-import { cancelledBy } from "../platform/clock.ts";
+import { LRUCache } from "lru-cache";
+import { type Clock, cancelledBy } from "../platform/clock.ts";
 import type { Slab, SlabPool } from "../platform/slab-pool.ts";
 import type { Urgency } from "../units.ts";
 
@@ -21,6 +22,7 @@ export interface TurnRequest {
   readonly group: object;
 }
 
+const HOSTS_MAX = 256;
 /** Of the pool, what read-ahead and prefetch may fill. */
 const BACKGROUND_SHARE = 3 / 4;
 
@@ -53,9 +55,13 @@ export class FetchQueue {
   readonly #limits: TurnLimits;
   readonly #waiting = new Map<Turn, Waiting>();
   readonly #inAir = new Set<Turn>();
+  /** When a reader's fetch or read-ahead last began or ended, of each host. */
+  readonly #lastMs = new LRUCache<string, number>({ max: HOSTS_MAX });
+  readonly #clock: Clock;
   #isGranting = false;
 
-  constructor(slabs: SlabPool, limits: TurnLimits) {
+  constructor(slabs: SlabPool, clock: Clock, limits: TurnLimits) {
+    this.#clock = clock;
     this.#slabs = slabs;
     this.#limits = limits;
   }
@@ -63,6 +69,16 @@ export class FetchQueue {
   /** True while somebody who could go waits for memory, or for what goes before it. */
   get isShort(): boolean {
     return this.#waiting.size > 0;
+  }
+
+  /** True while anything waits to be fetched from `host`, or is being. */
+  isBusy(host: string): boolean {
+    return [...this.#waiting.keys(), ...this.#inAir].some((turn) => turn.host === host);
+  }
+
+  /** When something of `host` last began or ended. */
+  lastTurnMs(host: string): number {
+    return this.#lastMs.get(host) ?? Number.NEGATIVE_INFINITY;
   }
 
   /** Resolves when it is this turn's time, with its slab. Rejects when `signal` aborts before. */
@@ -95,11 +111,13 @@ export class FetchQueue {
 
   /** The host is free of it; its slab is still in use. */
   requestEnded(turn: Turn): void {
-    if (this.#inAir.delete(turn)) this.#grant();
+    if (!this.#inAir.delete(turn)) return;
+    this.#lastMs.set(turn.host, this.#clock.nowMs());
+    this.#grant();
   }
 
   release(turn: Turn, slab: Slab): void {
-    this.#inAir.delete(turn);
+    this.requestEnded(turn);
     this.#slabs.release(slab);
     this.#grant();
   }

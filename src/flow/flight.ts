@@ -112,7 +112,7 @@ export class Flight {
       urgency: parts.urgency,
       deadlineMs: parts.deadlineMs,
       bytes: parts.stored.length,
-      slabBytes: parts.extent.length + storedRoom(parts.units, parts.stored),
+      slabBytes: parts.extent.length + storedRoom(parts.units, parts),
       group: parts.group,
     });
   }

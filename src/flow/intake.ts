@@ -33,8 +33,25 @@ export interface Intake {
 }
 
 /** Bytes of a slab that the flight needs beside its logical bytes. */
-export function storedRoom(units: readonly Unit[] | undefined, stored: Extent): number {
-  return units === undefined ? 0 : alignUp(stored.length, BLOCK_BYTES);
+export function storedRoom(
+  units: readonly Unit[] | undefined,
+  { extent, stored }: Pick<IntakeParts, "extent" | "stored">,
+): number {
+  if (units === undefined || isInPlace(units, { extent, stored })) return 0;
+  return alignUp(stored.length, BLOCK_BYTES);
+}
+
+/** Stored as they are and where they belong: they need not be moved within the slab. */
+function isInPlace(
+  units: readonly Unit[],
+  { extent, stored }: Pick<IntakeParts, "extent" | "stored">,
+): boolean {
+  return units.every(({ codec, pieces, stored: { offset, length } }) => {
+    const [piece, second] = pieces;
+    if (codec !== "none" || piece === undefined || second !== undefined) return false;
+    const isWhole = piece.from === 0 && piece.length === length && length % BLOCK_BYTES === 0;
+    return isWhole && piece.offset - extent.offset === offset - stored.offset;
+  });
 }
 
 /** `verify` sees all of it before any of it is usable; it throws to refuse. */
@@ -86,7 +103,8 @@ class UnitIntake implements Intake {
     this.#decode = decode;
     const { slab, extent, stored } = parts;
     this.#logical = slab.subarray(0, extent.length);
-    this.#storedArea = slab.subarray(extent.length, extent.length + stored.length);
+    const from = storedRoom(units, parts) === 0 ? 0 : extent.length;
+    this.#storedArea = slab.subarray(from, from + stored.length);
     this.#settled = units.map(() => false);
   }
 

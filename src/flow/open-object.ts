@@ -10,6 +10,7 @@ import { DaemonError } from "../errors.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { KernelObject, ReadRequest } from "../kernel/transport.ts";
 import { type Extent, extentEnd } from "../units.ts";
+import type { Neighbourhood } from "../planner/neighbourhood.ts";
 import type { ReadPattern } from "../planner/read-pattern.ts";
 import { FailureMemory, overlaps } from "./failure-memory.ts";
 
@@ -26,6 +27,7 @@ export class OpenObject {
   readonly kernel: KernelObject;
   readonly blocks: BlockSet;
   readonly pattern: ReadPattern;
+  readonly neighbourhood: Neighbourhood;
   readonly failures: FailureMemory;
   readonly waiters = new Set<Waiter>();
   /** Reads that came while loading; undefined once ready. */
@@ -36,11 +38,13 @@ export class OpenObject {
     readonly kernel: KernelObject;
     readonly blocks: BlockSet;
     readonly pattern: ReadPattern;
+    readonly neighbourhood: Neighbourhood;
     readonly clock: Clock;
   }) {
     this.kernel = parts.kernel;
     this.blocks = parts.blocks;
     this.pattern = parts.pattern;
+    this.neighbourhood = parts.neighbourhood;
     this.failures = new FailureMemory(parts.clock);
   }
 

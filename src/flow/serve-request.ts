@@ -8,10 +8,11 @@
 
 import { DaemonError } from "../errors.ts";
 import type { ReadRequest } from "../kernel/transport.ts";
-import { gapBytes, pieceBytes, strayBytes } from "../planner/link-facts.ts";
-import { type Holdings, planAhead, planFill } from "../planner/plan-fill.ts";
+import { pieceBytes, strayBytes } from "../planner/link-facts.ts";
+import { planAhead, planFill } from "../planner/plan-fill.ts";
 import type { Track, Verdict } from "../planner/read-pattern.ts";
 import { BLOCK_BYTES, type Extent, extentEnd } from "../units.ts";
+import { holdingsOf } from "./holdings.ts";
 import type { OpenObject, Waiter } from "./open-object.ts";
 import type { StreamFlow } from "./stream-flow.ts";
 
@@ -45,6 +46,7 @@ export function serveRead(
   object.waiters.add(waiter);
   if (!fill(flow, object, { waiter, verdict })) return;
   readAhead(flow, object, verdict);
+  fillNeighbours(flow, object, verdict);
 }
 
 /** Fetches what `waiter` still lacks, or joins what brings it; false when it may not be served. */
@@ -57,7 +59,8 @@ function fill(
   const { request, sinceMs } = waiter;
   const want = request.extent;
   const windowBytes = verdict === undefined ? BLOCK_BYTES : demandWindow(flow, verdict.track);
-  const plan = planFill({ ...holdingsOf(flow, object), want, windowBytes });
+  const extraStoredMax = pieceBytes(flow.parts.meter.facts(flow.stream.host));
+  const plan = planFill({ ...holdingsOf(flow, object), want, windowBytes, extraStoredMax });
   if (plan.refused !== undefined) {
     object.forget(waiter);
     refuse(flow, request, plan.refused);
@@ -83,13 +86,22 @@ export function refill(flow: StreamFlow, object: OpenObject, waiter: Waiter): vo
 function readAhead(flow: StreamFlow, object: OpenObject, { track, ahead }: Verdict): void {
   const { clock, limits, meter } = flow.parts;
   const storedBytesMax = pieceBytes(meter.facts(flow.stream.host));
-  const { logicalBytesMax } = flow.fetchMax;
-  const pieceMax = { logicalBytesMax, storedBytesMax };
+  const pieceMax = { ...flow.fetchMax, storedBytesMax };
   const deadlineMs = clock.nowMs() + 0.95 * limits.readTimeoutMs;
   for (const extent of [...restOfWindow(flow, track), ...ahead]) {
     for (const piece of planAhead(extent, holdingsOf(flow, object), pieceMax)) {
       flow.launch(piece, { urgency: "ahead", deadlineMs, group: track });
     }
+  }
+}
+
+/** What lies around a READ that continues nothing. */
+function fillNeighbours(flow: StreamFlow, object: OpenObject, { track }: Verdict): void {
+  if (!flow.parts.limits.fillsNeighbours) return;
+  if (track.kind !== "first" && track.kind !== "random") return;
+  const neighbours = object.neighbourhood.jumped(track.last, track.kind === "random");
+  if (neighbours !== undefined) {
+    flow.parts.neighbours.want(flow, object, { neighbours, group: object.neighbourhood });
   }
 }
 
@@ -104,24 +116,12 @@ function restOfWindow(flow: StreamFlow, track: Track): Extent[] {
   return end > aheadEnd ? [{ offset: aheadEnd, length: end - aheadEnd }] : [];
 }
 
-/** How far one demand request reads on: as long as a background request may take, or a stray's bit. */
+/** How far one demand request reads on, logical bytes. */
 function demandWindow({ parts, stream }: StreamFlow, { kind }: Track): number {
   const { windowBytes } = parts.limits;
-  const link = parts.meter.facts(stream.host);
   if (kind === "backward" || kind === "strided") return BLOCK_BYTES;
-  if (kind === "random") return Math.min(windowBytes, strayBytes(link));
-  return link === undefined ? windowBytes : Math.min(windowBytes, pieceBytes(link));
-}
-
-function holdingsOf(flow: StreamFlow, object: OpenObject): Holdings {
-  return {
-    map: flow.stream.map,
-    fetchMax: flow.fetchMax,
-    streamEnd: flow.streamEnd,
-    missing: (within) => object.blocks.missing(within),
-    inFlight: flow.inFlight,
-    gapBytes: gapBytes(flow.parts.meter.facts(flow.stream.host)),
-  };
+  if (kind === "random") return Math.min(windowBytes, strayBytes(parts.meter.facts(stream.host)));
+  return windowBytes;
 }
 
 function refuse(flow: StreamFlow, request: ReadRequest, refused: Extent): void {

@@ -10,6 +10,7 @@ import type { KernelObject } from "../kernel/transport.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { Log } from "../platform/log.ts";
 import { minus } from "../planner/plan-fill.ts";
+import { Neighbourhood } from "../planner/neighbourhood.ts";
 import { ReadPattern } from "../planner/read-pattern.ts";
 import type { SlabPool } from "../platform/slab-pool.ts";
 import { BLOCK_BYTES, type Digest, type Extent, type Urgency, alignUp } from "../units.ts";
@@ -17,6 +18,7 @@ import { FailureMemory, overlaps } from "./failure-memory.ts";
 import type { FetchQueue } from "./fetch-queue.ts";
 import { type FetchRange, Flight } from "./flight.ts";
 import type { LinkMeter } from "./link-meter.ts";
+import type { NeighbourFill } from "./neighbour-fill.ts";
 import { OpenObject, type Waiter } from "./open-object.ts";
 
 export interface FlowLimits {
@@ -24,6 +26,8 @@ export interface FlowLimits {
   readonly windowBytes: number;
   /** Read-ahead of a reader who goes on in order, bytes; `windowBytes` at least. */
   readonly windowBytesMax: number;
+  /** True: an idle link, or one that is not full, is used for what lies around misses. */
+  readonly fillsNeighbours: boolean;
   /** Requests to one host at once, 1 or more. */
   readonly requestsPerHost: number;
   /** A READ is answered, with data or without, within this time. */
@@ -56,6 +60,7 @@ export interface FlowParts {
 export interface SharedParts extends FlowParts {
   readonly queue: FetchQueue;
   readonly meter: LinkMeter;
+  readonly neighbours: NeighbourFill;
   /** Fetches anew what a reader waits for, after what was under way for others has failed. */
   readonly refill: (flow: StreamFlow, object: OpenObject, waiter: Waiter) => void;
 }
@@ -146,8 +151,14 @@ export class StreamFlow {
   attach(kernel: KernelObject): OpenObject {
     const blocks = new BlockSet(this.stream.map.sizeBytes);
     const { windowBytes, windowBytesMax } = this.parts.limits;
-    const pattern = new ReadPattern({ windowBytes, windowBytesMax, streamEnd: this.streamEnd });
-    const object = new OpenObject({ kernel, blocks, pattern, clock: this.parts.clock });
+    const { streamEnd } = this;
+    const object = new OpenObject({
+      kernel,
+      blocks,
+      pattern: new ReadPattern({ windowBytes, windowBytesMax, streamEnd }),
+      neighbourhood: new Neighbourhood({ windowBytes, streamEnd }),
+      clock: this.parts.clock,
+    });
     this.objects.add(object);
     for (const flight of this.flights) flight.addTarget(object);
     return object;

@@ -75,8 +75,10 @@ export function rawChunkMap(sizeBytes: number): ChunkMap {
       const offset = alignDown(extent.offset, BLOCK_BYTES);
       return { offset, length: alignUp(extentEnd(extent), BLOCK_BYTES) - offset };
     },
-    cut({ offset, length }, { logicalBytesMax }) {
-      return { offset, length: Math.min(length, logicalBytesMax) };
+    cut({ offset, length }, { logicalBytesMax, storedBytesMax }) {
+      // Its stored bytes are its logical ones; a block is its unit.
+      const most = Math.max(BLOCK_BYTES, Math.min(length, logicalBytesMax, storedBytesMax));
+      return { offset, length: Math.min(length, alignDown(most, BLOCK_BYTES)) };
     },
     stored(extent) {
       const offset = Math.min(extent.offset, sizeBytes);

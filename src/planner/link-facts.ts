@@ -21,7 +21,7 @@ const GAP_BYTES_MAX = 256 * KIB;
 /** What a reader who jumps about gets beyond its units: a quarter more than it waits anyhow. */
 const STRAY_RTT_SHARE = 1 / 4;
 /** Enough in the air for the link to be full, and a bit for its pauses; no more. */
-const AHEAD_MS = 100;
+const AHEAD_MS = 50;
 const AHEAD_BYTES_MIN = 2 * MIB;
 const AHEAD_BYTES_MAX = 16 * MIB;
 

@@ -35,6 +35,8 @@ export interface FillQuestion extends Holdings {
   readonly want: Extent;
   /** How far to read past the first missing byte in the same request; at least one block. */
   readonly windowBytes: number;
+  /** A request that reads on carries no more stored bytes than this, beyond the request's own units. */
+  readonly extraStoredMax: number;
 }
 
 export interface FillPlan {
@@ -54,7 +56,10 @@ export function planFill(question: FillQuestion): FillPlan {
 
   const fetches: Extent[] = [];
   for (const extent of demand) {
-    const end = extent === last ? aheadEnd(question, first, last) : extentEnd(extent);
+    const end =
+      extent === last
+        ? shortened(question, last, aheadEnd(question, first, last))
+        : extentEnd(extent);
     const { pieces, rest } = split(
       { offset: extent.offset, length: end - extent.offset },
       question,
@@ -109,6 +114,18 @@ function aheadEnd(question: FillQuestion, first: Extent, last: Extent): number {
   const lastUnit = map.widen({ offset: end - BLOCK_BYTES, length: BLOCK_BYTES });
   if (extentEnd(lastUnit) === end) return end;
   return Math.max(lastUnit.offset, lastEnd);
+}
+
+/** Read-ahead goes along with `last` only as far as one background request may go. */
+function shortened(
+  { map, fetchMax, extraStoredMax }: FillQuestion,
+  last: Extent,
+  end: number,
+): number {
+  if (end <= extentEnd(last)) return end;
+  const whole = { offset: last.offset, length: end - last.offset };
+  const storedBytesMax = Math.min(fetchMax.storedBytesMax, extraStoredMax);
+  return Math.max(extentEnd(last), extentEnd(map.cut(whole, { ...fetchMax, storedBytesMax })));
 }
 
 /** `extents` without the bytes of `taken`; both in stream offsets, result in order. */

@@ -54,7 +54,7 @@ const STRIDES_AHEAD = 4;
 const BACKWARD_STREAK = 2;
 const BACKWARD_STEP_BYTES = 256 * KIB;
 /** A READ this small that continues nothing is a stray; a larger one has the kernel's own readahead. */
-const STRAY_READ_BYTES_MAX = 16 * KIB;
+const STRAY_READ_BYTES_MAX = 4 * KIB;
 const STRAYS_FOR_RANDOM = 4;
 const STRAYS_MAX = 6;
 
@@ -94,8 +94,8 @@ export class ReadPattern {
       this.#strays = Math.max(0, this.#strays - 2);
       return isForward ? this.#forward(track, read) : this.#backward(track, read);
     }
-    this.#strays += read.length <= STRAY_READ_BYTES_MAX ? 1 : 0;
-    this.#strays = Math.min(this.#strays, STRAYS_MAX);
+    const isStray = read.length <= STRAY_READ_BYTES_MAX;
+    this.#strays = isStray ? Math.min(this.#strays + 1, STRAYS_MAX) : Math.max(0, this.#strays - 1);
     return {
       track: this.#begin(read, this.isRandom ? "random" : "first"),
       ahead: [],

@@ -18,6 +18,7 @@ import { turns } from "./turns.ts";
 export const LIMITS: FlowLimits = {
   windowBytes: 8 * BLOCK_BYTES,
   windowBytesMax: 32 * BLOCK_BYTES,
+  fillsNeighbours: false,
   requestsPerHost: 8,
   readTimeoutMs: 10_000,
   answerHoldMs: 50,

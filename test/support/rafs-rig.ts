@@ -53,6 +53,7 @@ export class RafsRig {
     const limits = {
       windowBytes: MIB,
       windowBytesMax: 8 * MIB,
+      fillsNeighbours: false,
       requestsPerHost: 8,
       readTimeoutMs: 10_000,
       answerHoldMs: 0,

@@ -33,7 +33,8 @@ export function planBefore(
   const wanted = map.widen({ offset: missing.offset, length });
   const [free] = minus([wanted], flow.inFlight);
   if (free === undefined) return { extent: undefined, next: extentEnd(wanted) };
-  const extent = cut(flow, free, storedBytesMax);
+  const { logicalBytesMax } = flow.fetchMax;
+  const extent = map.cut(free, { logicalBytesMax, storedBytesMax });
   if (extent.length > 0) return { extent, next: extentEnd(extent) };
   const refused = map.widen({ offset: free.offset, length: BLOCK_BYTES });
   return { extent: undefined, next: Math.max(extentEnd(refused), part.offset + BLOCK_BYTES) };
@@ -47,13 +48,4 @@ function firstMissing(flow: StreamFlow, within: Extent): Extent | undefined {
     if (missing !== undefined && missing.offset < (first?.offset ?? Infinity)) first = missing;
   }
   return first;
-}
-
-// A raw map's cut looks at logical bytes alone, which are its stored ones.
-function cut(flow: StreamFlow, free: Extent, storedBytesMax: number): Extent {
-  const { map } = flow.stream;
-  const { logicalBytesMax } = flow.fetchMax;
-  const extent = map.cut(free, { logicalBytesMax, storedBytesMax });
-  if (extent.length === 0 || map.stored(extent).length <= storedBytesMax) return extent;
-  return map.cut(free, { logicalBytesMax: storedBytesMax, storedBytesMax });
 }

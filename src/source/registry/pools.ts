@@ -8,6 +8,8 @@ import { type Dispatcher, Pool, ProxyAgent } from "undici";
 import { ignoreBecause } from "../ignore.ts";
 import type { Access, ProxyProfile } from "./access.ts";
 import { basicAuthorization } from "./credentials/grant.ts";
+import { type Access, basicAuthorization } from "./access.ts";
+import { createConnector } from "./connect.ts";
 import type { RegistryOptions } from "./options.ts";
 import { type TLSNeeds, type TLSOptions, loadTLS } from "./tls-options.ts";
 import type { Upstream } from "./upstream.ts";
@@ -98,7 +100,7 @@ export class Pools {
       headersTimeout: 0,
       bodyTimeout: 0,
     };
-    if (tunnel === "") return new Pool(origin, { ...options, connect });
+    if (tunnel === "") return new Pool(origin, { ...options, connect: createConnector(connect) });
     return new ProxyAgent({
       ...options,
       uri: tunnel,

@@ -48,6 +48,7 @@ function plan(asked: Asked): Span[] {
     missing: (extent) => blocks.missing(extent),
     inFlight: (asked.inFlight ?? []).map(inBytes),
     gapBytes: 0,
+    extraStoredMax: Number.POSITIVE_INFINITY,
   });
   return fetches.map(inBlocks);
 }
