@@ -13,6 +13,7 @@ import { planAhead, planFill } from "../planner/plan-fill.ts";
 import type { Track, Verdict } from "../planner/read-pattern.ts";
 import { BLOCK_BYTES, type Extent, extentEnd } from "../units.ts";
 import { holdingsOf } from "./holdings.ts";
+import { overlaps } from "./failure-memory.ts";
 import type { OpenObject, Waiter } from "./open-object.ts";
 import type { StreamFlow } from "./stream-flow.ts";
 
@@ -56,7 +57,7 @@ function fill(
   by: { waiter: Waiter; verdict?: Verdict; isSecondTry?: boolean },
 ): boolean {
   const { waiter, verdict, isSecondTry = false } = by;
-  const { request, sinceMs } = waiter;
+  const { request } = waiter;
   const want = request.extent;
   const windowBytes = verdict === undefined ? BLOCK_BYTES : demandWindow(flow, verdict.track);
   const extraStoredMax = pieceBytes(flow.parts.meter.facts(flow.stream.host));
@@ -66,8 +67,7 @@ function fill(
     refuse(flow, request, plan.refused);
     return false;
   }
-  // The fetch gives up a little before the reader does, so that its cause is what is reported.
-  const deadlineMs = sinceMs + 0.95 * flow.parts.limits.readTimeoutMs;
+  const deadlineMs = fetchDeadlineMs(flow, waiter);
   flow.join(object, object.blocks.missing(want), deadlineMs);
   const group = verdict?.track ?? object;
   for (const extent of plan.fetches) {
@@ -77,9 +77,27 @@ function fill(
   return true;
 }
 
-/** What was under way for others, or wrong, has failed: `waiter` gets a fetch of its own. */
-export function refill(flow: StreamFlow, object: OpenObject, waiter: Waiter): void {
+/**
+ * What was under way for others, or wrong, has failed: `waiter` gets a fetch of its own. What was
+ * refused as a whole comes again as a whole: nothing less of it can be verified.
+ */
+export function refill(
+  flow: StreamFlow,
+  object: OpenObject,
+  { waiter, refused }: { waiter: Waiter; refused: Extent | undefined },
+): void {
+  if (refused !== undefined && !flow.inFlight.some((one) => overlaps(one, refused))) {
+    const deadlineMs = fetchDeadlineMs(flow, waiter);
+    const by = { urgency: "demand", deadlineMs, group: object, isSecondTry: true } as const;
+    flow.launch(refused, by).addTarget(object);
+    return;
+  }
   fill(flow, object, { waiter, isSecondTry: true });
+}
+
+/** A fetch gives up a little before its reader does, so that its cause is what is reported. */
+function fetchDeadlineMs({ parts }: StreamFlow, { sinceMs }: Waiter): number {
+  return sinceMs + 0.95 * parts.limits.readTimeoutMs;
 }
 
 /** Fetches what a reader is likely to ask for next, at lower urgency and in small pieces. */

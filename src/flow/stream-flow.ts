@@ -62,7 +62,11 @@ export interface SharedParts extends FlowParts {
   readonly meter: LinkMeter;
   readonly neighbours: NeighbourFill;
   /** Fetches anew what a reader waits for, after what was under way for others has failed. */
-  readonly refill: (flow: StreamFlow, object: OpenObject, waiter: Waiter) => void;
+  readonly refill: (
+    flow: StreamFlow,
+    object: OpenObject,
+    of: { readonly waiter: Waiter; readonly refused: Extent | undefined },
+  ) => void;
 }
 
 export interface Stream {
@@ -191,7 +195,6 @@ export class StreamFlow {
     const stored = map.stored(extent);
     this.counters.fetches += 1;
     this.counters.fetchedBytes += stored.length;
-    const isWhole = stored.length === map.sizeBytes;
     const flight: Flight = new Flight({
       ...by,
       extent,
@@ -205,7 +208,7 @@ export class StreamFlow {
       clock: this.parts.clock,
       answerHoldMs: this.parts.limits.answerHoldMs,
       isSecondTry,
-      verify: isWhole ? this.stream.verifyWhole : undefined,
+      verify: this.#verifyOf(extent),
       onUnjoinable: () => this.flights.delete(flight),
       onFailure: (rest, error, objects) => {
         watch?.onFailure(error);
@@ -237,6 +240,12 @@ export class StreamFlow {
     for (const flight of this.flights) flight.abort(error);
   }
 
+  /** Checks a raw stream that is fetched as a whole. */
+  #verifyOf(extent: Extent): Stream["verifyWhole"] {
+    const { map, verifyWhole } = this.stream;
+    return map.stored(extent).length === map.sizeBytes ? verifyWhole : undefined;
+  }
+
   #failed(
     rest: Extent,
     error: DaemonError,
@@ -247,7 +256,7 @@ export class StreamFlow {
     const ofCache = code.startsWith("cache_");
     const isFinal = ofCache || code === "stopping";
     if (!isFinal && (of.urgency !== "demand" || (isWrongBytes(error) && !of.isSecondTry))) {
-      this.#refill(rest, objects);
+      this.#refill(rest, objects, isWrongBytes(error) && this.#verifyOf(of.extent) ? of.extent : undefined);
       return;
     }
     if (!ofCache) this.failures.remember(rest, error);
@@ -278,9 +287,11 @@ export class StreamFlow {
   }
 
   // What was not fetched for a reader does not fail one, and wrong bytes get a second chance.
-  #refill(rest: Extent, objects: readonly OpenObject[]): void {
+  #refill(rest: Extent, objects: readonly OpenObject[], refused: Extent | undefined): void {
     for (const object of objects) {
-      for (const waiter of object.waitersOf(rest)) this.parts.refill(this, object, waiter);
+      for (const waiter of object.waitersOf(rest)) {
+        this.parts.refill(this, object, { waiter, refused });
+      }
     }
   }
 }

@@ -92,6 +92,27 @@ export class FlowRig {
     return read;
   }
 
+  /** Every fetch so far, as urgency and blocks: `demand 2-10`. Stored bytes are told as they are. */
+  get asked(): string[] {
+    return this.source.fetches.map(({ extent, options: { urgency } }) => {
+      const isBlocks = extent.offset % BLOCK_BYTES === 0;
+      const [unit, at] = isBlocks ? [BLOCK_BYTES, ""] : [1, "bytes "];
+      const end = Math.ceil((extent.offset + extent.length) / unit);
+      return `${urgency} ${at}${extent.offset / unit}-${end}`;
+    });
+  }
+
+  /** Gives every fetch its bytes and lets every write end, until nothing is under way. */
+  async drain(...objects: readonly FakeObject[]): Promise<void> {
+    await turns();
+    const writes = (): number => objects.reduce((sum, one) => sum + one.writes.length, 0);
+    for (let round = 0; round < 200 && this.source.open.length + writes() > 0; round += 1) {
+      for (const fetch of this.source.open) fetch.finish();
+      for (const object of objects) for (const write of object.writes.splice(0)) write.finish();
+      await turns();
+    }
+  }
+
   close(object: FakeObject): void {
     object.closed = true;
     this.engine.closed(object);

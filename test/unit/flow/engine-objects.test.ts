@@ -108,14 +108,9 @@ describe("an object that closes", () => {
       });
       rig.read(one, 20, 21);
       await turns();
-      for (const fetch of rig.source.open) fetch.finish();
-      await turns();
-      for (let i = 0; i < 4; i += 1) {
-        for (const write of [...two.writes.splice(0), ...one.writes.splice(0)]) write.finish();
-        for (const fetch of rig.source.open) fetch.finish();
-        await turns();
-      }
+      await rig.drain(two, one);
       expect(late?.answer).toBe("complete");
+      expect(rig.slabs.violations).toEqual([]);
       expect(sameBytes(two.file.subarray(0, B), content.subarray(0, B))).toBe(true);
       expect(rig.slabs.lentCount).toBe(0);
     },
@@ -179,6 +174,22 @@ describe("a stream that one fetch carries whole", () => {
     expect(read.answer).toBe("complete");
   });
 
+  test("with another digest comes a second time as a whole, from where peers have no say", async () => {
+    const rig = new FlowRig();
+    const content = patternBytes(3 * B + 5);
+    const object = await rig.open(rig.blob(content));
+    const reads = [rig.read(object, 0, 1), rig.read(object, 2, 4)];
+    await turns();
+    rig.source.fetches[0]?.giveBytes(patternBytes(content.length, 2)).end();
+    await turns();
+    expect(rig.asked).toEqual(["demand 0-4", "demand 0-4"]);
+    expect(rig.source.fetches.map(({ options }) => options.avoidPeers)).toEqual([false, true]);
+    expect(object.writeCount).toBe(0);
+    await rig.drain();
+    expect(reads.map(({ answer }) => answer)).toEqual(["complete", "complete"]);
+    expect(sameBytes(object.file.subarray(0, content.length), content)).toBe(true);
+  });
+
   test("with another digest is never written, and its readers fail", async () => {
     const rig = new FlowRig();
     const content = patternBytes(3 * B + 5);
@@ -186,9 +197,13 @@ describe("a stream that one fetch carries whole", () => {
     const object = await rig.open(blob);
     const read = rig.read(object, 0, 1);
     await turns();
-    rig.source.fetches[0]?.giveBytes(patternBytes(content.length, 2)).end();
-    await turns();
+    for (const isSecond of [false, true]) {
+      expect([read.answer, rig.source.open[0]?.options.avoidPeers]).toEqual(["waiting", isSecond]);
+      rig.source.open[0]?.giveBytes(patternBytes(content.length, 2)).end();
+      await turns();
+    }
     expect([codeOf(read.error), object.writeCount]).toEqual(["digest_mismatch", 0]);
+    expect(rig.asked).toEqual(["demand 0-4", "demand 0-4"]);
     expect(rig.slabs.lentCount).toBe(0);
   });
 });

@@ -124,14 +124,19 @@ describe("readers come first", () => {
     expect(read.answer).toBe("complete");
   });
 
-  test("who waits for a prefetch that fails is told as ever", async () => {
+  test("who waits for a prefetch that fails gets a fetch of its own, and is told when that fails", async () => {
     const { rig, object } = await opened(60);
     await rig.quiet();
     const read = rig.read(object, 0, 1);
     rig.source.fetches[0]?.fail(unreachable);
     await turns();
-    expect([read.answer, read.error]).toEqual(["failed", unreachable]);
-    expect(rig.fillFailures).toHaveLength(1);
+    expect([read.answer, rig.fillFailures]).toEqual(["waiting", []]);
+    expect(rig.asked).toEqual(["prefetch 0-8", "demand 0-1"]);
+    const again = new DaemonError({ code: "registry_failed", host: "r", status: 500, detail: "" });
+    rig.source.fetches[1]?.fail(again);
+    await turns();
+    expect([read.answer, read.error]).toEqual(["failed", again]);
+    expect([rig.fillFailures.length, rig.asked.length]).toEqual([1, 2]);
   });
 });
 

@@ -70,9 +70,14 @@ describe("a bad unit", () => {
     const object = await rig.openUnits();
     const reads = [rig.read(object, 0, 2), rig.read(object, 2, 3), rig.read(object, 4, 6)];
     await rig.finishAll();
+    expect(reads.map(({ answer }) => answer)).toEqual(["complete", "waiting", "complete"]);
+    // It alone is fetched a second time, from where peers have no say.
+    expect(rig.asked).toEqual(["demand 0-6", "demand bytes 6000-11000"]);
+    expect(rig.source.fetches.map(({ options }) => options.avoidPeers)).toEqual([false, true]);
+    await rig.finishAll();
     expect(reads.map(({ answer }) => answer)).toEqual(["complete", "failed", "complete"]);
     expect(reads[1]?.error?.fault.code).toBe("digest_mismatch");
-    expect(rig.source.fetches).toHaveLength(1);
+    expect(rig.source.fetches).toHaveLength(2);
     expect(object.hasWritten(blocks(2, 3)) || object.hasWritten(blocks(3, 4))).toBe(false);
     expect(sameBytes(object.file.subarray(0, 2 * B), rig.map.bytes.subarray(0, 2 * B))).toBe(true);
   });
@@ -80,13 +85,18 @@ describe("a bad unit", () => {
   test("fails who joins its fetch after it was seen to be bad", async () => {
     const rig = new Rig(bad(twoBlockUnits(4), 0));
     const [one, two] = [await rig.openUnits(), await rig.openUnits()];
-    rig.read(one, 0, 8);
+    const first = rig.read(one, 0, 8);
     await turns();
     rig.source.open[0]?.give(5_500);
     await rig.clock.advance(DECODED_MS);
     const late = rig.read(two, 0, 1);
     await turns();
-    expect([late.answer, rig.source.fetches.length]).toEqual(["failed", 1]);
+    // Its second fetch is under way for the first reader, and shared.
+    expect([late.answer, rig.asked]).toEqual(["waiting", ["demand 0-6", "demand 0-2"]]);
+    await rig.finishAll();
+    await rig.finishAll();
+    expect([first.answer, late.answer, rig.source.fetches.length]).toEqual(["failed", "failed", 2]);
+    expect(late.error?.fault.code).toBe("digest_mismatch");
   });
 });
 
@@ -109,15 +119,15 @@ describe("a unit that no image vouches for", () => {
     for (const one of map.all.slice(2, 3)) one.isTrusted = false;
     const rig = new Rig(map);
     const object = await rig.openUnits();
-    const reads = [rig.read(object, 3, 5), rig.read(object, 4, 5), rig.read(object, 0, 2)];
+    const reads = [rig.read(object, 0, 2), rig.read(object, 3, 5), rig.read(object, 4, 5)];
     expect(reads.map(({ error }) => error?.fault.code)).toEqual([
-      "chunk_untrusted",
-      "chunk_untrusted",
       undefined,
+      "chunk_untrusted",
+      "chunk_untrusted",
     ]);
     await rig.finishAll();
     expect(rig.source.fetches.map(({ extent }) => extent)).toEqual([{ offset: 0, length: 11_000 }]);
-    expect([reads[2]?.answer, rig.map.violations]).toEqual(["complete", []]);
+    expect([reads[0]?.answer, rig.map.violations]).toEqual(["complete", []]);
     expect(rig.log.messages("warn")).toHaveLength(1);
   });
 
