@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import { describe, expect, test } from "vitest";
+import {
+  type LinkFacts,
+  aheadBytesMax,
+  gapBytes,
+  pieceBytes,
+  strayBytes,
+} from "../../../src/planner/link-facts.ts";
+import { BLOCK_BYTES, KIB, MIB } from "../../../src/units.ts";
+
+/** 1 MB/s and 20 ms, 20 MB/s and 20 ms, 100 MB/s and 20 ms, and a cable to the next machine. */
+const slow: LinkFacts = { rttMs: 20, bytesPerMs: 1_000 };
+const middle: LinkFacts = { rttMs: 20, bytesPerMs: 20_000 };
+const fast: LinkFacts = { rttMs: 20, bytesPerMs: 100_000 };
+const near: LinkFacts = { rttMs: 0.2, bytesPerMs: 1_000_000 };
+
+describe("before anything is known of a link", () => {
+  test("background requests are what a slow one carries quickly, and little is in the air", () => {
+    expect([pieceBytes(undefined), aheadBytesMax(undefined)]).toEqual([256 * KIB, 2 * MIB]);
+  });
+
+  test("no gap is fetched along, and a stray gets its own block", () => {
+    expect([gapBytes(undefined), strayBytes(undefined)]).toEqual([0, BLOCK_BYTES]);
+  });
+});
+
+test("a background request is 50 ms of its link, within 256 KiB and 1 MiB", () => {
+  expect([slow, { rttMs: 20, bytesPerMs: 10_000 }, middle, near].map(pieceBytes)).toEqual([
+    256 * KIB,
+    122 * BLOCK_BYTES,
+    244 * BLOCK_BYTES,
+    MIB,
+  ]);
+});
+
+test("a gap is fetched along when it costs less than a quarter of a round trip, 256 KiB at most", () => {
+  expect([slow, middle, fast, near].map(gapBytes)).toEqual([
+    BLOCK_BYTES,
+    24 * BLOCK_BYTES,
+    256 * KIB,
+    12 * BLOCK_BYTES,
+  ]);
+  expect(gapBytes({ rttMs: 1, bytesPerMs: 1_000 })).toBe(0);
+});
+
+test("a stray gets a quarter of a round trip of what follows it, a block at least", () => {
+  expect([slow, middle, fast].map(strayBytes)).toEqual([
+    BLOCK_BYTES,
+    24 * BLOCK_BYTES,
+    122 * BLOCK_BYTES,
+  ]);
+  expect(strayBytes({ rttMs: 0.1, bytesPerMs: 100 })).toBe(BLOCK_BYTES);
+});
+
+test("enough is read ahead to fill two round trips and 100 ms, within 2 and 16 MiB", () => {
+  expect([slow, middle, fast].map(aheadBytesMax)).toEqual([2 * MIB, 2_800_000, 14_000_000]);
+  expect(aheadBytesMax({ rttMs: 300, bytesPerMs: 100_000 })).toBe(16 * MIB);
+});
+
+test("what is fetched is whole blocks, whatever the link", () => {
+  for (let rate = 1; rate < 2 ** 22; rate = rate * 3 + 1) {
+    const link = { rttMs: 7.3, bytesPerMs: rate };
+    for (const bytes of [pieceBytes(link), gapBytes(link), strayBytes(link)]) {
+      expect(bytes % BLOCK_BYTES).toBe(0);
+    }
+  }
+});
