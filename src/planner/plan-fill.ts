@@ -92,11 +92,14 @@ function lacking(extent: Extent, { missing, map, inFlight }: Holdings): Extent[]
   );
 }
 
-/** Parts with small gaps between them become one, where nothing of the gap is in flight. */
-function bridged(parts: readonly Extent[], { gapBytes, inFlight }: Holdings): Extent[] {
+/** Parts with small gaps between them become one, where all of the gap is free and may be served. */
+function bridged(parts: readonly Extent[], of: Holdings): Extent[] {
+  const { gapBytes, inFlight, map } = of;
   if (parts.length < 2 || gapBytes === 0) return [...parts];
-  const free = (gap: Extent): boolean => minus([gap], inFlight)[0]?.length === gap.length;
-  return joined(parts, gapBytes, free);
+  const limits = { logicalBytesMax: gapBytes, storedBytesMax: Infinity };
+  const mayFill = (gap: Extent): boolean =>
+    minus([gap], inFlight)[0]?.length === gap.length && map.cut(gap, limits).length === gap.length;
+  return joined(parts, gapBytes, mayFill);
 }
 
 // Where the last fetch ends: read-ahead goes on from the last missing byte only when that byte

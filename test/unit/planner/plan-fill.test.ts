@@ -6,7 +6,7 @@ import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { BlockSet } from "../../../src/cache/block-set.ts";
 import { rawChunkMap } from "../../../src/image/chunk-map.ts";
-import { minus, planFill } from "../../../src/planner/plan-fill.ts";
+import { type Holdings, minus, planAhead, planFill } from "../../../src/planner/plan-fill.ts";
 import { BLOCK_BYTES, type Extent } from "../../../src/units.ts";
 import { fuzzRuns } from "../../support/fuzz-runs.ts";
 
@@ -30,16 +30,24 @@ interface Asked {
   readonly stream?: number;
   readonly window?: number;
   readonly fetchMax?: number;
+  readonly gap?: number;
+  /** Blocks that no image vouches for. */
+  readonly untrusted?: readonly Span[];
 }
 
-function plan(asked: Asked): Span[] {
+function holdings(asked: Omit<Asked, "want">): Holdings {
   const stream = asked.stream ?? 100;
   const blocks = new BlockSet(stream * BLOCK_BYTES);
   for (const span of asked.cached ?? []) blocks.add(inBytes(span));
-  const { fetches } = planFill({
-    want: inBytes(asked.want),
-    windowBytes: (asked.window ?? 10) * BLOCK_BYTES,
-    map: rawChunkMap(stream * BLOCK_BYTES),
+  const raw = rawChunkMap(stream * BLOCK_BYTES);
+  const untrusted = new Set((asked.untrusted ?? []).flatMap(numbers));
+  const cut: typeof raw.cut = (extent, limits) => {
+    const head = raw.cut(extent, limits);
+    const count = numbers(inBlocks(head)).findIndex((block) => untrusted.has(block));
+    return count === -1 ? head : { ...head, length: count * BLOCK_BYTES };
+  };
+  return {
+    map: { ...raw, cut },
     fetchMax: {
       logicalBytesMax: (asked.fetchMax ?? 100) * BLOCK_BYTES,
       storedBytesMax: Number.POSITIVE_INFINITY,
@@ -47,10 +55,20 @@ function plan(asked: Asked): Span[] {
     streamEnd: stream * BLOCK_BYTES,
     missing: (extent) => blocks.missing(extent),
     inFlight: (asked.inFlight ?? []).map(inBytes),
-    gapBytes: 0,
-    extraStoredMax: Number.POSITIVE_INFINITY,
-  });
+    gapBytes: (asked.gap ?? 0) * BLOCK_BYTES,
+  };
+}
+
+function plan(asked: Asked): Span[] {
+  const windowBytes = (asked.window ?? 10) * BLOCK_BYTES;
+  const { fetches } = planFill({ ...holdings(asked), want: inBytes(asked.want), windowBytes, extraStoredMax: Infinity });
   return fetches.map(inBlocks);
+}
+
+function ahead(extent: Span, asked: Omit<Asked, "want">, pieceMax = 100): Span[] {
+  const storedBytesMax = pieceMax * BLOCK_BYTES;
+  const limits = { logicalBytesMax: Number.POSITIVE_INFINITY, storedBytesMax };
+  return planAhead(inBytes(extent), holdings(asked), limits).map(inBlocks);
 }
 
 describe("examples", () => {
@@ -104,6 +122,79 @@ describe("examples", () => {
 
   test("a request that ends in cached bytes is not read ahead of", () => {
     expect(plan({ want: [0, 4], cached: [[2, 4]] })).toEqual([[0, 2]]);
+  });
+});
+
+describe("a gap between two parts of a request", () => {
+  const cached: Span[] = [[13, 15]];
+
+  test("is fetched along when it is no longer than the link makes it cheap", () => {
+    expect(plan({ want: [10, 18], cached, window: 1, gap: 2 })).toEqual([[10, 18]]);
+    expect(plan({ want: [10, 18], cached, window: 1, gap: 1 })).toEqual([
+      [10, 13],
+      [15, 18],
+    ]);
+  });
+
+  test("is not fetched along when any of it is in flight", () => {
+    const asked = { want: [10, 18], cached: [[14, 15]], inFlight: [[13, 14]] } as const;
+    expect(plan({ ...asked, window: 1, gap: 8 })).toEqual([
+      [10, 13],
+      [15, 18],
+    ]);
+  });
+
+  test("that is cached and that no image vouches for any more fails no reader of its neighbours", () => {
+    const asked = { want: [10, 18], cached, untrusted: [[14, 15]], gap: 8 } as const;
+    const question = { ...holdings(asked), want: inBytes(asked.want), windowBytes: BLOCK_BYTES, extraStoredMax: Infinity };
+    const { fetches, refused } = planFill(question);
+    expect([fetches.map(inBlocks), refused]).toEqual([
+      [
+        [10, 13],
+        [15, 18],
+      ],
+      undefined,
+    ]);
+  });
+
+  test("that is fetched along is cut, as all is, at the length of one fetch", () => {
+    expect(plan({ want: [10, 18], cached, window: 1, gap: 2, fetchMax: 4 })).toEqual([
+      [10, 14],
+      [14, 18],
+    ]);
+  });
+});
+
+describe("read-ahead", () => {
+  test("is what nobody has or brings, in pieces", () => {
+    const asked = { cached: [[12, 14]], inFlight: [[17, 18]] } as const;
+    expect(ahead([10, 24], asked, 4)).toEqual([
+      [10, 12],
+      [14, 17],
+      [18, 22],
+      [22, 24],
+    ]);
+  });
+
+  test("is nothing where all is cached or under way", () => {
+    expect(ahead([10, 20], { cached: [[0, 15]], inFlight: [[15, 40]] })).toEqual([]);
+  });
+
+  test("ends with the stream", () => {
+    expect(ahead([95, 140], {})).toEqual([[95, 100]]);
+    expect(ahead([120, 140], {})).toEqual([]);
+  });
+
+  test("passes over small gaps, as demand does", () => {
+    expect(ahead([10, 20], { cached: [[14, 15]], gap: 1 })).toEqual([[10, 20]]);
+  });
+
+  test("leaves out what may not be served, and what follows it up to the next cached part", () => {
+    const asked = { untrusted: [[12, 13]], cached: [[16, 18]] } as const;
+    expect(ahead([10, 22], asked)).toEqual([
+      [10, 12],
+      [18, 22],
+    ]);
   });
 });
 
