@@ -28,6 +28,7 @@ const BACKGROUND_SHARE = 3 / 4;
 
 interface Waiting {
   readonly resolve: (slab: Slab) => void;
+  readonly reject: (error: unknown) => void;
   readonly forget: () => void;
 }
 
@@ -92,7 +93,7 @@ export class FetchQueue {
       };
       signal.addEventListener("abort", aborted, { once: true });
       const forget = (): void => signal.removeEventListener("abort", aborted);
-      this.#waiting.set(turn, { resolve, forget });
+      this.#waiting.set(turn, { resolve, reject, forget });
       this.#grant();
     });
   }
@@ -135,14 +136,19 @@ export class FetchQueue {
     if (this.#waiting.size === 0) return false;
     const turn = pickNext([...this.#waiting.keys()], [...this.#inAir], this.#limits);
     if (turn === undefined || !this.#mayFill(turn)) return false;
-    const slab = this.#slabs.tryAcquire(turn.slabBytes);
-    if (slab === undefined) return false;
     const waiting = this.#waiting.get(turn);
     invariant(waiting !== undefined, "who is picked is waiting");
+    try {
+      const slab = this.#slabs.tryAcquire(turn.slabBytes);
+      if (slab === undefined) return false;
+      this.#inAir.add(turn);
+      waiting.resolve(slab);
+    } catch (error) {
+      // No memory is to be had: this one fails, and the others still get their turn.
+      waiting.reject(error);
+    }
     this.#waiting.delete(turn);
-    this.#inAir.add(turn);
     waiting.forget();
-    waiting.resolve(slab);
     return true;
   }
 

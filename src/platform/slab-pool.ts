@@ -107,7 +107,8 @@ export class SlabPool {
       this.#bytes -= idle.bytes.length;
     }
     if (this.#bytes + size > this.#bytesMax && this.#bytes > 0) return undefined;
+    const bytes = this.#allocate(size);
     this.#bytes += size;
-    return { bytes: this.#allocate(size) };
+    return { bytes };
   }
 }

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is believed of a link: round trips from first bytes, bandwidth from all fetches together.
+
+import { describe, expect, test } from "vitest";
+import { LinkMeter } from "../../../src/flow/link-meter.ts";
+import { MIB } from "../../../src/units.ts";
+
+/** One fetch: its first byte after `rttMs`, then `bytes` in the next 100 ms. */
+function fetchOnce(meter: LinkMeter, rttMs: number, bytes: number, host = "a"): void {
+  const measure = meter.began(host, 1_000);
+  measure.took(1, 1_000 + rttMs);
+  measure.took(bytes, 1_100 + rttMs);
+  measure.ended();
+}
+
+describe("a link", () => {
+  test("is unknown until a fetch has brought more than its first piece", () => {
+    const meter = new LinkMeter();
+    expect(meter.facts("a")).toBeUndefined();
+    const measure = meter.began("a", 1_000);
+    measure.took(50_000, 1_020);
+    expect(meter.facts("a")).toBeUndefined();
+    measure.took(1_000, 1_030);
+    expect(meter.facts("a")).toEqual({ rttMs: 20, bytesPerMs: 100 });
+  });
+
+  test("is each host's own", () => {
+    const meter = new LinkMeter();
+    fetchOnce(meter, 20, 100_000);
+    fetchOnce(meter, 5, 500_000, "b");
+    expect(meter.facts("a")).toEqual({ rttMs: 20, bytesPerMs: 1_000 });
+    expect(meter.facts("b")).toEqual({ rttMs: 5, bytesPerMs: 5_000 });
+  });
+
+  test("carries the sum of what goes over it at once", () => {
+    const meter = new LinkMeter();
+    const both = [meter.began("a", 1_000), meter.began("a", 1_000)];
+    for (const measure of both) measure.took(1, 1_020);
+    for (let ms = 1; ms <= 20; ms += 1) {
+      for (const measure of both) measure.took(500, 1_020 + ms);
+    }
+    expect(meter.facts("a")?.bytesPerMs).toBeGreaterThan(950);
+    expect(meter.facts("a")?.bytesPerMs).toBeLessThanOrEqual(1_000);
+  });
+
+  test("is not measured over a pause in which nothing was asked of it", () => {
+    const meter = new LinkMeter();
+    fetchOnce(meter, 20, 100_000);
+    const late = meter.began("a", 90_000);
+    late.took(1, 90_020);
+    late.took(100_000, 90_120);
+    expect(meter.facts("a")).toEqual({ rttMs: 20, bytesPerMs: 1_000 });
+  });
+
+  test("is believed to be better soon, and worse only after many fetches", () => {
+    const meter = new LinkMeter();
+    fetchOnce(meter, 20, 100_000);
+    fetchOnce(meter, 10, 300_000);
+    expect(meter.facts("a")).toEqual({ rttMs: 15, bytesPerMs: 2_000 });
+    fetchOnce(meter, 31, 40_000);
+    expect(meter.facts("a")).toEqual({ rttMs: 16, bytesPerMs: 1_900 });
+  });
+
+  test("so fast that time stands still gives a figure all the same", () => {
+    const meter = new LinkMeter();
+    const measure = meter.began("a", 1_000);
+    measure.took(1, 1_000);
+    measure.took(MIB, 1_000);
+    expect(meter.facts("a")).toEqual({ rttMs: 0, bytesPerMs: MIB / 0.2 });
+  });
+});
+
+describe("a fetch that ends", () => {
+  test("before its first byte, or twice, counts for nothing", () => {
+    const meter = new LinkMeter();
+    meter.began("a", 1_000).ended();
+    const measure = meter.began("a", 1_000);
+    measure.took(1, 1_020);
+    measure.ended();
+    measure.ended();
+    // Were it counted twice, this one's sample would not begin with it.
+    fetchOnce(meter, 20, 100_000);
+    expect(meter.facts("a")).toEqual({ rttMs: 20, bytesPerMs: 1_000 });
+  });
+});
+
+test("a thousand hosts are not all remembered", () => {
+  const meter = new LinkMeter();
+  for (let i = 0; i < 1_000; i += 1) fetchOnce(meter, 20, 100_000, `host-${i}`);
+  expect(meter.facts("host-0")).toBeUndefined();
+  expect(meter.facts("host-999")).toBeDefined();
+});
