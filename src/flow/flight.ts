@@ -183,6 +183,7 @@ export class Flight {
     const { queue, stored } = this.#parts;
     try {
       this.#slab = await queue.take(this.#turn, this.#abort.signal);
+      this.#abort.signal.throwIfAborted();
       this.#intake = this.#makeIntake(this.#slab);
       await this.#fetch();
       // A source that gives too little or too much must never turn into bytes of the image.
@@ -218,11 +219,10 @@ export class Flight {
       measure.took(piece.byteLength, clock.nowMs());
       this.#take(piece);
     };
-    const { urgency } = this.#turn;
     const { signal } = this.#abort;
-    const avoidPeers = this.isSecondTry;
+    const by = { urgency: this.#turn.urgency, avoidPeers: this.isSecondTry };
     try {
-      await fetch(stored, onPiece, { signal, deadlineMs, urgency, avoidPeers });
+      await fetch(stored, onPiece, { signal, deadlineMs, ...by });
     } finally {
       measure.ended();
       queue.requestEnded(this.#turn);

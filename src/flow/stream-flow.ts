@@ -125,6 +125,7 @@ export class StreamFlow {
   readonly fetchMax: CutLimits;
 
   readonly counters: StreamCounters;
+  readonly #aborted = new WeakSet<Flight>();
 
   constructor(stream: Stream, parts: SharedParts, counters: StreamCounters) {
     this.stream = stream;
@@ -237,7 +238,10 @@ export class StreamFlow {
   }
 
   abort(error: DaemonError): void {
-    for (const flight of this.flights) flight.abort(error);
+    for (const flight of this.flights) {
+      this.#aborted.add(flight);
+      flight.abort(error);
+    }
   }
 
   /** Checks a raw stream that is fetched as a whole. */
@@ -254,9 +258,14 @@ export class StreamFlow {
     const { code } = error.fault;
     if (code === "cancelled") return;
     const ofCache = code.startsWith("cache_");
-    const isFinal = ofCache || code === "stopping";
+    // Whatever it failed with, nothing is fetched anew for an engine that stops.
+    const isFinal = ofCache || this.#aborted.has(of);
     if (!isFinal && (of.urgency !== "demand" || (isWrongBytes(error) && !of.isSecondTry))) {
-      this.#refill(rest, objects, isWrongBytes(error) && this.#verifyOf(of.extent) ? of.extent : undefined);
+      this.#refill(
+        rest,
+        objects,
+        isWrongBytes(error) && this.#verifyOf(of.extent) ? of.extent : undefined,
+      );
       return;
     }
     if (!ofCache) this.failures.remember(rest, error);
