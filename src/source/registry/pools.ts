@@ -8,7 +8,6 @@ import { type Dispatcher, Pool, ProxyAgent } from "undici";
 import { ignoreBecause } from "../ignore.ts";
 import type { Access, ProxyProfile } from "./access.ts";
 import { basicAuthorization } from "./credentials/grant.ts";
-import { type Access, basicAuthorization } from "./access.ts";
 import { createConnector } from "./connect.ts";
 import type { RegistryOptions } from "./options.ts";
 import { type TLSNeeds, type TLSOptions, loadTLS } from "./tls-options.ts";

@@ -8,6 +8,7 @@ import { DaemonError } from "../../../src/errors.ts";
 import { FetchQueue, Turn, type TurnRequest } from "../../../src/flow/fetch-queue.ts";
 import { SlabPool, type Slab } from "../../../src/platform/slab-pool.ts";
 import type { Urgency } from "../../../src/units.ts";
+import { FakeClock } from "../../support/fake-clock.ts";
 import { codeOf } from "../../support/fault-code.ts";
 import { turns } from "../../support/turns.ts";
 
@@ -25,6 +26,7 @@ class Rig {
   readonly slabs: SlabPool;
   readonly queue: FetchQueue;
   readonly granted: string[] = [];
+  readonly clock = new FakeClock();
   isOutOfMemory = false;
 
   constructor(options: { slabsMax?: number; requestsPerHost?: number } = {}) {
@@ -34,7 +36,7 @@ class Rig {
       return new Uint8Array(bytes);
     };
     this.slabs = new SlabPool({ slabBytes: SLAB, slabsMax, allocate });
-    this.queue = new FetchQueue(this.slabs, { requestsPerHost, link: () => undefined });
+    this.queue = new FetchQueue(this.slabs, this.clock, { requestsPerHost, link: () => undefined });
   }
 
   ask(name: string, urgency: Urgency, more: Partial<TurnRequest> = {}): Asked {
