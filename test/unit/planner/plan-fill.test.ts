@@ -61,7 +61,12 @@ function holdings(asked: Omit<Asked, "want">): Holdings {
 
 function plan(asked: Asked): Span[] {
   const windowBytes = (asked.window ?? 10) * BLOCK_BYTES;
-  const { fetches } = planFill({ ...holdings(asked), want: inBytes(asked.want), windowBytes, extraStoredMax: Infinity });
+  const { fetches } = planFill({
+    ...holdings(asked),
+    want: inBytes(asked.want),
+    windowBytes,
+    extraStoredMax: Infinity,
+  });
   return fetches.map(inBlocks);
 }
 
@@ -146,7 +151,12 @@ describe("a gap between two parts of a request", () => {
 
   test("that is cached and that no image vouches for any more fails no reader of its neighbours", () => {
     const asked = { want: [10, 18], cached, untrusted: [[14, 15]], gap: 8 } as const;
-    const question = { ...holdings(asked), want: inBytes(asked.want), windowBytes: BLOCK_BYTES, extraStoredMax: Infinity };
+    const question = {
+      ...holdings(asked),
+      want: inBytes(asked.want),
+      windowBytes: BLOCK_BYTES,
+      extraStoredMax: Infinity,
+    };
     const { fetches, refused } = planFill(question);
     expect([fetches.map(inBlocks), refused]).toEqual([
       [
