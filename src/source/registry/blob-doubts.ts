@@ -53,7 +53,7 @@ export class BlobDoubts {
     this.#doubts.set(keyOf(upstream, what), this.#clock.nowMs() + durationMs);
   }
 
-  /** All bytes of a range were given, by whichever upstream. */
+  /** All bytes of a range were given, and a mirror may have given some. */
   served(what: string, extent: Extent): void {
     this.#repeats.served(what, extent);
   }

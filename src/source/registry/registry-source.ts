@@ -161,7 +161,8 @@ class RegistrySource implements Source {
       // All bytes are there, but the upstream's answer did not end well.
       if (wanted.length === 0) return;
       await this.#lanes.fetch(attempt, { blob, wanted, onPiece: count }, terms, spare);
-      this.#doubts.served(what, extent);
+      const mirrors = [attempt, spare].filter((each) => each?.upstream.isMirror === true);
+      if (mirrors.length > 0) this.#doubts.served(what, extent);
     });
   }
 
