@@ -118,7 +118,20 @@ function buildSource(config: Config, log: Log) {
       const { credentials: configured, docker_config: dockerConfig } = config.registry;
       const given = { clock, log, pushed, configured, dockerConfig, environment };
       const credentials = from.createCredentialSource(given);
-      return createRegistrySource({ ...registryParts(config, log), access, credentials, observe });
+      const { certs_dir: directory, blob_dirs: directories } = config.registry;
+      const { HostsBook } = await import("./source/registry/hosts-book.ts");
+      const hosts = new HostsBook({ directory, clock, log });
+      const registry = createRegistrySource({
+        ...registryParts(config, log),
+        access,
+        credentials,
+        observe,
+        environment: process.env,
+        upstreams: (host, plain) => hosts.upstreams(host, plain),
+      });
+      if (directories.length === 0) return registry;
+      const { withBlobDirectories } = await import("./source/blob-directories.ts");
+      return withBlobDirectories(registry, { clock, log, directories });
     },
     async layout() {
       const { createLayoutSource } = await import("./source/layout.ts");

@@ -138,6 +138,10 @@ export const configSchema = z.strictObject({
         .regex(/^(?:\/.*)?$/, "an absolute path, or empty")
         .optional(),
       credentials: registryCredentials,
+      /** Hosts' folders as containerd has them, with hosts.toml or certificates in it. */
+      certs_dir: absolutePath.default("/etc/containerd/certs.d"),
+      /** Looked into before a registry is asked; files named by digest. */
+      blob_dirs: z.array(absolutePath).max(16).default([]),
     })
     .prefault({}),
 });

@@ -28,6 +28,8 @@ export interface RegistryStart {
   readonly address?: string;
   /** A file of user names and passwords as bcrypt hashes, read again whenever it changes. */
   readonly htpasswd?: string;
+  /** The URL of a registry that it is a pull-through mirror of. */
+  readonly proxyOf?: string;
   /** Tokens of this service open it. */
   readonly tokens?: TokenAuth;
 }
@@ -70,7 +72,11 @@ export async function startDockerRegistry(start: RegistryStart = {}): Promise<Ru
   };
 }
 
-function configText(host: string, storage: string, { htpasswd, tokens }: RegistryStart): string {
+function configText(
+  host: string,
+  storage: string,
+  { htpasswd, tokens, proxyOf }: RegistryStart,
+): string {
   const users = htpasswd === undefined ? undefined : { realm: "tests", path: htpasswd };
   const auth = users === undefined ? { token: tokens } : { htpasswd: users };
   return [
@@ -81,6 +87,7 @@ function configText(host: string, storage: string, { htpasswd, tokens }: Registr
     "  delete: { enabled: true }",
     // JSON is YAML.
     ...(users === undefined && tokens === undefined ? [] : [`auth: ${JSON.stringify(auth)}`]),
+    ...(proxyOf === undefined ? [] : [`proxy: { remoteurl: ${JSON.stringify(proxyOf)} }`]),
     `http: { addr: ${JSON.stringify(host)} }`,
     "",
   ].join("\n");

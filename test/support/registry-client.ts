@@ -48,6 +48,7 @@ export interface FixtureOptions {
   readonly peers?: RegistryParts["peers"];
   /** Beside what is observed for all. */
   readonly observe?: RegistryParts["observe"];
+  readonly environment?: RegistryParts["environment"];
   /** The scripted server speaks TLS. */
   readonly tls?: ServerTLS;
 }
@@ -69,6 +70,7 @@ export async function startClient(
     ...(given.credentials === undefined ? {} : { credentials: given.credentials }),
     ...(upstreams === undefined ? {} : { upstreams }),
     peers,
+    ...(given.environment === undefined ? {} : { environment: given.environment }),
     observe: {
       ...given.observe,
       request: (at) => observed.requests.push(at),

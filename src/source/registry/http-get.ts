@@ -11,6 +11,7 @@ import type { DocumentAnswer, DocumentRequest } from "./credentials/token-servic
 import type { BodySink, ResponseHead } from "./exchange.ts";
 import { statusFault } from "./faults.ts";
 import { type RetryHints, parseRetryAfter } from "./retry.ts";
+import { SignedURLs, refusesURL } from "./signed-urls.ts";
 import { type Door, Tokens } from "./tokens.ts";
 import type { Route, Transport } from "./transport.ts";
 import type { Upstream } from "./upstream.ts";
@@ -40,6 +41,8 @@ export interface GetRequest extends Try {
   /** At the upstream; see upstreamUrl(). */
   readonly url: URL;
   readonly headers: Readonly<Record<string, string>>;
+  /** The digest of what never changes: where the registry redirects to for it may be kept. */
+  readonly blob?: string;
   readonly notFound: Fault;
   /** For 200 and 206: checks the head and says where the body goes; undefined: not wanted. */
   readonly onHead: (head: ResponseHead) => BodySink | undefined;
@@ -59,9 +62,11 @@ export interface HTTPParts {
 export class HTTPClient {
   readonly #parts: HTTPParts;
   readonly #tokens: Tokens;
+  readonly #signed: SignedURLs;
 
   constructor(parts: HTTPParts) {
     this.#parts = parts;
+    this.#signed = new SignedURLs(parts);
     this.#tokens = new Tokens({
       ...parts,
       fetchDocument: (document, door) => this.#fetchDocument(document, door),
@@ -70,19 +75,47 @@ export class HTTPClient {
 
   /** Settles after the last byte of a 200's or 206's body. Rejects with registry_*, notFound. */
   async get(request: GetRequest): Promise<void> {
+    const key = this.#redirectKey(request);
+    const kept = key === undefined ? undefined : this.#signed.get(key);
+    if (key !== undefined && kept !== undefined && (await this.#getKept(request, kept, key)))
+      return;
+    await this.#follow(request, key);
+  }
+
+  /** False: the URL is refused; ask the registry, for that is no failure yet. */
+  async #getKept(request: GetRequest, url: URL, key: string): Promise<boolean> {
+    try {
+      const head = await this.#exchangeOnce(request, url, undefined);
+      if (isServed(head.status)) return true;
+      if (!refusesURL(head.status)) throw this.#faultOf(request, head);
+      this.#signed.forget(key);
+      return false;
+    } catch (error) {
+      if (!request.signal.aborted) this.#signed.forget(key);
+      throw error;
+    }
+  }
+
+  async #follow(request: GetRequest, key: string | undefined): Promise<void> {
     let url = request.url;
     let redirects = 0;
     let challenges = 0;
+    let date: string | undefined;
     for (;;) {
       const isOwn = url.origin === request.url.origin;
       const authorization = isOwn ? this.#tokens.authorization(doorOf(request)) : undefined;
-      const head = await this.#exchangeOnce(request, url, authorization);
+      const head = await this.#exchangeOnce(request, url, authorization, (status) => {
+        // Others may go there while this body is still coming.
+        const isElsewhere = isServed(status) && !isOwn;
+        if (key !== undefined && isElsewhere) this.#signed.keep(key, url, date);
+      });
       if (isServed(head.status)) return;
       if (REDIRECT_STATUSES.has(head.status)) {
         redirects += 1;
         if (redirects > REDIRECTS_MAX) {
           throw protocolFault(head.host, `more than ${REDIRECTS_MAX} redirects`);
         }
+        date = head.headers.get("date");
         url = redirectTarget(url, head, request.access()?.profile);
       } else if (head.status === 401 && challenges < CHALLENGES_MAX && isOwn) {
         challenges += 1;
@@ -98,10 +131,17 @@ export class HTTPClient {
     }
   }
 
+  /** Undefined for what is not kept: no blob, or one that a proxy is to see asked for by its name. */
+  #redirectKey({ upstream, repository, blob, access, route }: GetRequest): string | undefined {
+    if (blob === undefined || route.proxy !== undefined) return undefined;
+    return `${upstream.baseUrl.href} ${repository} ${blob} ${access()?.credentialsVersion ?? 0}`;
+  }
+
   #exchangeOnce(
     request: GetRequest,
     url: URL,
     authorization: string | undefined,
+    onStatus: (status: number) => void = () => undefined,
   ): Promise<ResponseHead> {
     const headers = authorization === undefined ? {} : { authorization };
     const call = {
@@ -113,7 +153,9 @@ export class HTTPClient {
       onHead: (head: ResponseHead) => {
         if (!isServed(head.status)) return undefined;
         checkEncoding(head);
-        return request.onHead(head);
+        const sink = request.onHead(head);
+        onStatus(head.status);
+        return sink;
       },
     };
     return this.#parts.transport.get(call, request.route);

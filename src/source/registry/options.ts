@@ -7,6 +7,7 @@ import type { AccessBook, ProxyProfile } from "./access.ts";
 import type { BreakerState } from "./circuit-breaker.ts";
 import type { CredentialSource } from "./credentials/credential-source.ts";
 import type { Via } from "./latency-history.ts";
+import type { Environment } from "./system-roots.ts";
 import type { Upstream } from "./upstream.ts";
 
 export interface RegistryOptions {
@@ -80,6 +81,8 @@ export interface RegistryParts {
   readonly access?: AccessBook;
   /** Asked for credentials of all other repositories. */
   readonly credentials?: CredentialSource;
+  /** Proxies and certificates are looked for in it. */
+  readonly environment?: Environment;
   /**
    * Where to get what the registry of a host has, in order; `plain` is that registry with nothing
    * configured. Asked for every round of tries; never rejects.

@@ -87,6 +87,7 @@ function blobRequest({ upstream, repository }: Try, { digest }: BlobLocation, wa
   return {
     url: upstreamUrl(upstream, repository, `blobs/${digest}`),
     headers: { accept: "*/*", range: rangeHeader(wanted) },
+    blob: digest,
     notFound: { code: "blob_not_found", host: upstream.name, repository, digest },
   } as const;
 }

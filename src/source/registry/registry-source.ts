@@ -17,6 +17,8 @@ import type {
   Source,
 } from "../source.ts";
 import { PROXY_PIECE_BYTES } from "./access.ts";
+import { BlobDoubts } from "./blob-doubts.ts";
+import { EnvironmentProxies } from "./environment-proxies.ts";
 import { HedgeBudget } from "./hedge-budget.ts";
 import { HTTPClient, type Try } from "./http-get.ts";
 import { Lanes, type StraightTry } from "./lanes.ts";
@@ -34,8 +36,11 @@ import { Pools } from "./pools.ts";
 import { fetchSize } from "./range-fetch.ts";
 import { withRetries } from "./retry.ts";
 import { type RoundOptions, tryInOrder } from "./rounds.ts";
+import { readSystemRoots } from "./system-roots.ts";
+import { TLSLoader } from "./tls-options.ts";
 import { Transport } from "./transport.ts";
 import { type Upstream, registryUpstream } from "./upstream.ts";
+import { type Entry, UpstreamHealth } from "./upstream-health.ts";
 import { type Purpose, planRound } from "./upstream-order.ts";
 
 export function createRegistrySource(parts: RegistryParts): Source {
@@ -61,6 +66,8 @@ class RegistrySource implements Source {
   readonly #history: LatencyHistory;
   readonly #peers: Peers;
   readonly #lanes: Lanes;
+  readonly #health: UpstreamHealth;
+  readonly #doubts: BlobDoubts;
   readonly #closing = new AbortController();
 
   constructor(parts: RegistryParts) {
@@ -70,7 +77,13 @@ class RegistrySource implements Source {
     this.#options = { ...REGISTRY_DEFAULTS, ...parts.options };
     this.#observe = parts.observe ?? {};
     this.#log = parts.log;
-    this.#pools = new Pools(this.#options);
+    const environment = new EnvironmentProxies(parts.environment ?? {});
+    for (const problem of environment.problems) this.#log?.warn({}, problem);
+    const tls = new TLSLoader({
+      tlsCa: this.#options.tlsCa,
+      systemRoots: () => readSystemRoots(parts.environment ?? {}),
+    });
+    this.#pools = new Pools({ options: this.#options, tls, environment });
     this.#history = new LatencyHistory(parts);
     const closing = this.#closing.signal;
     const { clock, credentials } = parts;
@@ -92,6 +105,13 @@ class RegistrySource implements Source {
       closing,
       ping: (url) => transport.ping(url),
     });
+    this.#health = new UpstreamHealth({
+      clock,
+      log: this.#log,
+      closing,
+      ping: (upstream, access) => transport.pingUpstream(upstream, access),
+    });
+    this.#doubts = new BlobDoubts(clock);
     this.#lanes = new Lanes({
       clock,
       http,
@@ -130,15 +150,19 @@ class RegistrySource implements Source {
       offset += piece.length;
       onPiece(piece);
     };
-    const fetch = { origin, purpose: "pull", what: `blob ${digest}`, options } as const;
+    const what = `blob ${digest}`;
+    const fetch = { origin, purpose: "pull", what, options } as const;
     const { urgency = "demand", deadlineMs, avoidPeers = false } = options;
     if (avoidPeers) this.#peers.accuse(digest, extent);
+    this.#doubts.asked(what, extent, avoidPeers);
     const terms = { urgency, deadlineMs, avoidPeers };
-    await this.#fetch(fetch, (attempt, spare) => {
+    await this.#fetch(fetch, async (attempt, spare) => {
       const wanted = { offset, length: end - offset };
       // All bytes are there, but the upstream's answer did not end well.
-      if (wanted.length === 0) return Promise.resolve();
-      return this.#lanes.fetch(attempt, { blob, wanted, onPiece: count }, terms, spare);
+      if (wanted.length === 0) return;
+      await this.#lanes.fetch(attempt, { blob, wanted, onPiece: count }, terms, spare);
+      const mirrors = [attempt, spare].filter((each) => each?.upstream.isMirror === true);
+      if (mirrors.length > 0) this.#doubts.served(what, extent);
     });
   }
 
@@ -208,17 +232,24 @@ class RegistrySource implements Source {
     );
   }
 
-  async #round({ origin, purpose, what }: Fetch, signal: AbortSignal): Promise<RoundOptions> {
-    const upstreams = planRound(await this.#upstreams(origin), purpose);
+  async #round(fetch: Fetch, signal: AbortSignal): Promise<RoundOptions> {
+    const { origin, purpose, what } = fetch;
+    const upstreams = planRound(await this.#upstreams(origin), purpose, (upstream) => ({
+      standing: this.#health.standing(upstream),
+      isDoubted: this.#doubts.isDoubted(upstream, what),
+    }));
     if (upstreams.length === 0) {
       const detail = `no upstream may ${purpose} (capabilities in its hosts.toml)`;
       throw new DaemonError({ code: "registry_unreachable", host: origin.host, detail });
     }
     return {
       upstreams,
+      health: this.#health,
+      entryOf: (upstream) => this.#entry(fetch, upstream, signal),
       signal,
       onFailure: (upstream, error, next) => {
         const { code } = error.fault;
+        this.#doubts.failed(upstream, what, error);
         this.#observe.failure?.(upstream.name, code);
         if (next === undefined) return;
         this.#log?.debug(
@@ -226,6 +257,19 @@ class RegistrySource implements Source {
           `${error.message}; asking ${next.name}`,
         );
       },
+    };
+  }
+
+  #entry(fetch: Fetch, upstream: Upstream, signal: AbortSignal): Entry {
+    const { deadlineMs, urgency, avoidPeers = false } = fetch.options;
+    const { access } = this.#whose(fetch, upstream);
+    const proxy = avoidPeers ? undefined : this.#peers.proxyFor(upstream.accessHost, access());
+    return {
+      signal,
+      deadlineMs,
+      isAwaited: urgency !== "prefetch",
+      hasPeers: proxy !== undefined && this.#peers.isInUse(proxy),
+      access,
     };
   }
 

@@ -8,7 +8,6 @@ import type { Access, ProxyProfile } from "./access.ts";
 import { type BodySink, type ResponseHead, exchange } from "./exchange.ts";
 import { transportFault } from "./faults.ts";
 import type { RegistryObserver, RegistryOptions } from "./options.ts";
-import { hostOf } from "./peers.ts";
 import type { Pools, Way } from "./pools.ts";
 import type { Upstream } from "./upstream.ts";
 
@@ -19,6 +18,8 @@ export interface Route {
   /** For the proxy alone. */
   readonly headers: Readonly<Record<string, string>>;
 }
+
+const TOO_MANY_REQUESTS = 429;
 
 export const STRAIGHT: Route = { proxy: undefined, headers: {} };
 
@@ -56,18 +57,31 @@ export class Transport {
     if (proxy === undefined) return await this.getDirect(call);
     const headers = { ...call.headers, ...route.headers };
     const way = { access: call.access, upstream: call.upstream, proxy };
-    try {
-      return await this.#exchange({ ...call, headers }, way);
-    } catch (error) {
-      if (!(error instanceof DaemonError) || call.signal.aborted) throw error;
-      throw naming(error, hostOf(proxy));
-    }
+    return await this.#exchange({ ...call, headers }, way);
   }
 
-  /** Past any proxy: also what a token service or a ping is asked with. */
+  /** Past peers: also what a token service is asked with. */
   getDirect(call: Call): Promise<ResponseHead> {
     const { access, upstream } = call;
     return this.#exchange(call, { access, upstream, proxy: undefined });
+  }
+
+  /** True when the upstream answers its API's root in any way but by failing; never rejects. */
+  async pingUpstream(upstream: Upstream, access: Access | undefined): Promise<boolean> {
+    const call = {
+      url: upstream.baseUrl,
+      upstream,
+      headers: { accept: "*/*" },
+      signal: this.#parts.closing,
+      access,
+      onHead: () => undefined,
+    };
+    try {
+      const { status } = await this.getDirect(call);
+      return status < 500 && status !== TOO_MANY_REQUESTS;
+    } catch {
+      return false;
+    }
   }
 
   /** Answers 2xx or 3xx. Bounded by the timeouts of connecting and of headers. */
@@ -76,7 +90,8 @@ export class Transport {
     const none = { upstream: undefined, access: undefined };
     const call = { url, headers: { accept: "*/*" }, signal: closing, ...none };
     try {
-      const { status } = await this.getDirect({ ...call, onHead: () => undefined });
+      const way = { ...none, proxy: undefined, isLocal: true };
+      const { status } = await this.#exchange({ ...call, onHead: () => undefined }, way);
       return status >= 200 && status < 400;
     } catch {
       return false;
@@ -89,12 +104,11 @@ export class Transport {
     const { headersTimeoutMs, stallTimeoutMs } = call.access?.profile ?? {};
     const via = way.proxy === undefined ? "direct" : "peers";
     observe.request?.(host, via);
-    const { dispatcher, target, headers } = await pools
-      .for(call.url, way)
-      .catch((error: unknown) => {
-        throw transportFault(error, host);
-      });
-    return await exchange({
+    const connection = await pools.for(call.url, way).catch((error: unknown) => {
+      throw transportFault(error, host);
+    });
+    const { dispatcher, target, headers, through } = connection;
+    const exchanging = exchange({
       dispatcher,
       url: call.url,
       target,
@@ -112,6 +126,11 @@ export class Transport {
       stallTimeoutMs: stallTimeoutMs ?? options.stallTimeoutMs,
       onHead: call.onHead,
       onBytes: (count) => observe.bytes?.(host, count, via),
+    });
+    if (through === undefined) return await exchanging;
+    return await exchanging.catch((error: unknown) => {
+      if (!(error instanceof DaemonError) || call.signal.aborted) throw error;
+      throw naming(error, through);
     });
   }
 }

@@ -16,6 +16,8 @@ export interface UpstreamTLS {
   /** Shown to the upstream alone. */
   readonly clientCertificates: readonly ClientCertificate[];
   readonly skipVerify: boolean;
+  /** Another one when the files have changed: connections are of the files they were made with. */
+  readonly version: number;
 }
 
 export interface Capabilities {
@@ -42,9 +44,16 @@ export interface Upstream {
   readonly tls: UpstreamTLS;
   /** Undefined: as for all. */
   readonly connectTimeoutMs: number | undefined;
+  /** Everything for this upstream goes through it. Secret: it may hold a password. */
+  readonly proxy: URL | undefined;
 }
 
-export const PLAIN_TLS: UpstreamTLS = { caFiles: [], clientCertificates: [], skipVerify: false };
+export const PLAIN_TLS: UpstreamTLS = {
+  caFiles: [],
+  clientCertificates: [],
+  skipVerify: false,
+  version: 0,
+};
 
 /** The name people use and the host that serves it. */
 const DOCKER_HUB = "docker.io";
@@ -63,7 +72,12 @@ export function registryUpstream(host: string, scheme: "http" | "https"): Upstre
     headers: {},
     tls: PLAIN_TLS,
     connectTimeoutMs: undefined,
+    proxy: undefined,
   };
+}
+
+export function isDockerHub(host: string): boolean {
+  return host === DOCKER_HUB || host === DOCKER_HUB_HOST;
 }
 
 /** Where `path` (`blobs/sha256:...`) of a repository is at an upstream. */

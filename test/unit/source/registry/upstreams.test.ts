@@ -2,14 +2,13 @@
 // A registry with mirrors before it: who is asked for what, and who comes next.
 import { expect, it } from "vitest";
 import { AccessBook } from "../../../../src/source/registry/access.ts";
-import { type Upstream, registryUpstream } from "../../../../src/source/registry/upstream.ts";
 import { sameBytes } from "../../../support/bytes.ts";
 import { OCI_MANIFEST, jsonBytes } from "../../../support/oci-image.ts";
 import { freePort } from "../../../support/port.ts";
-import { CONTENT, type ClientFixture, startClient } from "../../../support/registry-client.ts";
+import { mirrorAt, startMirrored } from "../../../support/mirrored-client.ts";
+import { CONTENT, startClient } from "../../../support/registry-client.ts";
 import {
   type Respond,
-  type ScriptedServer,
   askedRange,
   response,
   rightAnswer,
@@ -24,39 +23,6 @@ const right: Respond = (request, socket) => socket.write(rightAnswer(request, CO
 
 function answer(status: number, headers: Record<string, string> = {}, body?: Uint8Array): Respond {
   return (_, socket) => socket.write(response(status, headers, body));
-}
-
-function mirrorAt(host: string, fields: Partial<Upstream> = {}): Upstream {
-  const plain = registryUpstream(host, "http");
-  return { ...plain, isMirror: true, namespace: "registry.example:5000", ...fields };
-}
-
-interface Mirrored extends AsyncDisposable {
-  readonly client: ClientFixture;
-  readonly mirror: ScriptedServer;
-}
-
-interface MirroredOptions {
-  readonly registry?: Respond;
-  readonly fields?: Partial<Upstream>;
-  readonly access?: AccessBook;
-}
-
-/** A registry that answers right, unless told, and before it a mirror that answers as told. */
-async function startMirrored(respond: Respond, made: MirroredOptions = {}): Promise<Mirrored> {
-  const mirror = await startScriptedServer(respond);
-  const client = await startClient(made.registry ?? right, {
-    ...(made.access && { access: made.access }),
-    upstreams: (_, plain) => Promise.resolve([mirrorAt(mirror.host, made.fields), plain]),
-  });
-  return {
-    client,
-    mirror,
-    async [Symbol.asyncDispose]() {
-      await client[Symbol.asyncDispose]();
-      await mirror.close();
-    },
-  };
 }
 
 const options = () => ({
@@ -177,12 +143,12 @@ it("keeps the registry's password from the mirror, and the mirror's headers from
   const fields = { headers: { "x-mirror-key": "mirrorsecret" } };
   const redirect = answer(307, { location: `http://${elsewhere.host}/cdn` });
   const asked: Respond = (request, socket) =>
-    (request.index === 0 ? guarded : redirect)(request, socket);
+    (request.index === 0 ? redirect : guarded)(request, socket);
   await using made = await startMirrored(asked, { registry: guarded, fields, access });
   const credentials = { username: "alice", password: "secret" };
   access.set(made.client.server.host, "team/app", { credentials });
   await made.client.read(EXTENT);
-  await made.client.read(EXTENT);
+  await made.client.read({ offset: 0, length: 10 });
   const authorizations = made.mirror.requests.map(({ headers }) => headers.get("authorization"));
   expect(authorizations).toEqual([undefined, undefined]);
   const keys = [...made.mirror.requests, ...elsewhere.requests, ...made.client.server.requests].map(
