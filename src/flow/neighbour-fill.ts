@@ -52,6 +52,7 @@ export class NeighbourFill {
 
   stop(): void {
     for (const fill of this.#hosts.values()) fill.cancelTimer?.();
+    // What is in the air ends with nothing to go on with.
     this.#hosts.clear();
   }
 
@@ -94,8 +95,7 @@ export class NeighbourFill {
       },
       onEnd: () => {
         fill.isInAir = false;
-        this.#hosts.set(host, fill);
-        this.#pump(host, fill);
+        if (this.#hosts.get(host) === fill) this.#pump(host, fill);
       },
     };
     flow.launch(piece, { urgency: "ahead", deadlineMs, group, watch });

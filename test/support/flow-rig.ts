@@ -102,6 +102,22 @@ export class FlowRig {
     });
   }
 
+  /** Makes the link known, with a blob of its own: 20 ms to the first byte, then so much. */
+  async measureLink(blocksPerMs: number): Promise<void> {
+    const blob = this.blob(patternBytes((1 + 10 * blocksPerMs) * BLOCK_BYTES, 99));
+    const object = await this.open(blob);
+    this.read(object, 0, 1);
+    await this.clock.advance(20);
+    const [fetch] = this.source.open;
+    fetch?.give(BLOCK_BYTES);
+    await this.clock.advance(10);
+    fetch?.finish();
+    await turns();
+    this.close(object);
+    await turns();
+    this.source.fetches.length = 0;
+  }
+
   /** Gives every fetch its bytes and lets every write end, until nothing is under way. */
   async drain(...objects: readonly FakeObject[]): Promise<void> {
     await turns();

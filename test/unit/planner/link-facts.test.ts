@@ -54,8 +54,8 @@ test("a stray gets a quarter of a round trip of what follows it, a block at leas
   expect(strayBytes({ rttMs: 0.1, bytesPerMs: 100 })).toBe(BLOCK_BYTES);
 });
 
-test("enough is read ahead to fill two round trips and 100 ms, within 2 and 16 MiB", () => {
-  expect([slow, middle, fast].map(aheadBytesMax)).toEqual([2 * MIB, 2_800_000, 14_000_000]);
+test("enough is read ahead to fill two round trips and 50 ms, within 2 and 16 MiB", () => {
+  expect([slow, middle, fast].map(aheadBytesMax)).toEqual([2 * MIB, 2 * MIB, 9_000_000]);
   expect(aheadBytesMax({ rttMs: 300, bytesPerMs: 100_000 })).toBe(16 * MIB);
 });
 

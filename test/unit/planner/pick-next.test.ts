@@ -70,7 +70,7 @@ describe("who may not go", () => {
   });
 
   test("no more is read ahead than the link needs to be full, one request always", () => {
-    const link = { rttMs: 20, bytesPerMs: 20_000 };
+    const link = { rttMs: 20, bytesPerMs: 31_000 };
     const inAir = [one("ahead"), one("prefetch", { bytes: 800_000 })];
     expect(pickNext([one("ahead", { bytes: 900_000 })], inAir, limits(8, link))).toBeDefined();
     expect(pickNext([one("ahead", { bytes: 1_000_000 })], inAir, limits(8, link))).toBeUndefined();

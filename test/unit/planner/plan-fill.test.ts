@@ -6,7 +6,13 @@ import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { BlockSet } from "../../../src/cache/block-set.ts";
 import { rawChunkMap } from "../../../src/image/chunk-map.ts";
-import { type Holdings, minus, planAhead, planFill } from "../../../src/planner/plan-fill.ts";
+import {
+  type FillQuestion,
+  type Holdings,
+  minus,
+  planAhead,
+  planFill,
+} from "../../../src/planner/plan-fill.ts";
 import { BLOCK_BYTES, type Extent } from "../../../src/units.ts";
 import { fuzzRuns } from "../../support/fuzz-runs.ts";
 
@@ -31,6 +37,8 @@ interface Asked {
   readonly window?: number;
   readonly fetchMax?: number;
   readonly gap?: number;
+  /** Of stored blocks, how far the last fetch may reach because of read-ahead. */
+  readonly extra?: number;
   /** Blocks that no image vouches for. */
   readonly untrusted?: readonly Span[];
 }
@@ -59,15 +67,17 @@ function holdings(asked: Omit<Asked, "want">): Holdings {
   };
 }
 
-function plan(asked: Asked): Span[] {
-  const windowBytes = (asked.window ?? 10) * BLOCK_BYTES;
-  const { fetches } = planFill({
+function question(asked: Asked): FillQuestion {
+  return {
     ...holdings(asked),
     want: inBytes(asked.want),
-    windowBytes,
-    extraStoredMax: Infinity,
-  });
-  return fetches.map(inBlocks);
+    windowBytes: (asked.window ?? 10) * BLOCK_BYTES,
+    extraStoredMax: (asked.extra ?? Infinity) * BLOCK_BYTES,
+  };
+}
+
+function plan(asked: Asked): Span[] {
+  return planFill(question(asked)).fetches.map(inBlocks);
 }
 
 function ahead(extent: Span, asked: Omit<Asked, "want">, pieceMax = 100): Span[] {
@@ -121,7 +131,24 @@ describe("examples", () => {
     expect(plan({ want: [0, 9], fetchMax: 4 })).toEqual([
       [0, 4],
       [4, 8],
-      [8, 10],
+      [8, 9],
+    ]);
+  });
+
+  test("a request that one fetch does not carry is not read ahead of in its own fetches", () => {
+    expect(plan({ want: [0, 4], fetchMax: 4 })).toEqual([[0, 4]]);
+    expect(plan({ want: [0, 5], fetchMax: 4 })).toEqual([
+      [0, 4],
+      [4, 5],
+    ]);
+  });
+
+  test("a request is read ahead of as far as a background request may carry, never cut by it", () => {
+    expect(plan({ want: [5, 6], extra: 4 })).toEqual([[5, 9]]);
+    expect(plan({ want: [5, 11], extra: 4 })).toEqual([[5, 11]]);
+    expect(plan({ want: [5, 8], cached: [[6, 7]], extra: 4 })).toEqual([
+      [5, 6],
+      [7, 11],
     ]);
   });
 
@@ -151,13 +178,7 @@ describe("a gap between two parts of a request", () => {
 
   test("that is cached and that no image vouches for any more fails no reader of its neighbours", () => {
     const asked = { want: [10, 18], cached, untrusted: [[14, 15]], gap: 8 } as const;
-    const question = {
-      ...holdings(asked),
-      want: inBytes(asked.want),
-      windowBytes: BLOCK_BYTES,
-      extraStoredMax: Infinity,
-    };
-    const { fetches, refused } = planFill(question);
+    const { fetches, refused } = planFill(question({ ...asked, window: 1 }));
     expect([fetches.map(inBlocks), refused]).toEqual([
       [
         [10, 13],
@@ -221,7 +242,7 @@ const disjoint = fc.array(span, { maxLength: 5 }).map((spans) => {
     return true;
   });
 });
-const question = fc.record({
+const anyQuestion = fc.record({
   want: span,
   cached: fc.array(span, { maxLength: 5 }),
   inFlight: disjoint,
@@ -232,7 +253,7 @@ const question = fc.record({
 
 test("every plan fetches what is missing, once, and no more than the window", () => {
   fc.assert(
-    fc.property(question, (asked) => {
+    fc.property(anyQuestion, (asked) => {
       const fetches = plan(asked);
       const fetched = fetches.flatMap(numbers);
       const have = new Set([...asked.cached, ...asked.inFlight].flatMap(numbers));
