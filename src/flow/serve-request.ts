@@ -8,7 +8,7 @@
 
 import { DaemonError } from "../errors.ts";
 import type { ReadRequest } from "../kernel/transport.ts";
-import { pieceBytes, strayBytes } from "../planner/link-facts.ts";
+import { demandBytes, pieceBytes, strayBytes } from "../planner/link-facts.ts";
 import { planAhead, planFill } from "../planner/plan-fill.ts";
 import type { Track, Verdict } from "../planner/read-pattern.ts";
 import { BLOCK_BYTES, type Extent, extentEnd } from "../units.ts";
@@ -60,7 +60,7 @@ function fill(
   const { request } = waiter;
   const want = request.extent;
   const windowBytes = verdict === undefined ? BLOCK_BYTES : demandWindow(flow, verdict.track);
-  const extraStoredMax = pieceBytes(flow.parts.meter.facts(flow.stream.host));
+  const extraStoredMax = demandBytes(flow.parts.meter.facts(flow.stream.host));
   const plan = planFill({ ...holdingsOf(flow, object), want, windowBytes, extraStoredMax });
   if (plan.refused !== undefined) {
     object.forget(waiter);

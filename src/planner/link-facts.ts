@@ -32,6 +32,11 @@ export function pieceBytes(link: LinkFacts | undefined): number {
   return alignDown(bytes, BLOCK_BYTES);
 }
 
+/** Stored bytes of a demand request that reads on. Without facts it may: one request is soonest. */
+export function demandBytes(link: LinkFacts | undefined): number {
+  return link === undefined ? PIECE_BYTES_MAX : pieceBytes(link);
+}
+
 /** A gap up to this long is fetched along: one request is cheaper than two. */
 export function gapBytes(link: LinkFacts | undefined): number {
   if (link === undefined) return 0;
