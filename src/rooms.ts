@@ -19,6 +19,7 @@ import { systemClock as clock, nextTurn } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
 import type { Native } from "./platform/native.ts";
 import { SlabPool } from "./platform/slab-pool.ts";
+import { compileWasmOnce } from "./platform/wasm.ts";
 import { AccessBook } from "./source/registry/access.ts";
 import { takeEnvironment } from "./source/registry/credentials/environment.ts";
 import { PushedCredentials } from "./source/registry/credentials/pushed.ts";
@@ -112,6 +113,7 @@ function buildSource(config: Config, log: Log) {
   const metrics = lazyMetrics();
   const source = createSources({
     async registry() {
+      compileWasmOnce();
       const { createRegistrySource } = await import("./source/registry/registry-source.ts");
       const from = await import("./source/registry/credentials/create-source.ts");
       const observe = counting(counts, (await metrics()).registry);
