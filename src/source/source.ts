@@ -64,6 +64,11 @@ export interface FetchOptions {
   readonly attemptsMax?: number;
   /** Who waits for it when it begins; default `demand`. */
   readonly urgency?: Urgency;
+  /**
+   * Aborts when a reader begins to wait for a fetch that nobody waited for: from then on it is
+   * made as if for demand. (Peers may take seconds for what a registry gives in one round trip.)
+   */
+  readonly awaited?: AbortSignal;
   /** These bytes came before and were bad: get them from the registry itself, past any peers. */
   readonly avoidPeers?: boolean;
 }

@@ -5,8 +5,8 @@
 
 import { LRUCache } from "lru-cache";
 import type { Clock } from "../../platform/clock.ts";
-import { type Extent, extentEnd } from "../../units.ts";
-import type { Access, ProxyProfile } from "./access.ts";
+import { type Extent, alignDown, alignUp, extentEnd } from "../../units.ts";
+import { type Access, PROXY_PIECE_BYTES, type ProxyProfile } from "./access.ts";
 import { CircuitBreaker } from "./circuit-breaker.ts";
 import type { PeerOptions, RegistryLog, RegistryObserver } from "./options.ts";
 import { Proxies } from "./proxies.ts";
@@ -14,8 +14,8 @@ import { Proxies } from "./proxies.ts";
 const PROXIES_MAX = 64;
 const SERVED_MAX = 256;
 /** A demand race is remembered for about so many others. */
-const RACE_WEIGHT = 1 / 8;
-const RACES_MIN = 8;
+const RACE_WEIGHT_MIN = 1 / 8;
+const RACES_MIN = 5;
 /** Below this share of won races they are asked second. */
 const WINS_MIN = 0.1;
 /** One in so many goes first all the same: peers may have become useful. */
@@ -110,7 +110,9 @@ export class Peers {
   /** A reader's race in which both were asked, or in which peers needed no other. */
   raced(proxy: ProxyProfile, peersWon: boolean): void {
     const known = this.#of(proxy);
-    known.wins += ((peersWon ? 1 : 0) - known.wins) * RACE_WEIGHT;
+    // The first ones weigh more: each lost race may cost the registry a whole piece.
+    const weight = Math.max(RACE_WEIGHT_MIN, 1 / (known.races + 2));
+    known.wins += ((peersWon ? 1 : 0) - known.wins) * weight;
     known.races += 1;
   }
 
@@ -129,6 +131,19 @@ export class Peers {
     this.#parts.observe.peerFailure?.(host, cause);
     // What the registry refuses through it is not its fault.
     if (cause !== "refused") this.#of(proxy).breaker.failed();
+  }
+
+  /** Some of these pieces came through it lately: the rest of them is near. */
+  hasNearby(proxy: ProxyProfile, digest: string, extent: Extent): boolean {
+    const step = proxy.pieceBytes ?? PROXY_PIECE_BYTES;
+    const offset = alignDown(extent.offset, step);
+    const pieces = { offset, length: alignUp(extentEnd(extent), step) - offset };
+    return this.#served.some(
+      (served) =>
+        served?.proxy.url === proxy.url &&
+        served.digest === digest &&
+        overlap(served.extent, pieces),
+    );
   }
 
   /** These bytes were bad. What peers gave of them lately is held against their proxy. */

@@ -152,10 +152,10 @@ class RegistrySource implements Source {
     };
     const what = `blob ${digest}`;
     const fetch = { origin, purpose: "pull", what, options } as const;
-    const { urgency = "demand", deadlineMs, avoidPeers = false } = options;
+    const { urgency = "demand", deadlineMs, awaited, avoidPeers = false } = options;
     if (avoidPeers) this.#peers.accuse(digest, extent);
     this.#doubts.asked(what, extent, avoidPeers);
-    const terms = { urgency, deadlineMs, avoidPeers };
+    const terms = { urgency, deadlineMs, awaited, avoidPeers };
     await this.#fetch(fetch, async (attempt, spare) => {
       const wanted = { offset, length: end - offset };
       // All bytes are there, but the upstream's answer did not end well.

@@ -132,7 +132,7 @@ describe("a reader", () => {
 
   it("asks the registry first once peers have lost many races", async () => {
     await using made = await startRaced(silent);
-    for (let at = 0; at < 13; at += 1) await readWaiting(made, HEAD_START_MS);
+    for (let at = 0; at < 5; at += 1) await readWaiting(made, HEAD_START_MS);
     const asked = made.proxy.requests.length;
     // No time passes: nobody waits for peers any more.
     expect(sameBytes(await made.client.read(EXTENT), WANTED)).toBe(true);
@@ -166,6 +166,17 @@ describe.each(["ahead", "prefetch"] as const)("a fetch %s", (urgency) => {
     await made.clock.advance(1);
     expect(sameBytes(await reading, WANTED)).toBe(true);
     expect(made.events).toEqual(["started", "late", "won_by_registry"]);
+  });
+
+  it("does not wait for slow peers any more when a reader begins to wait for it", async () => {
+    await using made = await startRaced(silent);
+    const awaited = new AbortController();
+    const reading = made.client.read(EXTENT, { urgency, awaited: awaited.signal });
+    while (made.proxy.requests.length === 0) await turns(1);
+    awaited.abort();
+    expect(sameBytes(await reading, WANTED)).toBe(true);
+    expect(made.clock.nowMs()).toBe(1_000);
+    expect(made.events).toEqual(["started", "won_by_registry"]);
   });
 
   it("goes to the registry at once when peers fail", async () => {

@@ -91,6 +91,19 @@ describe("bad bytes", () => {
   });
 });
 
+describe("pieces", () => {
+  it("that came through the proxy are near, with all their bytes", () => {
+    const { peers } = make();
+    const small = { ...PROXY, pieceBytes: 1_000 };
+    peers.served(small, "sha256:a", { offset: 1_500, length: 600 });
+    const near = (offset: number): boolean =>
+      peers.hasNearby(small, "sha256:a", { offset, length: 1 });
+    expect([999, 1_000, 2_999, 3_000].map(near)).toEqual([false, true, true, false]);
+    expect(peers.hasNearby(small, "sha256:b", BYTES)).toBe(false);
+    expect(peers.hasNearby({ ...small, url: "http://b" }, "sha256:a", BYTES)).toBe(false);
+  });
+});
+
 describe("peers that lose races", () => {
   it("are asked second, but tried first now and then", () => {
     const { peers } = make();
