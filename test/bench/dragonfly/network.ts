@@ -19,14 +19,20 @@ export interface Network {
   stop(): Promise<void>;
 }
 
-export async function startNetwork(
-  programs: string,
-  home: string,
-  peerCount: number,
-): Promise<Network> {
+export interface NetworkStart {
+  /** The folder of the programs. */
+  readonly programs: string;
+  readonly home: string;
+  readonly peerCount: number;
+  /** Further lines of the scheduler's own part of its configuration. */
+  readonly scheduling: readonly string[];
+}
+
+export async function startNetwork(start: NetworkStart): Promise<Network> {
+  const { programs, home, peerCount } = start;
   await mkdir(home, { recursive: true });
   const schedulerPort = await benchPort();
-  const scheduler = await startScheduler(programs, home, schedulerPort);
+  const scheduler = await startScheduler(start, schedulerPort);
   const all: Peer[] = [];
   try {
     for (let at = 0; at <= peerCount; at += 1) {
@@ -51,7 +57,10 @@ export async function startNetwork(
   };
 }
 
-async function startScheduler(programs: string, home: string, port: number): Promise<Program> {
+async function startScheduler(
+  { programs, home, scheduling }: NetworkStart,
+  port: number,
+): Promise<Program> {
   const config = join(home, "scheduler.yaml");
   await writeFile(
     config,
@@ -62,7 +71,9 @@ async function startScheduler(programs: string, home: string, port: number): Pro
       `  port: ${port}`,
       `  dataDir: ${home}/scheduler`,
       `  logDir: ${home}/scheduler-log`,
-      "scheduler: { algorithm: default }",
+      "scheduler:",
+      "  algorithm: default",
+      ...scheduling.map((line) => `  ${line}`),
       "metrics: { enable: false }",
       "",
     ].join("\n"),
