@@ -51,7 +51,7 @@ async function startHedged(
     clock,
     observe: { hedge: (_, event) => events.push(event) },
     ...fixture,
-    options: { attemptsMax: 1, ...fixture.options },
+    options: { attemptsMax: 1, hedgePercent: 3, ...fixture.options },
   });
   for (let at = 0; at < priming; at += 1) await client.read({ offset: at, length: 1 });
   isPrimed = true;
