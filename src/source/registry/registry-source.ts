@@ -109,6 +109,7 @@ class RegistrySource implements Source {
       clock,
       log: this.#log,
       closing,
+      onBreaker: (host, state) => this.#observe.breaker?.(host, state),
       ping: (upstream, access) => transport.pingUpstream(upstream, access),
     });
     this.#doubts = new BlobDoubts(clock);
