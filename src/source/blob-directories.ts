@@ -14,7 +14,7 @@ import { openRegular, readPieces, storedSize } from "./blob-file.ts";
 import { withBounds } from "./deadline.ts";
 import { RepeatedReads } from "./repeated-reads.ts";
 import { ignoreBecause } from "./ignore.ts";
-import type { BlobLocation, Origin, Source } from "./source.ts";
+import type { BlobLocation, Source } from "./source.ts";
 
 const KNOWN_MAX = 10_000;
 /** How long a blob counts as not there, or as not to be had from there. */
@@ -52,7 +52,8 @@ export function withBlobDirectories(source: Source, parts: BlobDirectoriesParts)
     async blobSize(blob, options) {
       return (await directories.size(blob)) ?? (await source.blobSize(blob, options));
     },
-    ...(source.rangeHint && { rangeHint: (origin: Origin) => source.rangeHint?.(origin) }),
+    rangeHint: (origin) => source.rangeHint?.(origin),
+    linkEstimate: (origin) => source.linkEstimate?.(origin),
     close: () => source.close(),
   };
 }

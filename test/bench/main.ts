@@ -38,7 +38,7 @@ async function run(report: Report, part: string): Promise<void> {
     case "guest":
       return await benchGuest(report, values.kernel);
     case "dragonfly":
-      return await benchDragonfly(report);
+      return await benchDragonfly(report, home);
     default:
       throw new Error(`no part "${part}": there are ${PARTS}`);
   }

@@ -12,6 +12,7 @@ import type {
   BlobLocation,
   FetchedManifest,
   FetchOptions,
+  LinkEstimate,
   Origin,
   RangeHint,
   Source,
@@ -22,7 +23,7 @@ import { EnvironmentProxies } from "./environment-proxies.ts";
 import { HedgeBudget } from "./hedge-budget.ts";
 import { HTTPClient, type Try } from "./http-get.ts";
 import { Lanes, type StraightTry } from "./lanes.ts";
-import { LatencyHistory } from "./latency-history.ts";
+import { LatencyHistory, linkOf } from "./latency-history.ts";
 import { fetchManifest } from "./manifest-fetch.ts";
 import {
   REGISTRY_DEFAULTS,
@@ -179,6 +180,10 @@ class RegistrySource implements Source {
     const proxy = this.#peers.proxyFor(host, this.#parts.access?.get(host, repository));
     if (proxy === undefined || !this.#peers.isInUse(proxy)) return undefined;
     return { alignBytes: proxy.pieceBytes ?? PROXY_PIECE_BYTES };
+  }
+
+  linkEstimate({ host }: Origin): LinkEstimate | undefined {
+    return this.#history.estimate(linkOf(registryUpstream(host, "https").name, "direct"));
   }
 
   async close(): Promise<void> {

@@ -9,6 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MIB } from "../../../src/units.ts";
 import type { Report } from "../report.ts";
+import { measureEngine } from "./engine.ts";
 import { readThroughKills } from "./kills.ts";
 import { type Network, type Peer, startNetwork } from "./network.ts";
 import { type BenchOrigin, type OriginBlob, startOrigin } from "./origin.ts";
@@ -24,7 +25,8 @@ const AS_TOLD = ["retryBackToSourceLimit: 1", "retryInterval: 50ms"];
 
 const part = "dragonfly";
 
-export async function benchDragonfly(report: Report): Promise<void> {
+/** `imagesHome`: where the images of the host's benchmark are kept. */
+export async function benchDragonfly(report: Report, imagesHome: string): Promise<void> {
   const programs = process.env["EROFSD_PEERS"];
   if (programs === undefined) {
     throw new Error("EROFSD_PEERS must name the folder of df-scheduler, dfdaemon and slowreg");
@@ -49,7 +51,8 @@ export async function benchDragonfly(report: Report): Promise<void> {
       started.push(network);
       return network;
     };
-    await measureAll(report, origin, start);
+    const network = await measureAll(report, origin, start);
+    await measureEngine(report, part, { home: imagesHome, network });
   } finally {
     clearTimeout(guard);
     await cleanUp();
@@ -60,7 +63,7 @@ async function measureAll(
   report: Report,
   origin: BenchOrigin,
   start: (name: string, scheduling: readonly string[]) => Promise<Network>,
-): Promise<void> {
+): Promise<Network> {
   const [alone, spots, spotsTuned, shared, killed] = origin.blobs;
   if (!alone || !spots || !spotsTuned || !shared || !killed) throw new Error("too few blobs");
   const straight = await firstBytes(new BenchNode(undefined), alone);
@@ -73,6 +76,7 @@ async function measureAll(
   await pause(QUIET_MS);
   await measureSharing(report, origin, shared, network);
   await measureKills(report, killed, { network, origin });
+  return network;
 }
 
 async function measureSpots(
