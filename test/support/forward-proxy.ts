@@ -86,18 +86,13 @@ function send(
     return `bytes ${manner === "wrong-range" ? Number(first) + 1 : first}`;
   });
   outgoing.writeHead(head.status, { ...head.headers, ...(range && { "content-range": range }) });
-  switch (manner) {
-    case "stalling":
-      outgoing.write(body.subarray(0, body.length / 2));
-      break;
-    case "dying":
-      outgoing.write(body.subarray(0, body.length / 2), () => outgoing.destroy());
-      break;
-    case "wrong-bytes":
-      if (body.length > 0) body.writeUInt8(body.readUInt8(0) ^ 1, 0);
-      outgoing.end(body);
-      break;
-    default:
-      outgoing.end(body);
+  const half = body.subarray(0, body.length / 2);
+  if (manner === "stalling") {
+    outgoing.write(half);
+  } else if (manner === "dying") {
+    outgoing.write(half, () => outgoing.destroy());
+  } else {
+    if (manner === "wrong-bytes" && body.length > 0) body.writeUInt8(body.readUInt8(0) ^ 1, 0);
+    outgoing.end(body);
   }
 }
