@@ -223,8 +223,7 @@ class RegistrySource implements Source {
         async (hints) => {
           const round = await this.#round(fetch, signal);
           return await tryInOrder(round, hints, (upstream, own) => {
-            const { upstreams } = round;
-            const next = upstreams[upstreams.indexOf(upstream) + 1];
+            const next = this.#spare(round.upstreams, upstream, what);
             const of = (whose: Upstream): StraightTry => ({
               ...this.#whose(fetch, whose),
               what,
@@ -264,6 +263,13 @@ class RegistrySource implements Source {
         );
       },
     };
+  }
+
+  /** Who else may be asked beside `upstream`; nobody that would rather not be asked at all. */
+  #spare(upstreams: readonly Upstream[], upstream: Upstream, what: string): Upstream | undefined {
+    const next = upstreams[upstreams.indexOf(upstream) + 1];
+    if (next === undefined || this.#health.standing(next) !== "ready") return undefined;
+    return this.#doubts.isDoubted(next, what) ? undefined : next;
   }
 
   #entry(fetch: Fetch, upstream: Upstream, signal: AbortSignal): Entry {
