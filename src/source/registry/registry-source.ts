@@ -156,7 +156,8 @@ class RegistrySource implements Source {
     const fetch = { origin, purpose: "pull", what, options } as const;
     const { urgency = "demand", deadlineMs, awaited, avoidPeers = false } = options;
     if (avoidPeers) this.#peers.accuse(digest, extent);
-    this.#doubts.asked(what, extent, avoidPeers);
+    // Read-ahead may ask for whole pieces, of which some is here.
+    if (urgency === "demand" || avoidPeers) this.#doubts.asked(what, extent, avoidPeers);
     const terms = { urgency, deadlineMs, awaited, avoidPeers };
     await this.#fetch(fetch, async (attempt, spare) => {
       const wanted = { offset, length: end - offset };

@@ -118,6 +118,15 @@ it("asks the registry itself for what a mirror has just served and somebody refu
   expect(counts(made)).toEqual([1, 2]);
 });
 
+it("does not take read-ahead in whole pieces for bytes that are asked for again", async () => {
+  const clock = new FakeClock();
+  await using made = await startMirrored(right, { clock });
+  await readNew(made, 0);
+  await made.client.read({ offset: 0, length: 1_000 }, { urgency: "ahead" });
+  await made.client.read({ offset: 0, length: 1_000 }, { urgency: "prefetch" });
+  expect(counts(made)).toEqual([3, 0]);
+});
+
 it("asks the registry itself for bytes of which somebody says that they were bad", async () => {
   const clock = new FakeClock();
   await using made = await startMirrored(right, { clock });
