@@ -274,13 +274,13 @@ class RegistrySource implements Source {
   }
 
   #entry(fetch: Fetch, upstream: Upstream, signal: AbortSignal): Entry {
-    const { deadlineMs, urgency, avoidPeers = false } = fetch.options;
+    const { deadlineMs, urgency, awaited, avoidPeers = false } = fetch.options;
     const { access } = this.#whose(fetch, upstream);
     const proxy = avoidPeers ? undefined : this.#peers.proxyFor(upstream.accessHost, access());
     return {
       signal,
       deadlineMs,
-      isAwaited: urgency !== "prefetch",
+      isAwaited: urgency !== "prefetch" || awaited?.aborted === true,
       hasPeers: proxy !== undefined && this.#peers.isInUse(proxy),
       access,
     };
