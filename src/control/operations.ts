@@ -60,10 +60,17 @@ export function controlOperations(parts: {
     lastFailure: (cookieKey) => parts.failures.last(cookieKey),
     status: parts.status,
     metrics: parts.metrics,
+    ...credentialOperations(parts.pushed),
+  };
+}
+
+export function credentialOperations(
+  pushed: PushedCredentials,
+): Pick<ControlOperations, "pushCredentials" | "dropCredentials"> {
+  return {
     pushCredentials({ host, repository, ...given }) {
-      const credentials = "token" in given ? { bearer: given.token } : given;
-      parts.pushed.set(host, repository, credentials);
+      pushed.set(host, repository, "token" in given ? { bearer: given.token } : given);
     },
-    dropCredentials: ({ host, repository }) => parts.pushed.delete(host, repository),
+    dropCredentials: ({ host, repository }) => pushed.delete(host, repository),
   };
 }

@@ -14,12 +14,13 @@ import { openRegular, readPieces, storedSize } from "./blob-file.ts";
 import { withBounds } from "./deadline.ts";
 import { RepeatedReads } from "./repeated-reads.ts";
 import { ignoreBecause } from "./ignore.ts";
-import type { BlobLocation, Origin, Source } from "./source.ts";
+import type { BlobLocation, Source } from "./source.ts";
 
 const KNOWN_MAX = 10_000;
 /** How long a blob counts as not there, or as not to be had from there. */
 const ABSENT_MS = 10_000;
 const WRONG_MS = 600_000;
+const REFUSED_MS = 60_000;
 /** A network filesystem that hangs must not hold a reader for long. */
 const OPEN_MS = 1_000;
 
@@ -36,7 +37,7 @@ export function withBlobDirectories(source: Source, parts: BlobDirectoriesParts)
   return {
     fetchManifest: (origin, wanted, options) => source.fetchManifest(origin, wanted, options),
     async readRange(blob, extent, onPiece, options) {
-      const { deadlineMs, signal, avoidPeers = false } = options;
+      const { deadlineMs, signal, urgency = "demand", avoidPeers = false } = options;
       const bounds = {
         clock: parts.clock,
         deadlineMs,
@@ -44,7 +45,11 @@ export function withBlobDirectories(source: Source, parts: BlobDirectoriesParts)
         what: `blob ${blob.digest}`,
       };
       const offset = await withBounds(bounds, (scope) =>
-        directories.read(blob, extent, onPiece, { signal: scope, wasBad: avoidPeers }),
+        directories.read(blob, extent, onPiece, {
+          signal: scope,
+          isDemand: urgency === "demand",
+          wasBad: avoidPeers,
+        }),
       );
       const rest = { offset, length: extentEnd(extent) - offset };
       if (rest.length > 0) await source.readRange(blob, rest, onPiece, options);
@@ -52,9 +57,17 @@ export function withBlobDirectories(source: Source, parts: BlobDirectoriesParts)
     async blobSize(blob, options) {
       return (await directories.size(blob)) ?? (await source.blobSize(blob, options));
     },
-    ...(source.rangeHint && { rangeHint: (origin: Origin) => source.rangeHint?.(origin) }),
+    rangeHint: (origin) => source.rangeHint?.(origin),
+    linkEstimate: (origin) => source.linkEstimate?.(origin),
     close: () => source.close(),
   };
+}
+
+interface ReadTerms {
+  readonly signal: AbortSignal;
+  readonly isDemand: boolean;
+  /** These bytes came before, and were bad. */
+  readonly wasBad: boolean;
 }
 
 class BlobDirectories {
@@ -73,11 +86,12 @@ class BlobDirectories {
     blob: BlobLocation,
     extent: Extent,
     onPiece: (piece: Uint8Array) => void,
-    { signal, wasBad }: { readonly signal: AbortSignal; readonly wasBad: boolean },
+    { signal, isDemand, wasBad }: ReadTerms,
   ): Promise<number> {
     const { digest } = blob;
-    if (this.#repeats.asked(digest, extent) || wasBad) {
-      this.#passBy(digest, WRONG_MS);
+    // Read-ahead may ask for whole pieces, of which some is here.
+    if (wasBad || (isDemand && this.#repeats.asked(digest, extent))) {
+      this.#passBy(digest, REFUSED_MS);
       this.#parts.log?.warn({ digest }, "bytes from a directory of blobs were refused; not used");
     }
     const file = await this.#open(blob);

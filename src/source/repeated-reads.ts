@@ -1,18 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which ranges were given a moment ago. What is good is cached, so the same range is asked for
-// twice in a row when its bytes were refused: whoever gave them is then not to be asked first.
+// Which ranges were given a moment ago. What is good is cached, so bytes are asked for twice in a
+// row when they were refused: whoever gave them is then not to be asked first.
 
 import { LRUCache } from "lru-cache";
 import type { Clock } from "../platform/clock.ts";
-import type { Extent } from "../units.ts";
+import { type Extent, extentEnd } from "../units.ts";
 
-const READS_MAX = 10_000;
+const BLOBS_MAX = 1024;
+const READS_MAX = 256;
 const AGAIN_MS = 60_000;
+
+interface Served {
+  readonly extent: Extent;
+  readonly atMs: number;
+}
 
 export class RepeatedReads {
   readonly #clock: Clock;
-  /** When. */
-  readonly #served = new LRUCache<string, number>({ max: READS_MAX });
+  /** By blob, oldest first. */
+  readonly #served = new LRUCache<string, Served[]>({ max: BLOBS_MAX });
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -20,18 +26,27 @@ export class RepeatedReads {
 
   /** The last byte of a range has been given. `what` names the blob. */
   served(what: string, extent: Extent): void {
-    this.#served.set(keyOf(what, extent), this.#clock.nowMs());
+    const reads = this.#served.get(what) ?? [];
+    reads.push({ extent, atMs: this.#clock.nowMs() });
+    if (reads.length > READS_MAX) reads.shift();
+    this.#served.set(what, reads);
   }
 
-  /** A range is asked for: true when it has just been given. */
+  /** A range is asked for: true when some of it has just been given. */
   asked(what: string, extent: Extent): boolean {
-    const key = keyOf(what, extent);
-    const atMs = this.#served.get(key);
-    this.#served.delete(key);
-    return atMs !== undefined && this.#clock.nowMs() - atMs < AGAIN_MS;
+    const reads = this.#served.get(what);
+    if (reads === undefined) return false;
+    const sinceMs = this.#clock.nowMs() - AGAIN_MS;
+    const isAgain = (read: Served): boolean => overlap(read.extent, extent) && read.atMs > sinceMs;
+    if (!reads.some(isAgain)) return false;
+    this.#served.set(
+      what,
+      reads.filter((read) => !isAgain(read)),
+    );
+    return true;
   }
 }
 
-function keyOf(what: string, { offset, length }: Extent): string {
-  return `${what} ${offset}+${length}`;
+function overlap(a: Extent, b: Extent): boolean {
+  return a.offset < extentEnd(b) && b.offset < extentEnd(a);
 }

@@ -63,6 +63,11 @@ export interface FetchOptions {
   readonly attemptsMax?: number;
   /** Who waits for it when it begins; default `demand`. */
   readonly urgency?: Urgency;
+  /**
+   * Aborts when a reader begins to wait for a fetch that nobody waited for: from then on it is
+   * made as if for demand. (Peers may take seconds for what a registry gives in one round trip.)
+   */
+  readonly awaited?: AbortSignal;
   /** These bytes came before and were bad: get them from the registry itself, past any peers. */
   readonly avoidPeers?: boolean;
 }
@@ -71,6 +76,14 @@ export interface FetchOptions {
 export interface RangeHint {
   /** Whole multiples of it, from whole multiples on (to the blob's end): what peers share. */
   readonly alignBytes: number;
+}
+
+/** What requests to an origin's registry have shown of the way to it. */
+export interface LinkEstimate {
+  /** From a request to its first byte, when nothing is in its way. */
+  readonly rttMs: number;
+  /** Of all transfers at once; undefined until one took long enough to tell. */
+  readonly bytesPerMs: number | undefined;
 }
 
 export interface Source {
@@ -106,6 +119,9 @@ export interface Source {
    * come and go, so ask for each; every range is served all the same.
    */
   rangeHint?(origin: Origin): RangeHint | undefined;
+
+  /** Of the way straight to the registry; undefined while nothing is known of it. */
+  linkEstimate?(origin: Origin): LinkEstimate | undefined;
 
   /** Closes connections; what is under way is rejected with `stopping`. */
   close(): Promise<void>;

@@ -39,6 +39,7 @@ export function createSources(
       return source.blobSize(blob, options);
     },
     rangeHint: (origin) => ready.get(origin.kind)?.rangeHint?.(origin),
+    linkEstimate: (origin) => ready.get(origin.kind)?.linkEstimate?.(origin),
     async warmUp() {
       await Promise.all([sourceOf("registry"), sourceOf("layout"), sourceOf("directory")]);
     },

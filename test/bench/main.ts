@@ -5,11 +5,12 @@
 import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { benchDragonfly } from "./dragonfly/main.ts";
 import { benchHost } from "./host/main.ts";
 import { benchGuest, benchMaps, benchStart } from "./programs.ts";
 import { Report } from "./report.ts";
 
-const PARTS = "host, start, maps, guest";
+const PARTS = "host, start, maps, guest, dragonfly";
 const USAGE = `scripts/bench [PART...] [--only WORKLOAD] [--json FILE] [--strict] [--kernel NAME]
 parts: ${PARTS}; host when none is named`;
 
@@ -36,6 +37,8 @@ async function run(report: Report, part: string): Promise<void> {
       return await benchMaps(report);
     case "guest":
       return await benchGuest(report, values.kernel);
+    case "dragonfly":
+      return await benchDragonfly(report, home);
     default:
       throw new Error(`no part "${part}": there are ${PARTS}`);
   }

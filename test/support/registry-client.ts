@@ -65,7 +65,8 @@ export async function startClient(
   const source = createRegistrySource({
     clock,
     random: () => 0,
-    options,
+    // Only who tests hedges wants requests that nobody asked for.
+    options: { hedgePercent: 0, ...options },
     ...(access === undefined ? {} : { access }),
     ...(given.credentials === undefined ? {} : { credentials: given.credentials }),
     ...(upstreams === undefined ? {} : { upstreams }),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A circuit breaker for one host: counts failures in a row, and says whether to go on asking.
-// Pure: the time is an argument.
+// A circuit breaker for one host or proxy: counts failures in a row, and says whether to go on
+// asking. Who soon fails again after it was well again rests for longer. Pure: the time is an argument.
 //
 //   closed --FAILURES_MAX failures in a row--> open --a probe was answered--> half-open
 //   half-open --a request was served--> closed; --one failed--> open, for twice as long
@@ -8,6 +8,8 @@
 const FAILURES_MAX = 3;
 const COOL_DOWN_MS = 1_000;
 const COOL_DOWN_MAX_MS = 30_000;
+/** Failing again within so many of its last rests is failing soon. */
+const SOON_RESTS = 4;
 
 export type BreakerState = "closed" | "open" | "half-open";
 
@@ -16,6 +18,7 @@ export class Breaker {
   #failures = 0;
   #coolDownMs = COOL_DOWN_MS;
   #reopensMs = 0;
+  #closedMs = Number.NEGATIVE_INFINITY;
 
   get state(): BreakerState {
     return this.#state;
@@ -31,30 +34,29 @@ export class Breaker {
     return this.#state === "open" ? Math.max(0, this.#reopensMs - nowMs) : 0;
   }
 
-  succeeded(): void {
+  succeeded(nowMs: number): void {
+    if (this.#state !== "closed") this.#closedMs = nowMs;
     this.#state = "closed";
     this.#failures = 0;
-    this.#coolDownMs = COOL_DOWN_MS;
   }
 
   /** `isProbe`: it was sent to find out; others that were under way say nothing new. */
   failed(nowMs: number, isProbe: boolean): void {
     this.#failures += 1;
-    if (this.#state === "closed") {
-      if (this.#failures >= FAILURES_MAX) this.#open(nowMs);
-    } else if (isProbe) {
-      this.#coolDownMs = Math.min(this.#coolDownMs * 2, COOL_DOWN_MAX_MS);
-      this.#open(nowMs);
-    }
+    if (this.#state === "closed" ? this.#failures >= FAILURES_MAX : isProbe) this.trip(nowMs);
+  }
+
+  /** Something worse than a failure. any state -> open */
+  trip(nowMs: number): void {
+    const isSoon =
+      this.#state !== "closed" || nowMs - this.#closedMs < SOON_RESTS * this.#coolDownMs;
+    this.#coolDownMs = isSoon ? Math.min(this.#coolDownMs * 2, COOL_DOWN_MAX_MS) : COOL_DOWN_MS;
+    this.#state = "open";
+    this.#reopensMs = nowMs + this.#coolDownMs;
   }
 
   /** open -> half-open: it answers, but has not served yet. */
   answered(): void {
     if (this.#state === "open") this.#state = "half-open";
-  }
-
-  #open(nowMs: number): void {
-    this.#state = "open";
-    this.#reopensMs = nowMs + this.#coolDownMs;
   }
 }

@@ -36,6 +36,8 @@ interface Known {
   readonly seen: string;
   checkedMs: number;
   checking: Promise<Known> | undefined;
+  /** The last answer: most requests are for the same. */
+  planned: { readonly plainHref: string; readonly upstreams: readonly Upstream[] } | undefined;
 }
 
 export class HostsBook {
@@ -50,12 +52,16 @@ export class HostsBook {
 
   /** Where to get what `host` has; `plain` is that registry with nothing configured. Never rejects. */
   async upstreams(host: string, plain: Upstream): Promise<readonly Upstream[]> {
-    const { entries, version } = await this.#lookUp(host);
+    const known = await this.#lookUp(host);
+    const { entries, version, planned } = known;
     if (entries === undefined) return [plain];
-    return planUpstreams(host, plain, entries).map((upstream) => ({
+    if (planned?.plainHref === plain.baseUrl.href) return planned.upstreams;
+    const upstreams = planUpstreams(host, plain, entries).map((upstream) => ({
       ...upstream,
       tls: { ...upstream.tls, version },
     }));
+    known.planned = { plainHref: plain.baseUrl.href, upstreams };
+    return upstreams;
   }
 
   async #lookUp(host: string): Promise<Known> {
@@ -89,7 +95,9 @@ export class HostsBook {
     for (const warning of found.warnings) this.#parts.log?.warn({ host }, warning);
     this.#versions += 1;
     const { entries, seen } = found;
-    const now = { entries, seen, version: this.#versions, checkedMs, checking: undefined };
+    const version = this.#versions;
+    const fresh = { checkedMs, checking: undefined, planned: undefined };
+    const now: Known = { entries, seen, version, ...fresh };
     this.#known.set(host, now);
     return now;
   }

@@ -103,7 +103,8 @@ export class HTTPClient {
     let date: string | undefined;
     for (;;) {
       const isOwn = url.origin === request.url.origin;
-      const authorization = isOwn ? this.#tokens.authorization(doorOf(request)) : undefined;
+      const known = isOwn ? this.#tokens.authorization(doorOf(request)) : undefined;
+      const authorization = typeof known === "object" ? await known : known;
       const head = await this.#exchangeOnce(request, url, authorization, (status) => {
         // Others may go there while this body is still coming.
         const isElsewhere = isServed(status) && !isOwn;
@@ -117,9 +118,9 @@ export class HTTPClient {
         }
         date = head.headers.get("date");
         url = redirectTarget(url, head, request.access()?.profile);
-      } else if (head.status === 401 && challenges < CHALLENGES_MAX && isOwn) {
+      } else if (isOwn && isRefusal(head, authorization) && challenges < CHALLENGES_MAX) {
         challenges += 1;
-        const challenge = head.headers.get("www-authenticate") ?? "";
+        const challenge = head.status === 401 ? challengeOf(head) : undefined;
         const refusal = { challenge, sent: authorization, isAgain: challenges > 1 };
         if (!(await this.#tokens.answerChallenge(doorOf(request), refusal))) {
           throw this.#faultOf(request, head);
@@ -134,7 +135,9 @@ export class HTTPClient {
   /** Undefined for what is not kept: no blob, or one that a proxy is to see asked for by its name. */
   #redirectKey({ upstream, repository, blob, access, route }: GetRequest): string | undefined {
     if (blob === undefined || route.proxy !== undefined) return undefined;
-    return `${upstream.baseUrl.href} ${repository} ${blob} ${access()?.credentialsVersion ?? 0}`;
+    // Signed for what was shown then.
+    const shown = `${access()?.credentialsVersion ?? 0} ${this.#parts.credentials?.generation ?? 0}`;
+    return `${upstream.baseUrl.href} ${repository} ${blob} ${shown}`;
   }
 
   #exchangeOnce(
@@ -229,6 +232,15 @@ export function protocolFault(host: string, detail: string): DaemonError {
 
 function isServed(status: number): boolean {
   return status === 200 || status === 206;
+}
+
+/** Some registries answer 403 when what they took before has expired. */
+function isRefusal({ status }: ResponseHead, sent: string | undefined): boolean {
+  return status === 401 || (status === 403 && sent !== undefined);
+}
+
+function challengeOf({ headers }: ResponseHead): string {
+  return headers.get("www-authenticate") ?? "";
 }
 
 function checkEncoding(head: ResponseHead): void {

@@ -37,6 +37,8 @@ export interface LaneTerms {
   readonly urgency: Urgency;
   /** Absolute, on the clock. */
   readonly deadlineMs: number;
+  /** Aborts when somebody begins to wait. */
+  readonly awaited: AbortSignal | undefined;
   /** Peers gave bad bytes, or failed an earlier try. */
   avoidPeers: boolean;
 }
@@ -112,7 +114,8 @@ export class Lanes {
   ): Promise<void> {
     const { clock, peers, observe } = this.#parts;
     const host = attempt.upstream.name;
-    const plan = planLanes(this.#facts(attempt, terms, proxy));
+    const isNear = peers.hasNearby(proxy, range.blob.digest, range.wanted);
+    const plan = planLanes(this.#facts(attempt, terms, proxy, isNear));
     const isPeersFirst = plan.first === "peers";
     const through = this.#peersLane(attempt, range, terms, proxy);
     const straight = this.#lane(attempt, range, terms, STRAIGHT);
@@ -124,23 +127,26 @@ export class Lanes {
       first: isPeersFirst ? through : straight,
       second: isPeersFirst ? straight : through,
       delayMs: plan.delayMs,
+      hurry: terms.awaited,
       stallMs: plan.stallMs,
       takesOver: true,
       mayStart: () => true,
       onPiece: range.onPiece,
       // What the registry says counts.
       authority: isPeersFirst ? 1 : 0,
-      onStart: (why) => {
+      onStart: (why, lane) => {
         reason = why;
-        if (why !== "failed") observe.peerRace?.(host, "started");
-        if (isPeersFirst && why === "stalled") this.#peersFailed(terms, proxy, "stalled");
-        if (isPeersFirst && why === "late" && terms.urgency !== "demand") {
+        if (why === "failed") return;
+        observe.peerRace?.(host, "started");
+        if (isPeers(lane)) return;
+        if (why === "stalled") this.#peersFailed(terms, proxy, "stalled");
+        else if (terms.urgency !== "demand" && terms.awaited?.aborted !== true) {
           this.#peersFailed(terms, proxy, "late");
         }
       },
       onLead: (lane) => {
         const won = isPeers(lane);
-        if (terms.urgency === "demand" && isPeersFirst) peers.raced(proxy, won);
+        if (terms.urgency === "demand" && isPeersFirst && !isNear) peers.raced(proxy, won);
         if (reason === undefined || reason === "failed") return;
         observe.peerRace?.(host, won ? "won_by_peers" : "won_by_registry");
       },
@@ -180,7 +186,7 @@ export class Lanes {
     });
   }
 
-  #facts(attempt: StraightTry, terms: LaneTerms, proxy: ProxyProfile) {
+  #facts(attempt: StraightTry, terms: LaneTerms, proxy: ProxyProfile, isNear: boolean) {
     const { clock, history, peers } = this.#parts;
     const direct = linkOf(attempt.upstream.name, "direct");
     return {
@@ -188,7 +194,7 @@ export class Lanes {
       directMedianMs: history.firstByteMs(direct, 0.5),
       directLateMs: history.firstByteMs(direct, 0.95),
       peersMedianMs: history.firstByteMs(linkOf(attempt.upstream.name, "peers"), 0.5),
-      peersHopeless: terms.urgency === "demand" && peers.isHopeless(proxy),
+      peersHopeless: terms.urgency === "demand" && !isNear && peers.isHopeless(proxy),
       patienceMs: proxy.patienceMs ?? PROXY_PATIENCE_MS,
       remainingMs: terms.deadlineMs - clock.nowMs(),
     };

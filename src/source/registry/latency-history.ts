@@ -5,6 +5,7 @@
 
 import { LRUCache } from "lru-cache";
 import type { Clock } from "../../platform/clock.ts";
+import type { LinkEstimate } from "../source.ts";
 
 const LINKS_MAX = 256;
 const SAMPLES_MAX = 64;
@@ -16,13 +17,6 @@ const SPAN_MS = 50;
 
 /** How bytes of a host come: straight from it, or through its peer-to-peer proxy. */
 export type Via = "direct" | "peers";
-
-export interface LinkEstimate {
-  /** From a request to its first byte, when nothing is in its way. */
-  readonly rttMs: number;
-  /** Of all transfers at once; undefined until one took long enough to tell. */
-  readonly bytesPerMs: number | undefined;
-}
 
 export function linkOf(host: string, via: Via): string {
   return `${via} ${host}`;

@@ -4,7 +4,7 @@
 
 import type { Clock, Random } from "../../platform/clock.ts";
 import type { AccessBook, ProxyProfile } from "./access.ts";
-import type { BreakerState } from "./circuit-breaker.ts";
+import type { BreakerState } from "./breaker.ts";
 import type { CredentialSource } from "./credentials/credential-source.ts";
 import type { Via } from "./latency-history.ts";
 import type { Environment } from "./system-roots.ts";

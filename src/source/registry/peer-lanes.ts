@@ -23,7 +23,7 @@ export interface LaneFacts {
   readonly directLateMs: number | undefined;
   /** First bytes of demand requests that peers won. */
   readonly peersMedianMs: number | undefined;
-  /** Peers have shown that they hardly ever win a demand race. */
+  /** Peers have shown that they hardly ever win a demand race, and nothing speaks for this one. */
   readonly peersHopeless: boolean;
   /** How long a fetch that nobody waits for may wait for peers. */
   readonly patienceMs: number;

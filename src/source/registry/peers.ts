@@ -5,17 +5,18 @@
 
 import { LRUCache } from "lru-cache";
 import type { Clock } from "../../platform/clock.ts";
-import { type Extent, extentEnd } from "../../units.ts";
-import type { Access, ProxyProfile } from "./access.ts";
-import { CircuitBreaker } from "./circuit-breaker.ts";
+import { type Extent, alignDown, alignUp, extentEnd } from "../../units.ts";
+import { type Access, PROXY_PIECE_BYTES, type ProxyProfile } from "./access.ts";
+import { Breaker } from "./breaker.ts";
 import type { PeerOptions, RegistryLog, RegistryObserver } from "./options.ts";
 import { Proxies } from "./proxies.ts";
 
 const PROXIES_MAX = 64;
 const SERVED_MAX = 256;
+const PROBE_MAX_MS = 5_000;
 /** A demand race is remembered for about so many others. */
-const RACE_WEIGHT = 1 / 8;
-const RACES_MIN = 8;
+const RACE_WEIGHT_MIN = 1 / 8;
+const RACES_MIN = 5;
 /** Below this share of won races they are asked second. */
 const WINS_MIN = 0.1;
 /** One in so many goes first all the same: peers may have become useful. */
@@ -42,7 +43,9 @@ export interface PeersParts {
 }
 
 interface Known {
-  readonly breaker: CircuitBreaker;
+  readonly breaker: Breaker;
+  /** A request finds out whether it is well again; until then no other is sent. */
+  probeUntilMs: number;
   wins: number;
   races: number;
 }
@@ -91,12 +94,21 @@ export class Peers {
 
   /** May be asked for this request; a true of an open breaker is the one probe it lets through. */
   mayAsk(proxy: ProxyProfile): boolean {
-    return this.isAnswering(proxy) && this.#of(proxy).breaker.allows();
+    if (!this.isAnswering(proxy)) return false;
+    const known = this.#of(proxy);
+    const { breaker } = known;
+    if (breaker.state === "closed") return true;
+    const nowMs = this.#parts.clock.nowMs();
+    if (breaker.restMs(nowMs) > 0 || nowMs < known.probeUntilMs) return false;
+    // A probe that nobody hears of any more does not close the way for ever.
+    known.probeUntilMs = nowMs + PROBE_MAX_MS;
+    this.#change(proxy, () => breaker.answered());
+    return true;
   }
 
   /** Would be asked now; changes nothing. */
   isInUse(proxy: ProxyProfile): boolean {
-    return this.isAnswering(proxy) && this.#of(proxy).breaker.isClosed;
+    return this.isAnswering(proxy) && this.#of(proxy).breaker.state === "closed";
   }
 
   /** They hardly ever win the race for a reader: then they are asked second, most of the time. */
@@ -110,12 +122,17 @@ export class Peers {
   /** A reader's race in which both were asked, or in which peers needed no other. */
   raced(proxy: ProxyProfile, peersWon: boolean): void {
     const known = this.#of(proxy);
-    known.wins += ((peersWon ? 1 : 0) - known.wins) * RACE_WEIGHT;
+    // The first ones weigh more: each lost race may cost the registry a whole piece.
+    const weight = Math.max(RACE_WEIGHT_MIN, 1 / (known.races + 2));
+    known.wins += ((peersWon ? 1 : 0) - known.wins) * weight;
     known.races += 1;
   }
 
+  /** A request that was made before the breaker opened says nothing. */
   succeeded(proxy: ProxyProfile): void {
-    this.#of(proxy).breaker.succeeded();
+    const { breaker } = this.#of(proxy);
+    if (breaker.state === "open") return;
+    this.#change(proxy, () => breaker.succeeded(this.#parts.clock.nowMs()));
   }
 
   /** These bytes came through it and were passed on. */
@@ -128,7 +145,23 @@ export class Peers {
     const host = hostOf(proxy);
     this.#parts.observe.peerFailure?.(host, cause);
     // What the registry refuses through it is not its fault.
-    if (cause !== "refused") this.#of(proxy).breaker.failed();
+    if (cause === "refused") return;
+    const { breaker } = this.#of(proxy);
+    const isProbe = breaker.state === "half-open";
+    this.#change(proxy, () => breaker.failed(this.#parts.clock.nowMs(), isProbe));
+  }
+
+  /** Some of these pieces came through it lately: the rest of them is near. */
+  hasNearby(proxy: ProxyProfile, digest: string, extent: Extent): boolean {
+    const step = proxy.pieceBytes ?? PROXY_PIECE_BYTES;
+    const offset = alignDown(extent.offset, step);
+    const pieces = { offset, length: alignUp(extentEnd(extent), step) - offset };
+    return this.#served.some(
+      (served) =>
+        served?.proxy.url === proxy.url &&
+        served.digest === digest &&
+        overlap(served.extent, pieces),
+    );
   }
 
   /** These bytes were bad. What peers gave of them lately is held against their proxy. */
@@ -139,25 +172,29 @@ export class Peers {
       const host = hostOf(served.proxy);
       this.#parts.observe.peerFailure?.(host, "bad_bytes");
       this.#parts.log?.warn({ proxy: host, digest }, "bad bytes came through the proxy");
-      this.#of(served.proxy).breaker.trip();
+      const { breaker } = this.#of(served.proxy);
+      if (breaker.state === "open") continue;
+      this.#change(served.proxy, () => breaker.trip(this.#parts.clock.nowMs()));
+    }
+  }
+
+  #change(proxy: ProxyProfile, change: () => void): void {
+    const { breaker } = this.#of(proxy);
+    const before = breaker.state;
+    change();
+    if (breaker.state === before) return;
+    const host = hostOf(proxy);
+    this.#parts.observe.breaker?.(host, breaker.state);
+    if (breaker.state === "open") {
+      this.#parts.log?.warn({ proxy: host }, "the proxy fails: it is left out for a while");
     }
   }
 
   #of(proxy: ProxyProfile): Known {
     const known = this.#known.get(proxy.url);
     if (known !== undefined) return known;
-    const host = hostOf(proxy);
-    const breaker = new CircuitBreaker({
-      clock: this.#parts.clock,
-      onChange: (state) => {
-        this.#parts.observe.breaker?.(host, state);
-        if (state === "open") {
-          this.#parts.log?.warn({ proxy: host }, "the proxy fails: it is left out for a while");
-        }
-      },
-    });
     // Hopeful at first: only races can tell.
-    const made = { breaker, wins: 0.5, races: 0 };
+    const made = { breaker: new Breaker(), probeUntilMs: 0, wins: 0.5, races: 0 };
     this.#known.set(proxy.url, made);
     return made;
   }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // One range over up to two lanes, each byte once and in order. The first lane starts; the second
-// when the first is late with its first byte, pauses in mid-body, or fails. Of two lanes that run
-// at once, the one that delivers next is the leader and the other is aborted. Knows no network.
+// when the first is late with its first byte. Of two that run at once, the one that delivers next
+// leads and the other is aborted; it is run again, from the next byte on, when the leader pauses
+// or fails. Knows no network.
 //
-//   lane: idle -> running -> ended | failed | lost
+//   lane: idle -> running -> ended | failed | lost;  lost -> running
 
-import { DaemonError } from "../../errors.ts";
+import { DaemonError, type Fault } from "../../errors.ts";
 import { type Clock, cancelledBy } from "../../platform/clock.ts";
 
 /**
@@ -18,7 +19,7 @@ export type Lane = (
   signal: AbortSignal,
 ) => Promise<void>;
 
-/** Why the second lane starts. */
+/** Why the other lane starts. */
 export type StartReason = "late" | "stalled" | "failed";
 
 export interface RaceOptions {
@@ -28,17 +29,22 @@ export interface RaceOptions {
   readonly second: Lane;
   /** The second lane starts when no byte came for so long; undefined: it does not. */
   readonly delayMs: number | undefined;
-  /** Another lane goes on where the leader has paused for so long; undefined: it does not. */
+  /** When it aborts, the second lane starts at once, if no byte has come yet. */
+  readonly hurry?: AbortSignal | undefined;
+  /** The other lane goes on where the leader has paused for so long; undefined: it does not. */
   readonly stallMs: number | undefined;
-  /** The second lane starts at once when the first fails; else the failure stands. */
+  /** The other lane starts at once when one fails; else the failure stands. */
   readonly takesOver: boolean;
-  /** Asked before the second lane starts because of slowness. */
+  /** Asked before a lane starts because of the other's slowness. */
   readonly mayStart: (reason: "late" | "stalled") => boolean;
   readonly onPiece: (piece: Uint8Array) => void;
-  readonly onStart?: (reason: StartReason) => void;
+  readonly onStart?: (reason: StartReason, lane: 0 | 1) => void;
   /** This lane delivers from here on. */
   readonly onLead?: (lane: 0 | 1) => void;
-  /** Whose failure is told when both fail; by default the one that says more. */
+  /**
+   * Whose failure is told when both fail, and ends the race when trying again cannot help; by
+   * default it is the one that says more, and both are heard.
+   */
   readonly authority?: 0 | 1;
 }
 
@@ -53,26 +59,36 @@ export function race(options: RaceOptions): Promise<RaceResult> {
   });
 }
 
+/** What became of one lane; a lane that lost may be run again. */
 interface Runner {
   readonly index: 0 | 1;
+  run: Run | undefined;
+  /** Why it will not be run again. */
+  error: DaemonError | undefined;
+}
+
+interface Run {
+  readonly runner: Runner;
   readonly abort: AbortController;
-  state: "idle" | "running" | "ended" | "failed" | "lost";
-  error: unknown;
+  state: "running" | "ended" | "failed" | "lost";
 }
 
 class Race {
   readonly #options: RaceOptions;
   readonly #resolve: (result: RaceResult) => void;
   readonly #reject: (error: unknown) => void;
-  readonly #first: Runner = idle(0);
-  readonly #second: Runner = idle(1);
-  #leader: Runner | undefined;
+  readonly #first: Runner = { index: 0, run: undefined, error: undefined };
+  readonly #second: Runner = { index: 1, run: undefined, error: undefined };
+  #leader: Run | undefined;
   #deliveredBytes = 0;
   #lastPieceMs = 0;
   #isSettled = false;
   #cancelTimer: () => void = () => undefined;
   readonly #onAbort = (): void => {
     this.#fail(cancelledBy(this.#options.signal));
+  };
+  readonly #onHurry = (): void => {
+    if (this.#leader === undefined) this.#start(this.#second, "late");
   };
 
   constructor(
@@ -86,49 +102,56 @@ class Race {
   }
 
   start(): void {
-    const { signal, clock, delayMs } = this.#options;
+    const { signal, clock, delayMs, hurry } = this.#options;
     if (signal.aborted) {
       this.#onAbort();
       return;
     }
     signal.addEventListener("abort", this.#onAbort, { once: true });
+    hurry?.addEventListener("abort", this.#onHurry, { once: true });
     this.#run(this.#first);
-    if (delayMs === undefined || this.#isSettled || this.#leader !== undefined) return;
-    this.#cancelTimer = clock.after(delayMs, () => {
-      this.#startLate("late");
-    });
+    if (this.#isSettled || this.#leader !== undefined) return;
+    if (hurry?.aborted === true) this.#onHurry();
+    else if (delayMs !== undefined) {
+      this.#cancelTimer = clock.after(delayMs, () => {
+        this.#start(this.#second, "late");
+      });
+    }
   }
 
-  /** idle -> running */
+  // idle or lost -> running
   #run(runner: Runner): void {
     const lane = runner.index === 0 ? this.#options.first : this.#options.second;
-    runner.state = "running";
+    const run: Run = { runner, abort: new AbortController(), state: "running" };
+    runner.run = run;
     const onPiece = (piece: Uint8Array): void => {
-      this.#deliver(runner, piece);
+      this.#deliver(run, piece);
     };
-    lane(this.#deliveredBytes, onPiece, runner.abort.signal).then(
+    lane(this.#deliveredBytes, onPiece, run.abort.signal).then(
       () => {
-        this.#ended(runner);
+        this.#ended(run);
       },
       (error: unknown) => {
-        this.#failed(runner, error);
+        this.#failed(run, error);
       },
     );
   }
 
-  #startLate(reason: "late" | "stalled"): void {
-    if (this.#second.state !== "idle" || !this.#options.mayStart(reason)) return;
-    this.#options.onStart?.(reason);
-    this.#run(this.#second);
+  /** For slowness; not when it runs already, has failed, or is not allowed to. */
+  #start(runner: Runner, reason: "late" | "stalled"): void {
+    if (isRunning(runner) || runner.error !== undefined || this.#isSettled) return;
+    if (!this.#options.mayStart(reason)) return;
+    this.#options.onStart?.(reason, runner.index);
+    this.#run(runner);
   }
 
-  #deliver(runner: Runner, piece: Uint8Array): void {
+  #deliver(run: Run, piece: Uint8Array): void {
     // A lane that lost may still have a piece in its hands.
-    if (this.#isSettled || runner.state !== "running" || piece.length === 0) return;
+    if (this.#isSettled || run.state !== "running" || piece.length === 0) return;
     // Both stand at the same byte: whoever moves on first leaves the other behind.
-    this.#lose(this.#otherOf(runner));
+    lose(this.#otherOf(run.runner).run);
     this.#lastPieceMs = this.#options.clock.nowMs();
-    if (this.#leader !== runner) this.#lead(runner);
+    if (this.#leader !== run) this.#lead(run);
     this.#deliveredBytes += piece.length;
     try {
       this.#options.onPiece(piece);
@@ -138,67 +161,65 @@ class Race {
     }
   }
 
-  #lead(runner: Runner): void {
-    this.#leader = runner;
+  #lead(run: Run): void {
+    this.#leader = run;
     this.#cancelTimer();
-    this.#options.onLead?.(runner.index);
+    this.#options.onLead?.(run.runner.index);
     const { stallMs } = this.#options;
-    if (stallMs !== undefined && this.#second.state === "idle") this.#watchStall(stallMs, stallMs);
+    if (stallMs !== undefined) this.#watchStall(run, stallMs, stallMs);
   }
 
   /** One timer that looks again, instead of one for each piece. */
-  #watchStall(stallMs: number, delayMs: number): void {
+  #watchStall(run: Run, stallMs: number, delayMs: number): void {
     const { clock } = this.#options;
     this.#cancelTimer = clock.after(delayMs, () => {
       const quietMs = clock.nowMs() - this.#lastPieceMs;
-      if (quietMs >= stallMs) this.#startLate("stalled");
-      if (this.#second.state !== "idle") return;
-      this.#watchStall(stallMs, quietMs >= stallMs ? stallMs : stallMs - quietMs);
+      if (quietMs >= stallMs) this.#start(this.#otherOf(run.runner), "stalled");
+      this.#watchStall(run, stallMs, quietMs >= stallMs ? stallMs : stallMs - quietMs);
     });
   }
 
-  /** running -> ended */
-  #ended(runner: Runner): void {
-    if (this.#isSettled || runner.state !== "running") return;
-    runner.state = "ended";
-    if (this.#leader !== runner) this.#options.onLead?.(runner.index);
-    this.#settle();
-    this.#resolve({ winner: runner.index });
+  // running -> ended
+  #ended(run: Run): void {
+    if (this.#isSettled || run.state !== "running") return;
+    run.state = "ended";
+    if (this.#leader !== run) this.#options.onLead?.(run.runner.index);
+    this.#settle(new DaemonError(LOST));
+    this.#resolve({ winner: run.runner.index });
   }
 
-  /** running -> failed */
-  #failed(runner: Runner, error: unknown): void {
-    if (this.#isSettled || runner.state !== "running") return;
-    runner.state = "failed";
-    runner.error = error;
+  // running -> failed
+  #failed(run: Run, error: unknown): void {
+    if (this.#isSettled || run.state !== "running") return;
+    run.state = "failed";
     if (!(error instanceof DaemonError)) {
       this.#fail(error);
       return;
     }
-    if (this.#leader === runner) this.#leader = undefined;
-    const other = this.#otherOf(runner);
-    if (other.state === "running") return;
-    if (other === this.#second && other.state === "idle" && this.#options.takesOver) {
+    const { runner } = run;
+    runner.error = error;
+    if (this.#leader === run) {
+      this.#leader = undefined;
       this.#cancelTimer();
-      this.#options.onStart?.("failed");
-      this.#run(other);
-      return;
     }
-    this.#fail(other.state === "failed" ? this.#moreTelling() : error);
+    const other = this.#otherOf(runner);
+    const isFinal = this.#options.authority === runner.index && error.policy.retry === "never";
+    if (isFinal) this.#fail(error);
+    else if (isRunning(other)) return;
+    else if (other.error !== undefined) this.#fail(this.#moreTelling());
+    else if (!this.#options.takesOver) this.#fail(error);
+    else {
+      this.#cancelTimer();
+      this.#options.onStart?.("failed", other.index);
+      this.#run(other);
+    }
   }
 
   #moreTelling(): unknown {
     const { authority } = this.#options;
-    if (authority !== undefined) return (authority === 0 ? this.#first : this.#second).error;
-    return rank(this.#second.error) > rank(this.#first.error)
-      ? this.#second.error
-      : this.#first.error;
-  }
-
-  #lose(runner: Runner): void {
-    if (runner.state !== "running") return;
-    runner.state = "lost";
-    runner.abort.abort(new DaemonError({ code: "cancelled", what: "the slower of two requests" }));
+    const [first, second] = [this.#first.error, this.#second.error];
+    if (authority !== undefined) return authority === 0 ? first : second;
+    return rank(second) > rank(first) ? second : first;
   }
 
   #otherOf(runner: Runner): Runner {
@@ -207,26 +228,34 @@ class Race {
 
   #fail(error: unknown): void {
     if (this.#isSettled) return;
-    this.#settle();
-    for (const { state, abort } of [this.#first, this.#second]) {
-      if (state === "running") abort.abort(error);
-    }
+    this.#settle(error);
     this.#reject(error);
   }
 
-  #settle(): void {
+  /** Whatever still runs is ended with `reason`. */
+  #settle(reason: unknown): void {
+    const { signal, hurry } = this.#options;
     this.#isSettled = true;
     this.#cancelTimer();
-    this.#options.signal.removeEventListener("abort", this.#onAbort);
-    if (this.#first.state === "ended" || this.#second.state === "ended") {
-      this.#lose(this.#first);
-      this.#lose(this.#second);
+    signal.removeEventListener("abort", this.#onAbort);
+    hurry?.removeEventListener("abort", this.#onHurry);
+    for (const { run } of [this.#first, this.#second]) {
+      if (run?.state === "running") run.abort.abort(reason);
     }
   }
 }
 
-function idle(index: 0 | 1): Runner {
-  return { index, abort: new AbortController(), state: "idle", error: undefined };
+const LOST: Fault = { code: "cancelled", what: "the slower of two requests" };
+
+// running -> lost
+function lose(run: Run | undefined): void {
+  if (run?.state !== "running") return;
+  run.state = "lost";
+  run.abort.abort(new DaemonError(LOST));
+}
+
+function isRunning({ run }: Runner): boolean {
+  return run?.state === "running";
 }
 
 /** An answer says more than no answer, and a refusal more than a mishap. */

@@ -7,7 +7,7 @@ import type { RegistryObserver } from "./options.ts";
 
 const FIRST_BYTE_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 const TRANSFER_SECONDS = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
-const BREAKER_STATES = { closed: 0, probing: 1, open: 2 } as const;
+const BREAKER_STATES = { closed: 0, "half-open": 1, open: 2 } as const;
 
 export function registryMetrics(metrics: Metrics): Required<RegistryObserver> {
   const requests = metrics.counter({

@@ -12,6 +12,7 @@ import type {
   BlobLocation,
   FetchedManifest,
   FetchOptions,
+  LinkEstimate,
   Origin,
   RangeHint,
   Source,
@@ -22,7 +23,7 @@ import { EnvironmentProxies } from "./environment-proxies.ts";
 import { HedgeBudget } from "./hedge-budget.ts";
 import { HTTPClient, type Try } from "./http-get.ts";
 import { Lanes, type StraightTry } from "./lanes.ts";
-import { LatencyHistory } from "./latency-history.ts";
+import { LatencyHistory, linkOf } from "./latency-history.ts";
 import { fetchManifest } from "./manifest-fetch.ts";
 import {
   REGISTRY_DEFAULTS,
@@ -109,6 +110,7 @@ class RegistrySource implements Source {
       clock,
       log: this.#log,
       closing,
+      onBreaker: (host, state) => this.#observe.breaker?.(host, state),
       ping: (upstream, access) => transport.pingUpstream(upstream, access),
     });
     this.#doubts = new BlobDoubts(clock);
@@ -152,10 +154,11 @@ class RegistrySource implements Source {
     };
     const what = `blob ${digest}`;
     const fetch = { origin, purpose: "pull", what, options } as const;
-    const { urgency = "demand", deadlineMs, avoidPeers = false } = options;
+    const { urgency = "demand", deadlineMs, awaited, avoidPeers = false } = options;
     if (avoidPeers) this.#peers.accuse(digest, extent);
-    this.#doubts.asked(what, extent, avoidPeers);
-    const terms = { urgency, deadlineMs, avoidPeers };
+    // Read-ahead may ask for whole pieces, of which some is here.
+    if (urgency === "demand" || avoidPeers) this.#doubts.asked(what, extent, avoidPeers);
+    const terms = { urgency, deadlineMs, awaited, avoidPeers };
     await this.#fetch(fetch, async (attempt, spare) => {
       const wanted = { offset, length: end - offset };
       // All bytes are there, but the upstream's answer did not end well.
@@ -178,6 +181,10 @@ class RegistrySource implements Source {
     const proxy = this.#peers.proxyFor(host, this.#parts.access?.get(host, repository));
     if (proxy === undefined || !this.#peers.isInUse(proxy)) return undefined;
     return { alignBytes: proxy.pieceBytes ?? PROXY_PIECE_BYTES };
+  }
+
+  linkEstimate({ host }: Origin): LinkEstimate | undefined {
+    return this.#history.estimate(linkOf(registryUpstream(host, "https").name, "direct"));
   }
 
   async close(): Promise<void> {
@@ -217,8 +224,7 @@ class RegistrySource implements Source {
         async (hints) => {
           const round = await this.#round(fetch, signal);
           return await tryInOrder(round, hints, (upstream, own) => {
-            const { upstreams } = round;
-            const next = upstreams[upstreams.indexOf(upstream) + 1];
+            const next = this.#spare(round.upstreams, upstream, what);
             const of = (whose: Upstream): StraightTry => ({
               ...this.#whose(fetch, whose),
               what,
@@ -260,14 +266,21 @@ class RegistrySource implements Source {
     };
   }
 
+  /** Who else may be asked beside `upstream`; nobody that would rather not be asked at all. */
+  #spare(upstreams: readonly Upstream[], upstream: Upstream, what: string): Upstream | undefined {
+    const next = upstreams[upstreams.indexOf(upstream) + 1];
+    if (next === undefined || this.#health.standing(next) !== "ready") return undefined;
+    return this.#doubts.isDoubted(next, what) ? undefined : next;
+  }
+
   #entry(fetch: Fetch, upstream: Upstream, signal: AbortSignal): Entry {
-    const { deadlineMs, urgency, avoidPeers = false } = fetch.options;
+    const { deadlineMs, urgency, awaited, avoidPeers = false } = fetch.options;
     const { access } = this.#whose(fetch, upstream);
     const proxy = avoidPeers ? undefined : this.#peers.proxyFor(upstream.accessHost, access());
     return {
       signal,
       deadlineMs,
-      isAwaited: urgency !== "prefetch",
+      isAwaited: urgency !== "prefetch" || awaited?.aborted === true,
       hasPeers: proxy !== undefined && this.#peers.isInUse(proxy),
       access,
     };

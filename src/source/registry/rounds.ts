@@ -22,8 +22,8 @@ export interface RoundOptions {
 export type RunTry<T> = (upstream: Upstream, hints: RetryHints) => Promise<T>;
 
 /**
- * Resolves with what the first upstream that serves gives. Rejects with the last one's fault, for
- * that is the registry itself; `hints` are then those of the whole round.
+ * Resolves with what the first upstream that serves gives. Rejects with the fault of the registry
+ * itself where it was asked, else with the last one's; `hints` are then those of the whole round.
  */
 export async function tryInOrder<T>(
   options: RoundOptions,
@@ -32,6 +32,7 @@ export async function tryInOrder<T>(
 ): Promise<T> {
   const { upstreams, signal, onFailure } = options;
   let shortestMs = Number.POSITIVE_INFINITY;
+  let verdict: DaemonError | undefined;
   for (const [index, upstream] of upstreams.entries()) {
     const own: RetryHints = { retryAfterMs: undefined, final: false };
     try {
@@ -45,7 +46,8 @@ export async function tryInOrder<T>(
       const next = isOver ? undefined : upstreams[index + 1];
       // An abort is the caller's doing, not the upstream's failure.
       if (!signal.aborted) onFailure(upstream, error, next);
-      if (next === undefined) throw error;
+      if (!upstream.isMirror) verdict = error;
+      if (next === undefined) throw isOver ? error : (verdict ?? error);
     }
   }
   throw new Error("a round has at least one upstream");

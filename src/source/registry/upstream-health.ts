@@ -9,7 +9,7 @@ import { LRUCache } from "lru-cache";
 import { type Code, DaemonError } from "../../errors.ts";
 import { type Clock, cancelledBy, sleep } from "../../platform/clock.ts";
 import type { Access } from "./access.ts";
-import { Breaker } from "./breaker.ts";
+import { Breaker, type BreakerState } from "./breaker.ts";
 import type { RegistryLog } from "./options.ts";
 import type { Upstream } from "./upstream.ts";
 
@@ -32,6 +32,8 @@ export interface UpstreamHealthParts {
   readonly log: RegistryLog | undefined;
   /** Ends the pings. */
   readonly closing: AbortSignal;
+  /** Told of every change. */
+  readonly onBreaker: (host: string, state: BreakerState) => void;
   /** True when it answers at all; never rejects. */
   readonly ping: (upstream: Upstream, access: Access | undefined) => Promise<boolean>;
 }
@@ -173,8 +175,9 @@ export class UpstreamHealth {
     const { breaker } = host;
     const before = breaker.state;
     if (outcome === "unknown") return;
-    if (outcome === "served") breaker.succeeded();
+    if (outcome === "served") breaker.succeeded(clock.nowMs());
     else breaker.failed(clock.nowMs(), isProbe);
+    if (breaker.state !== before) this.#parts.onBreaker(upstream.name, breaker.state);
     const fields = { host: upstream.name, failures: breaker.failures };
     if (before === "closed" && breaker.state === "open") {
       log?.warn(fields, "the host fails again and again; it is asked no more until it works");
@@ -195,13 +198,13 @@ export class UpstreamHealth {
       if (clock.nowMs() - host.lastUsedMs > UNUSED_MS) {
         // Whoever uses it next finds out.
         host.cancelPing = undefined;
-        host.breaker.answered();
+        this.#answered(upstream, host);
         return;
       }
       void ping(upstream, host.access()).then((isAlive) => {
         if (ended) return;
         host.cancelPing = undefined;
-        if (isAlive) host.breaker.answered();
+        if (isAlive) this.#answered(upstream, host);
         else this.#note(upstream, host, "failed", true);
       });
     });
@@ -209,6 +212,11 @@ export class UpstreamHealth {
       ended = true;
       cancelTimer();
     };
+  }
+
+  #answered(upstream: Upstream, { breaker }: Host): void {
+    breaker.answered();
+    this.#parts.onBreaker(upstream.name, breaker.state);
   }
 
   #restFault(upstream: Upstream, { breaker }: Host): DaemonError {

@@ -18,9 +18,9 @@ export interface Prospect {
 
 /**
  * The upstreams to ask for one round of tries, first things first: mirrors as they are listed, then
- * the registry, then those mirrors that are doubted. One that rests is left out as long as another
- * does not; when all rest, all are asked, for one of them must be. Empty when none may be asked
- * for this.
+ * the registry, then those mirrors that are doubted. Mirrors that rest are left out as long as
+ * another upstream does not; the registry is asked all the same, last, for a mirror's "no" is not
+ * its own. When all rest, all are asked. Empty when none may be asked for this.
  */
 export function planRound(
   upstreams: readonly Upstream[],
@@ -31,9 +31,13 @@ export function planRound(
     .filter(({ capabilities }) => capabilities[purpose])
     .map((upstream) => ({ upstream, ...prospectOf(upstream) }));
   const awake = able.filter(({ standing }) => standing !== "resting");
-  const asked = awake.length > 0 ? awake : able;
-  const [good, doubted] = [false, true].map((is) => asked.filter((each) => each.isDoubted === is));
-  return [...(good ?? []), ...(doubted ?? [])].map(({ upstream }) => upstream);
+  const resting = able.filter(({ standing }) => standing === "resting");
+  const asked = [
+    ...awake.filter(({ isDoubted }) => !isDoubted),
+    ...awake.filter(({ isDoubted }) => isDoubted),
+    ...resting.filter(({ upstream }) => awake.length === 0 || !upstream.isMirror),
+  ];
+  return asked.map(({ upstream }) => upstream);
 }
 
 /** What an upstream answers, or does not: another one may do better. */

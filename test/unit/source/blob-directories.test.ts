@@ -33,10 +33,13 @@ async function startWith(files: (name: string) => Readonly<Record<string, Uint8A
     signal: new AbortController().signal,
     deadlineMs: clock.nowMs() + 20_000,
   });
-  const read = async (offset: number, length: number): Promise<boolean> => {
+  const read = async (offset: number, length: number, avoidPeers = false): Promise<boolean> => {
     const pieces: Uint8Array[] = [];
     const keep = (piece: Uint8Array): void => void pieces.push(Uint8Array.from(piece));
-    await source.readRange(client.blob, { offset, length }, keep, options());
+    await source.readRange(client.blob, { offset, length }, keep, {
+      ...options(),
+      avoidPeers,
+    });
     const bytes = Uint8Array.from(Buffer.concat(pieces));
     return sameBytes(bytes, CONTENT.subarray(offset, offset + length));
   };
@@ -103,6 +106,12 @@ it("bytes that are asked for again are wanted from the registry", async () => {
   expect(await made.read(0, 100)).toBe(true);
   expect(await made.read(500, 100)).toBe(true);
   expect(made.warnings).toHaveLength(1);
+});
+
+it("bytes of which somebody says that they were bad are wanted from the registry", async () => {
+  await using made = await startWith((digest) => ({ [`one/${hexOf(digest)}`]: CONTENT }));
+  expect(await made.read(0, 100, true)).toBe(true);
+  expect(made.asked()).toEqual(["bytes=0-99"]);
 });
 
 it("what is no regular file is passed by", async () => {

@@ -51,9 +51,9 @@ async function startHedged(
     clock,
     observe: { hedge: (_, event) => events.push(event) },
     ...fixture,
-    options: { attemptsMax: 1, ...fixture.options },
+    options: { attemptsMax: 1, hedgePercent: 3, ...fixture.options },
   });
-  for (let at = 0; at < priming; at += 1) await client.read({ offset: at, length: 1 });
+  for (let at = 0; at < priming; at += 1) await client.read({ offset: 60_000 + at, length: 1 });
   isPrimed = true;
   return { clock, client, events, [Symbol.asyncDispose]: () => client[Symbol.asyncDispose]() };
 }

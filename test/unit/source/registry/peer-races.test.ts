@@ -132,7 +132,7 @@ describe("a reader", () => {
 
   it("asks the registry first once peers have lost many races", async () => {
     await using made = await startRaced(silent);
-    for (let at = 0; at < 13; at += 1) await readWaiting(made, HEAD_START_MS);
+    for (let at = 0; at < 5; at += 1) await readWaiting(made, HEAD_START_MS);
     const asked = made.proxy.requests.length;
     // No time passes: nobody waits for peers any more.
     expect(sameBytes(await made.client.read(EXTENT), WANTED)).toBe(true);
@@ -168,6 +168,17 @@ describe.each(["ahead", "prefetch"] as const)("a fetch %s", (urgency) => {
     expect(made.events).toEqual(["started", "late", "won_by_registry"]);
   });
 
+  it("does not wait for slow peers any more when a reader begins to wait for it", async () => {
+    await using made = await startRaced(silent);
+    const awaited = new AbortController();
+    const reading = made.client.read(EXTENT, { urgency, awaited: awaited.signal });
+    while (made.proxy.requests.length === 0) await turns(1);
+    awaited.abort();
+    expect(sameBytes(await reading, WANTED)).toBe(true);
+    expect(made.clock.nowMs()).toBe(1_000);
+    expect(made.events).toEqual(["started", "won_by_registry"]);
+  });
+
   it("goes to the registry at once when peers fail", async () => {
     await using made = await startRaced((_, socket) => socket.write(response(502)));
     expect(sameBytes(await made.client.read(EXTENT, { urgency }), WANTED)).toBe(true);
@@ -195,12 +206,12 @@ describe("a proxy that keeps failing", () => {
     expect(proxy.requests).toHaveLength(3);
     expect(events.at(-1)).toBe("breaker open");
     isWell = true;
-    await clock.advance(5_000);
+    await clock.advance(1_000);
     await client.read(EXTENT, { urgency: "ahead" });
     await client.read(EXTENT, { urgency: "ahead" });
     expect(proxy.requests).toHaveLength(5);
     expect(client.server.requests).toHaveLength(5);
-    expect(events.slice(-2)).toEqual(["breaker probing", "breaker closed"]);
+    expect(events.slice(-2)).toEqual(["breaker half-open", "breaker closed"]);
   });
 
   it("costs a hedge nothing: what it loses is not counted there", async () => {

@@ -46,12 +46,29 @@ describe("the configured proxy", () => {
     const { clock, peers, seen } = make();
     for (let at = 0; at < 3; at += 1) peers.failed(PROXY, "wrong_answer");
     expect([peers.mayAsk(PROXY), peers.isInUse(PROXY)]).toEqual([false, false]);
-    await clock.advance(5_000);
+    await clock.advance(1_000);
     expect([peers.isInUse(PROXY), peers.mayAsk(PROXY)]).toEqual([false, true]);
+    expect(peers.mayAsk(PROXY)).toBe(false);
     peers.succeeded(PROXY);
     expect(peers.isInUse(PROXY)).toBe(true);
     expect(seen).toContain("127.0.0.1:4001 wrong_answer");
     expect(seen.join()).not.toContain("secret");
+  });
+
+  it("is tried by another request when nobody ever said how the first one ended", async () => {
+    const { clock, peers } = make();
+    for (let at = 0; at < 3; at += 1) peers.failed(PROXY, "timeout");
+    await clock.advance(1_000);
+    expect(peers.mayAsk(PROXY)).toBe(true);
+    await clock.advance(5_000);
+    expect(peers.mayAsk(PROXY)).toBe(true);
+  });
+
+  it("does not come back for a request that was made before it was left out", () => {
+    const { peers } = make();
+    for (let at = 0; at < 3; at += 1) peers.failed(PROXY, "timeout");
+    peers.succeeded(PROXY);
+    expect(peers.mayAsk(PROXY)).toBe(false);
   });
 
   it("is not blamed for what a registry refuses through it", () => {
@@ -88,6 +105,19 @@ describe("bad bytes", () => {
     for (let at = 0; at < 256; at += 1) peers.served(PROXY, "sha256:b", BYTES);
     peers.accuse("sha256:a", BYTES);
     expect(peers.mayAsk(PROXY)).toBe(true);
+  });
+});
+
+describe("pieces", () => {
+  it("that came through the proxy are near, with all their bytes", () => {
+    const { peers } = make();
+    const small = { ...PROXY, pieceBytes: 1_000 };
+    peers.served(small, "sha256:a", { offset: 1_500, length: 600 });
+    const near = (offset: number): boolean =>
+      peers.hasNearby(small, "sha256:a", { offset, length: 1 });
+    expect([999, 1_000, 2_999, 3_000].map(near)).toEqual([false, true, true, false]);
+    expect(peers.hasNearby(small, "sha256:b", BYTES)).toBe(false);
+    expect(peers.hasNearby({ ...small, url: "http://b" }, "sha256:a", BYTES)).toBe(false);
   });
 });
 

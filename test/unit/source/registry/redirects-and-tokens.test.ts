@@ -46,6 +46,12 @@ function guarded(options: { expiresIn?: number; realm?: string; prefix?: string 
 const paths = (requests: readonly ScriptedRequest[]): readonly string[] =>
   requests.map(({ path }) => path.replace(/^\/v2\/.*/, "blob"));
 
+function turn(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve);
+  });
+}
+
 describe("redirects", () => {
   it.each([301, 302, 303, 307, 308])("%d is followed, with the range", async (status) => {
     await using client = await startClient((request, socket) => {
@@ -133,21 +139,68 @@ describe("anonymous tokens", () => {
   });
 
   it.each([
-    [300, 295_000],
-    [2, 1_000],
-    [0, 500],
-  ])("that live %d s are used for %d ms", async (expiresIn, usableMs) => {
+    [300, 285_000],
+    [20, 11_250],
+    [2, 750],
+    [0, 375],
+  ])("that live %d s are renewed after %d ms by a reader who does not wait", async (lifeS, ms) => {
     const clock = new FakeClock();
-    await using client = await startClient(guarded({ expiresIn }), { clock });
+    await using client = await startClient(guarded({ expiresIn: lifeS }), { clock });
     const tokenCount = (): number =>
       client.server.requests.filter(({ path }) => path.startsWith("/token")).length;
     await client.read(EXTENT);
-    await clock.advance(usableMs - 1);
+    await clock.advance(ms - 1);
     await client.read(EXTENT);
     expect(tokenCount()).toBe(1);
     await clock.advance(1);
+    expect(sameBytes(await client.read(EXTENT), WANTED)).toBe(true);
+    while (tokenCount() < 2) await turn();
+    const sent = client.server.requests.filter(({ path }) => !path.startsWith("/token"));
+    expect(sent[3]?.headers.get("authorization")).toBe("Bearer secret1");
     await client.read(EXTENT);
+    expect(client.server.requests.at(-1)?.headers.get("authorization")).toBe("Bearer secret2");
     expect(tokenCount()).toBe(2);
+  });
+
+  it.each([
+    [300, 295_000],
+    [2, 1_000],
+    [0, 500],
+  ])("that live %d s are fetched after %d ms before they are refused", async (lifeS, ms) => {
+    const clock = new FakeClock();
+    await using client = await startClient(guarded({ expiresIn: lifeS }), { clock });
+    await client.read(EXTENT);
+    await clock.advance(ms);
+    await Promise.all([client.read(EXTENT), client.read(EXTENT)]);
+    expect(
+      client.server.requests.slice(2).map(({ headers }) => headers.get("authorization")),
+    ).toEqual(["Bearer secret1", undefined, "Bearer secret2", "Bearer secret2"]);
+  });
+
+  it("that cannot be renewed ahead are used to their end, then asked for as at first", async () => {
+    const clock = new FakeClock();
+    const guard = guarded();
+    let isBroken = false;
+    await using client = await startClient(
+      (request, socket) => {
+        if (isBroken && request.path.startsWith("/token")) socket.write(response(503));
+        else guard(request, socket);
+      },
+      { clock, options: { attemptsMax: 1 } },
+    );
+    await client.read(EXTENT);
+    await clock.advance(290_000);
+    isBroken = true;
+    for (const _ of [1, 2, 3]) expect(sameBytes(await client.read(EXTENT), WANTED)).toBe(true);
+    await clock.advance(5_000);
+    expect((await client.readFault(EXTENT)).fault).toMatchObject({
+      code: "registry_failed",
+      status: 503,
+    });
+    // Ahead; at the end; after the 401.
+    expect(client.server.requests.filter(({ path }) => path.startsWith("/token"))).toHaveLength(4);
+    isBroken = false;
+    expect(sameBytes(await client.read(EXTENT), WANTED)).toBe(true);
   });
 
   it("are fetched anew when they are refused", async () => {

@@ -16,11 +16,13 @@ function start() {
   const closing = new AbortController();
   const logged: string[] = [];
   const pings: string[] = [];
+  const states: string[] = [];
   const alive = { is: false };
   const health = new UpstreamHealth({
     clock,
     log: { debug: () => undefined, warn: (_, text) => void logged.push(text) },
     closing: closing.signal,
+    onBreaker: (_, state) => states.push(state),
     ping: ({ name }) => {
       pings.push(`${name} at ${clock.nowMs()}`);
       return Promise.resolve(alive.is);
@@ -39,7 +41,7 @@ function start() {
       (await health.enter(HOST, entry()))("failed", BROKEN);
     }
   };
-  return { clock, closing, logged, pings, alive, health, entry, fail };
+  return { clock, closing, logged, pings, states, alive, health, entry, fail };
 }
 
 it("is ready until it has failed three times in a row", async () => {
@@ -56,7 +58,7 @@ it("is ready until it has failed three times in a row", async () => {
 });
 
 it("is pinged in the background, after ever longer rests, until it answers", async () => {
-  const { health, fail, pings, alive, clock, entry, logged } = start();
+  const { health, fail, pings, alive, clock, entry, logged, states } = start();
   await fail(3);
   await clock.advance(7_000);
   expect(pings).toEqual([2_000, 4_000, 8_000].map((atMs) => `registry.example at ${atMs}`));
@@ -69,6 +71,7 @@ it("is pinged in the background, after ever longer rests, until it answers", asy
   leave("served");
   expect(health.standing(HOST)).toBe("ready");
   expect(logged).toHaveLength(2);
+  expect(states).toEqual(["open", "half-open", "closed"]);
   expect(clock.pendingCount).toBe(0);
 });
 

@@ -80,6 +80,26 @@ it("asks the doubted mirror after all, when the registry fails", async () => {
   expect(counts(made)).toEqual([2, 2]);
 });
 
+it("takes the registry's word, not that of a doubted mirror that is asked after it", async () => {
+  const clock = new FakeClock();
+  let failures = 0;
+  await using made = await startMirrored(answer(404), {
+    clock,
+    registry: (request, socket) => {
+      if (failures > 0) answer(502)(request, socket);
+      else right(request, socket);
+      failures -= 1;
+    },
+  });
+  await readNew(made, 0);
+  failures = 1;
+  const reading = readNew(made, 1);
+  await clock.timerSet((delayMs) => delayMs === 0);
+  await clock.advance(0);
+  await reading;
+  expect(counts(made)).toEqual([2, 3]);
+});
+
 it("asks the registry itself for what a mirror has just served and somebody refused", async () => {
   const clock = new FakeClock();
   const lies: Respond = (request, socket) => {
@@ -96,6 +116,26 @@ it("asks the registry itself for what a mirror has just served and somebody refu
   // For a while, the rest of that blob too.
   await readNew(made, 7);
   expect(counts(made)).toEqual([1, 2]);
+});
+
+it("does not take read-ahead in whole pieces for bytes that are asked for again", async () => {
+  const clock = new FakeClock();
+  await using made = await startMirrored(right, { clock });
+  await readNew(made, 0);
+  await made.client.read({ offset: 0, length: 1_000 }, { urgency: "ahead" });
+  await made.client.read({ offset: 0, length: 1_000 }, { urgency: "prefetch" });
+  expect(counts(made)).toEqual([3, 0]);
+});
+
+it("asks the registry itself for bytes of which somebody says that they were bad", async () => {
+  const clock = new FakeClock();
+  await using made = await startMirrored(right, { clock });
+  await readNew(made, 0);
+  await made.client.read({ offset: 300, length: 7 }, { avoidPeers: true });
+  expect(counts(made)).toEqual([1, 1]);
+  await clock.advance(60_000);
+  await readNew(made, 1);
+  expect(counts(made)).toEqual([2, 1]);
 });
 
 it("waits, for all, when its only upstream asks to", async () => {

@@ -78,6 +78,28 @@ it("goes on at the registry when the mirror cannot be reached", async () => {
   expect(sameBytes(await client.read(EXTENT), WANTED)).toBe(true);
 });
 
+it("goes on at the registry when the mirror's name does not resolve", async () => {
+  await using client = await startClient(right, {
+    upstreams: (_, plain) => Promise.resolve([mirrorAt("mirror.invalid:5000"), plain]),
+  });
+  expect(sameBytes(await client.read(EXTENT), WANTED)).toBe(true);
+  expect(client.logged.join()).toContain("the host name does not resolve");
+});
+
+it("goes on at the registry when the mirror does not shake hands within its dial timeout", async () => {
+  const silent = await startScriptedServer(() => undefined);
+  const plain = mirrorAt(silent.host);
+  const secure = new URL(plain.baseUrl.href.replace("http:", "https:"));
+  const mirror = { ...plain, baseUrl: secure, connectTimeoutMs: 100 };
+  await using client = await startClient(right, {
+    upstreams: (_, registry) => Promise.resolve([mirror, registry]),
+  });
+  expect(sameBytes(await client.read(EXTENT), WANTED)).toBe(true);
+  expect(client.observed.failures).toEqual(["registry_timeout"]);
+  expect(client.logged.join()).toContain("no connection in time");
+  await silent.close();
+});
+
 it("goes round again when all have failed, and may end at the mirror", async () => {
   await using made = await startMirrored(
     (request, socket) => (request.index === 0 ? socket.end() : right(request, socket)),

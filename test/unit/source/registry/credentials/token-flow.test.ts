@@ -3,104 +3,20 @@
 // happens when it is refused.
 import { describe, expect, it } from "vitest";
 import { AccessBook } from "../../../../../src/source/registry/access.ts";
-import { FirstOf } from "../../../../../src/source/registry/credentials/credential-source.ts";
-import type {
-  CredentialSource,
-  Wanted,
-} from "../../../../../src/source/registry/credentials/credential-source.ts";
 import {
-  type Credentials,
-  Grant,
-  basicAuthorization,
-} from "../../../../../src/source/registry/credentials/grant.ts";
+  type CredentialSource,
+  FirstOf,
+} from "../../../../../src/source/registry/credentials/credential-source.ts";
+import { Grant, basicAuthorization } from "../../../../../src/source/registry/credentials/grant.ts";
 import { PushedCredentials } from "../../../../../src/source/registry/credentials/pushed.ts";
 import { sameBytes } from "../../../../support/bytes.ts";
 import { FakeClock } from "../../../../support/fake-clock.ts";
-import { CONTENT, type ClientFixture, startClient } from "../../../../support/registry-client.ts";
-import {
-  type Respond,
-  type ScriptedRequest,
-  response,
-  rightAnswer,
-} from "../../../../support/scripted-server.ts";
+import { CONTENT, startClient } from "../../../../support/registry-client.ts";
+import { type Respond, response, rightAnswer } from "../../../../support/scripted-server.ts";
+import { Given, alice, begin, guarded, tokenRequests } from "../../../../support/token-registry.ts";
 
 const EXTENT = { offset: 10, length: 500 };
 const WANTED = CONTENT.subarray(10, 510);
-
-/** Gives what it is told to, and remembers what it was asked. */
-class Given implements CredentialSource {
-  generation = 0;
-  credentials: Credentials | undefined;
-  readonly asked: Wanted[] = [];
-
-  constructor(credentials?: Credentials) {
-    this.credentials = credentials;
-  }
-
-  find(wanted: Wanted): Promise<Grant | undefined> {
-    this.asked.push(wanted);
-    return Promise.resolve(this.credentials && new Grant(this.credentials));
-  }
-}
-
-const alice = (password: string) => ({ username: "alice", password });
-
-interface Service {
-  /** The Authorization header of a GET that buys a token; undefined: none is wanted. */
-  basic?: string | undefined;
-  /** The identity token that a POST buys one with. */
-  identity?: string;
-  /** What a POST is answered when there is no identity token here. */
-  noPost?: number;
-  /** Further fields of the answer. */
-  fields?: () => object;
-  headers?: Readonly<Record<string, string>>;
-  /** Only the last of them opens the registry. */
-  issued: number;
-}
-
-function begin(service: Omit<Service, "issued">): Service {
-  return { ...service, issued: 0 };
-}
-
-/** A registry with its token service at /token; `serve` answers who has the last token. */
-function guarded(
-  service: Service,
-  serve: Respond = (request, socket) => socket.write(rightAnswer(request, CONTENT)),
-): Respond {
-  return (request, socket) => {
-    if (request.path.startsWith("/token")) {
-      socket.write(tokenAnswer(service, request));
-    } else if (
-      service.issued > 0 &&
-      request.headers.get("authorization") === `Bearer issued${service.issued}`
-    ) {
-      serve(request, socket);
-    } else {
-      const realm = `http://${request.headers.get("host")}/token`;
-      const scope = "repository:team/app:pull";
-      const challenge = `Bearer realm="${realm}",service="s",scope="${scope}"`;
-      socket.write(response(401, { "www-authenticate": challenge }));
-    }
-  };
-}
-
-function tokenAnswer(service: Service, { method, headers, body }: ScriptedRequest): Buffer {
-  if (method === "POST") {
-    if (service.noPost !== undefined) return response(service.noPost);
-    const form = new URLSearchParams(body);
-    if (form.get("refresh_token") !== service.identity) return response(400);
-  } else if (headers.get("authorization") !== service.basic) {
-    return response(401);
-  }
-  service.issued += 1;
-  const answer = { access_token: `issued${service.issued}`, ...service.fields?.() };
-  return response(200, service.headers, Buffer.from(JSON.stringify(answer)));
-}
-
-function tokenRequests({ server }: ClientFixture): readonly ScriptedRequest[] {
-  return server.requests.filter(({ path }) => path.startsWith("/token"));
-}
 
 describe("credentials", () => {
   it("are asked for with the registry's host, and only when a token is needed", async () => {
@@ -216,6 +132,50 @@ describe("credentials", () => {
   });
 });
 
+describe("a 403", () => {
+  /** Takes `right()` alone: 401 for nothing, 403 for something else. */
+  function forbidding(right: () => string): Respond {
+    return (request, socket) => {
+      const sent = request.headers.get("authorization");
+      if (sent === right()) socket.write(rightAnswer(request, CONTENT));
+      else if (sent !== undefined) socket.write(response(403));
+      else socket.write(response(401, { "www-authenticate": 'Basic realm="x"' }));
+    };
+  }
+
+  it("for what was let in before is its end: the credentials of now are used", async () => {
+    const clock = new FakeClock();
+    const credentials = new Given(alice("one"));
+    let right = basicAuthorization("alice", "one");
+    await using client = await startClient(
+      forbidding(() => right),
+      { credentials, clock },
+    );
+    await client.read(EXTENT);
+    await clock.advance(12 * 3_600_000);
+    right = basicAuthorization("alice", "two");
+    credentials.credentials = alice("two");
+    expect(sameBytes(await client.read(EXTENT), WANTED)).toBe(true);
+    expect(client.observed.failures).toEqual([]);
+  });
+
+  it("for what was just found is a refusal, and not asked about again", async () => {
+    const credentials = new Given(alice("one"));
+    await using client = await startClient(
+      forbidding(() => "none"),
+      { credentials },
+    );
+    for (const _ of [1, 2]) {
+      expect((await client.readFault(EXTENT)).fault).toMatchObject({
+        code: "registry_unauthorized",
+        status: 403,
+      });
+    }
+    expect(credentials.asked).toHaveLength(1);
+    expect(client.server.requests).toHaveLength(3);
+  });
+});
+
 describe("credentials given at run time", () => {
   it("count at once, and so does their being taken back", async () => {
     const pushed = new PushedCredentials();
@@ -287,79 +247,5 @@ describe("an identity token", () => {
       status: 400,
     });
     expect(tokenRequests(client).map(({ method }) => method)).toEqual(["POST"]);
-  });
-});
-
-describe("a token's life", () => {
-  it.each<[string, object, Readonly<Record<string, string>>, number]>([
-    ["from when it came", { expires_in: 300 }, {}, 295_000],
-    [
-      "from when it was issued, by the service's clock",
-      { expires_in: 300, issued_at: "2020-05-05T10:00:00.123456789Z" },
-      { date: "Tue, 05 May 2020 10:01:40 GMT" },
-      195_123,
-    ],
-    [
-      "from when it came, if it was issued later by that clock",
-      { expires_in: 300, issued_at: "2020-05-05T10:00:01Z" },
-      { date: "Tue, 05 May 2020 10:00:00 GMT" },
-      295_000,
-    ],
-    ["of a second at least", { expires_in: 300, issued_at: "2020-05-05T10:00:00Z" }, {}, 500],
-    ["of a minute when nothing is said", {}, {}, 55_000],
-    ["as if nothing were said, when that is wrong", { expires_in: "x", issued_at: 7 }, {}, 55_000],
-  ])("counts %s", async (_, fields, headers, usableMs) => {
-    const clock = new FakeClock();
-    const service = begin({ fields: () => fields, headers });
-    await using client = await startClient(guarded(service), { clock });
-    await client.read(EXTENT);
-    await clock.advance(usableMs - 1);
-    await client.read(EXTENT);
-    expect(service.issued).toBe(1);
-    await clock.advance(1);
-    await client.read(EXTENT);
-    expect(service.issued).toBe(2);
-  });
-
-  it("may end for many readers at once: one token is fetched, and all go on", async () => {
-    const credentials = new Given(alice("one"));
-    const service = begin({ basic: basicAuthorization("alice", "one") });
-    await using client = await startClient(guarded(service), { credentials });
-    await client.read(EXTENT);
-    const revoked = service.issued;
-    service.issued += 1;
-    const reads = await Promise.all(Array.from({ length: 8 }, () => client.read(EXTENT)));
-    for (const bytes of reads) expect(sameBytes(bytes, WANTED)).toBe(true);
-    expect(service.issued).toBe(revoked + 2);
-    expect(credentials.asked).toHaveLength(2);
-    expect(client.observed.failures).toEqual([]);
-  });
-
-  it("may end in the middle of a range that breaks off: the rest comes with a new one", async () => {
-    const service = begin({});
-    let hasBroken = false;
-    const serve: Respond = (request, socket) => {
-      const answer = rightAnswer(request, CONTENT);
-      if (hasBroken) {
-        socket.write(answer);
-        return;
-      }
-      hasBroken = true;
-      // Half of it, then neither the connection nor the token is good any more.
-      service.issued += 1;
-      socket.end(answer.subarray(0, answer.length - 40_000));
-    };
-    await using client = await startClient(guarded(service, serve));
-    const bytes = await client.read({ offset: 0, length: 90_000 });
-    expect(sameBytes(bytes, CONTENT.subarray(0, 90_000))).toBe(true);
-    const blobs = client.server.requests.filter(({ path }) => path.startsWith("/v2/"));
-    expect(blobs.map(({ headers }) => headers.get("range"))).toEqual([
-      "bytes=0-89999",
-      "bytes=0-89999",
-      "bytes=50000-89999",
-      "bytes=50000-89999",
-    ]);
-    expect(tokenRequests(client)).toHaveLength(2);
-    expect(client.observed.failures).toHaveLength(1);
   });
 });
