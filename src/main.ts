@@ -129,12 +129,15 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   const door = openDoor(config, native, log);
   const status = await statusOf({ engine, door, counts });
   const metrics = async () => {
-    const { metrics } = await rooms.metrics();
+    const metrics = await rooms.metrics();
     return { contentType: metrics.contentType, text: await metrics.text() };
   };
   const operations = controlOperations({ names, failures, pushed, domainId, status, metrics });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
-  const { warmUp } = rooms;
+  const warmUp = async (): Promise<void> => {
+    await rooms.warmUp();
+    await rooms.metrics();
+  };
   const handler = new Admission(opener, engine);
   return { source, engine, names, opener, door, control, warmUp, handler };
 }

@@ -29,6 +29,7 @@ import {
   type RegistryParts,
   isLoopback,
 } from "./source/registry/options.ts";
+import { type LaterObserver, laterObserver } from "./source/registry/later-observer.ts";
 import { createSources } from "./source/sources.ts";
 import { Bindings } from "./state/bindings.ts";
 import { StreamStore } from "./state/stream-store.ts";
@@ -110,13 +111,13 @@ function buildSource(config: Config, log: Log) {
   const access = new AccessBook();
   const pushed = new PushedCredentials();
   const environment = takeEnvironment(process.env, homedir());
-  const metrics = lazyMetrics();
+  const observed = laterObserver();
+  const metrics = lazyMetrics(observed);
   const source = createSources({
     async registry() {
       compileWasmOnce();
       const { createRegistrySource } = await import("./source/registry/registry-source.ts");
       const from = await import("./source/registry/credentials/create-source.ts");
-      const observe = counting(counts, (await metrics()).registry);
       const { credentials: configured, docker_config: dockerConfig } = config.registry;
       const given = { clock, log, pushed, configured, dockerConfig, environment };
       const credentials = from.createCredentialSource(given);
@@ -127,7 +128,7 @@ function buildSource(config: Config, log: Log) {
         ...registryParts(config, log),
         access,
         credentials,
-        observe,
+        observe: counting(counts, observed),
         environment: process.env,
         upstreams: (host, plain) => hosts.upstreams(host, plain),
       });
@@ -147,13 +148,14 @@ function buildSource(config: Config, log: Log) {
   return { source, counts, access, pushed, metrics };
 }
 
-/** Made with the registry client, or when somebody asks for them. */
-function lazyMetrics() {
+/** Made when somebody asks for them, or when there is time for it; what happened before is in them. */
+function lazyMetrics(observed: LaterObserver) {
   const make = async () => {
     const { Metrics } = await import("./platform/metrics.ts");
     const { registryMetrics } = await import("./source/registry/registry-metrics.ts");
     const metrics = new Metrics();
-    return { metrics, registry: registryMetrics(metrics) };
+    observed.arrived(registryMetrics(metrics));
+    return metrics;
   };
   let made: ReturnType<typeof make> | undefined;
   return () => (made ??= make());

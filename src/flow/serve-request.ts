@@ -8,7 +8,7 @@
 
 import { DaemonError } from "../errors.ts";
 import type { ReadRequest } from "../kernel/transport.ts";
-import { demandBytes, pieceBytes, strayBytes } from "../planner/link-facts.ts";
+import { demandBytes, fullBytes, pieceBytes, strayBytes } from "../planner/link-facts.ts";
 import { planAhead, planFill } from "../planner/plan-fill.ts";
 import type { Track, Verdict } from "../planner/read-pattern.ts";
 import { BLOCK_BYTES, type Extent, extentEnd } from "../units.ts";
@@ -28,7 +28,11 @@ export function serveRead(
   sinceMs = flow.parts.clock.nowMs(),
 ): void {
   const { extent } = request;
-  const verdict = object.pattern.note(extent, (held) => flow.isHeld(object, held));
+  const verdict = object.pattern.note(
+    extent,
+    (held) => flow.isHeld(object, held),
+    fullBytes(flow.parts.meter.facts(flow.stream.host)),
+  );
 
   const missing = object.blocks.missing(extent);
   if (missing.length === 0) {

@@ -51,6 +51,11 @@ export function strayBytes(link: LinkFacts | undefined): number {
   return Math.max(BLOCK_BYTES, alignDown(bytes, BLOCK_BYTES));
 }
 
+/** What is in the air while the link is full, twice over; whole blocks. */
+export function fullBytes(link: LinkFacts | undefined): number {
+  return link === undefined ? 0 : alignDown(2 * link.bytesPerMs * link.rttMs, BLOCK_BYTES);
+}
+
 /** Read-ahead in the air to one host at most. */
 export function aheadBytesMax(link: LinkFacts | undefined): number {
   if (link === undefined) return AHEAD_BYTES_MIN;

@@ -79,9 +79,10 @@ export class ReadPattern {
 
   /**
    * Takes note of a READ. `isHeld` says whether everything in an extent is cached or under way: a
-   * reader in order asks for nothing there.
+   * reader in order asks for nothing there. `fullBytes` is what keeps the link full: a reader who
+   * is found to go on in order gets no smaller a window.
    */
-  note(read: Extent, isHeld: (extent: Extent) => boolean): Verdict {
+  note(read: Extent, isHeld: (extent: Extent) => boolean, fullBytes = 0): Verdict {
     this.#noteStride(read, isHeld);
     if (this.#stride !== 0) return this.#strided(read);
     for (let index = this.#tracks.length - 1; index >= 0; index -= 1) {
@@ -92,7 +93,7 @@ export class ReadPattern {
       this.#tracks.splice(index, 1);
       this.#tracks.push(track);
       this.#strays = Math.max(0, this.#strays - 2);
-      return isForward ? this.#forward(track, read) : this.#backward(track, read);
+      return isForward ? this.#forward(track, read, fullBytes) : this.#backward(track, read);
     }
     const isStray = read.length <= STRAY_READ_BYTES_MAX;
     this.#strays = isStray ? Math.min(this.#strays + 1, STRAYS_MAX) : Math.max(0, this.#strays - 1);
@@ -126,14 +127,14 @@ export class ReadPattern {
   }
 
   /** Tops up what is ahead once half of it is used; the window doubles with each top-up. */
-  #forward(track: MutableTrack, read: Extent): Verdict {
+  #forward(track: MutableTrack, read: Extent, fullBytes: number): Verdict {
     const { windowBytesMax, streamEnd } = this.#limits;
     const end = extentEnd(read);
     track.last = read;
     track.kind = "sequential";
     const from = Math.max(track.aheadEnd, end);
     if (from - end > track.windowBytes / 2) return { track, ahead: [], patient: true };
-    track.windowBytes = Math.min(2 * track.windowBytes, windowBytesMax);
+    track.windowBytes = Math.min(Math.max(2 * track.windowBytes, fullBytes), windowBytesMax);
     track.aheadEnd = Math.max(from, Math.min(end + track.windowBytes, streamEnd));
     const length = track.aheadEnd - from;
     return { track, ahead: length > 0 ? [{ offset: from, length }] : [], patient: true };
