@@ -12,7 +12,12 @@ import { PushedCredentials } from "../../../../../src/source/registry/credential
 import { sameBytes } from "../../../../support/bytes.ts";
 import { FakeClock } from "../../../../support/fake-clock.ts";
 import { CONTENT, startClient } from "../../../../support/registry-client.ts";
-import { type Respond, response, rightAnswer } from "../../../../support/scripted-server.ts";
+import {
+  type Respond,
+  response,
+  rightAnswer,
+  startScriptedServer,
+} from "../../../../support/scripted-server.ts";
 import { Given, alice, begin, guarded, tokenRequests } from "../../../../support/token-registry.ts";
 
 const EXTENT = { offset: 10, length: 500 };
@@ -196,6 +201,29 @@ describe("credentials given at run time", () => {
     expect(service.issued).toBe(2);
     expect(pushed.delete(host, "team/app")).toBe(true);
     expect((await client.readFault(EXTENT)).fault.code).toBe("registry_unauthorized");
+  });
+});
+
+describe("a kept redirect", () => {
+  it("ends with the credentials that opened it", async () => {
+    const pushed = new PushedCredentials();
+    const credentials = new FirstOf([pushed]);
+    const storage = await startScriptedServer((request, socket) =>
+      socket.write(rightAnswer(request, CONTENT)),
+    );
+    const service = begin({ basic: basicAuthorization("alice", "one") });
+    const redirect: Respond = (_, socket) =>
+      socket.write(response(307, { location: `http://${storage.host}/b?Expires=99999999999` }));
+    await using client = await startClient(guarded(service, redirect), { credentials });
+    const { host } = client.server;
+    pushed.set(host, undefined, alice("one"));
+    for (const _ of [1, 2, 3]) expect(sameBytes(await client.read(EXTENT), WANTED)).toBe(true);
+    // 401, token, redirect.
+    expect(client.server.requests).toHaveLength(3);
+    pushed.delete(host, undefined);
+    expect((await client.readFault(EXTENT)).fault.code).toBe("registry_unauthorized");
+    expect(storage.requests).toHaveLength(3);
+    await storage.close();
   });
 });
 
