@@ -11,6 +11,7 @@ import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./con
 import { FailureLog, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
 import { ControlServer } from "./control/server.ts";
+import { TraceRecorder } from "./control/trace-recorder.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
 import { Admission } from "./flow/admission.ts";
 import type { Engine } from "./flow/engine.ts";
@@ -132,7 +133,21 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     const { metrics } = await rooms.metrics();
     return { contentType: metrics.contentType, text: await metrics.text() };
   };
-  const operations = controlOperations({ names, failures, pushed, domainId, status, metrics });
+  const traces = new TraceRecorder({
+    engine,
+    clock,
+    version: await packageVersion(),
+    unixMs: Date.now,
+  });
+  const operations = controlOperations({
+    names,
+    failures,
+    pushed,
+    domainId,
+    status,
+    metrics,
+    trace: traces.record.bind(traces),
+  });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
   const { warmUp } = rooms;
   const handler = new Admission(opener, engine);
