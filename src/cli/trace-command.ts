@@ -28,6 +28,8 @@ export async function recordTrace(options: TraceOptions): Promise<void> {
   } finally {
     process.removeListener("SIGINT", stop);
     process.removeListener("SIGTERM", stop);
+    // When it is the file that failed, the daemon is still sending.
+    stop();
   }
 }
 
@@ -36,11 +38,13 @@ async function record(options: TraceOptions, signal: AbortSignal): Promise<void>
   const query = new URLSearchParams();
   for (const key of keys) query.append("key", key);
   if (seconds !== undefined) query.set("seconds", String(seconds));
-  const sink = output === undefined ? toStdout() : createWriteStream(output);
   const lines = new Lines();
   try {
     const pieces = askStream(socketPath, `/v1/trace?${query.toString()}`, signal);
-    await pipeline(lines.through(pieces), sink);
+    // There is a daemon: only now is the file begun.
+    const first = await pieces.next();
+    const sink = output === undefined ? toStdout() : createWriteStream(output);
+    await pipeline(lines.through(first, pieces), sink);
   } catch (error) {
     throw ofFile(error) ?? error;
   }
@@ -51,14 +55,21 @@ async function record(options: TraceOptions, signal: AbortSignal): Promise<void>
 /** Remembers the last line of what goes through it. */
 class Lines {
   last = "";
+  #tail = "";
 
-  async *through(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void> {
-    let tail = "";
-    for await (const piece of pieces) {
-      tail = (tail + Buffer.from(piece).toString("latin1")).slice(-TAIL_CHARACTERS);
-      this.last = tail.trimEnd().split("\n").at(-1) ?? "";
-      yield piece;
-    }
+  async *through(
+    first: IteratorResult<Uint8Array, void>,
+    rest: AsyncIterable<Uint8Array>,
+  ): AsyncGenerator<Uint8Array, void> {
+    if (first.done === true) return;
+    yield this.#keep(first.value);
+    for await (const piece of rest) yield this.#keep(piece);
+  }
+
+  #keep(piece: Uint8Array): Uint8Array {
+    this.#tail = (this.#tail + Buffer.from(piece).toString("latin1")).slice(-TAIL_CHARACTERS);
+    this.last = this.#tail.trimEnd().split("\n").at(-1) ?? "";
+    return piece;
   }
 }
 

@@ -9,8 +9,8 @@ import { TRACE_VERSION, type TraceLine } from "./trace-format.ts";
 import type { TraceWish } from "./schema.ts";
 
 const TRACES_MAX = 4;
-/** Of lines that wait to be sent, for each trace: some 10,000 READs. */
-const WAITING_BYTES_MAX = 1024 * 1024;
+/** Of lines that wait to be sent, for each trace: some 9,000 READs. */
+const WAITING_BYTES_MAX = 512 * 1024;
 const PIECE_BYTES = 16 * 1024;
 
 export interface TraceParts {

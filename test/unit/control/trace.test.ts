@@ -83,6 +83,7 @@ describe("erofsd trace record", () => {
     await until(() => recorder.openCount === 1);
     const nowhere = { socketPath, output: join(output, "x"), seconds: 1, keys: [] };
     expect(await recordTrace(nowhere).catch(codeOf)).toBe("syscall_failed");
+    await until(() => recorder.openCount === 1);
     await server.close();
     expect(await recording).toBe("daemon_unreachable");
   });
@@ -94,7 +95,7 @@ describe("whoever asks for a trace", () => {
     const client = await ask(socketPath, "/v1/trace");
     client.pause();
     await until(() => recorder.openCount === 1);
-    for (let n = 0; n < 30_000; n += 1) {
+    for (let n = 0; n < 20_000; n += 1) {
       if (rig.read(object, 0, 1).answer !== "complete") throw new Error("a reader waits");
       if (n % 1000 === 0) await new Promise((resolve) => void setImmediate(resolve));
     }
@@ -110,6 +111,14 @@ describe("whoever asks for a trace", () => {
     client.destroy();
     await until(() => recorder.openCount === 0);
     expect(rig.engine.readObserver).toBeUndefined();
+  });
+
+  test("without a daemon begins no file", async () => {
+    const { server, socketPath, output } = await daemon();
+    await server.close();
+    const recording = recordTrace({ socketPath, output, seconds: undefined, keys: [] });
+    expect(await rejectionOf(recording)).toBe("daemon_unreachable");
+    expect(await readFile(output).catch(() => "none")).toBe("none");
   });
 
   test("with a wish that makes no sense is told so", async () => {
