@@ -26,7 +26,7 @@ import { contentPieces } from "./content.ts";
 import { startTrace } from "./start-trace.ts";
 
 /** Changes whenever what is made changes. */
-const VERSION = 2;
+const VERSION = 3;
 
 const extent = z.object({ offset: z.number(), length: z.number() });
 const imageSchema = z.object({
