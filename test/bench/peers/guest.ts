@@ -17,7 +17,7 @@ import { request } from "undici";
 import * as z from "zod";
 import { findPackageRoot } from "../../../src/platform/package-root.ts";
 import { NYDUS_BLOB_ANNOTATION, OCI_MANIFEST } from "../../../src/image/oci/media-types.ts";
-import { BIG_FILE, SMALL_FILE, TAG } from "./image.ts";
+import { BIG_FILE, BIG_MIB, SMALL_FILE, TAG } from "./image.ts";
 import { BANDWIDTH, ROUND_TRIP_MS, type Measured, WORKLOADS, type Workload } from "./measured.ts";
 
 const [, , peers = "", layout = ""] = process.argv;
@@ -131,6 +131,10 @@ async function run(workload: Workload): Promise<Cost> {
     }
     case "sequential":
       return await program("sh", ["-c", `exec cat ${big} > /dev/null`]);
+    case "16 readers": {
+      const part = `dd if=${big} of=/dev/null bs=1M skip=$((${BIG_MIB / 16} * i)) count=${BIG_MIB / 16} status=none`;
+      return await program("sh", ["-c", `for i in $(seq 0 15); do ${part} & done; wait`]);
+    }
     case "start":
     case "prefetched start":
       return await program("chroot", [TARGET, "/usr/bin/python3", "/opt/start.py"]);

@@ -31,7 +31,7 @@ const exec = promisify(execFile);
 /** Changes whenever what is made changes. */
 const VERSION = 2;
 export const BIG_FILE = "big.bin";
-const BIG_BYTES = 112 * MIB;
+export const BIG_MIB = 112;
 /** One chunk, which a link of 20 MB/s carries in 8 ms; one of the large file takes it 33. */
 export const SMALL_FILE = "small.bin";
 const SMALL_BYTES = 256 * KIB;
@@ -78,7 +78,7 @@ async function pushPlain(registry: RunningRegistry, scratch: string): Promise<vo
   await exec(`${fileURLToPath(findPackageRoot())}scripts/lib/bench-root`, [root]);
   const write = (name: string, bytes: number, seed: number): Promise<void> =>
     pipeline(Readable.from(contentPieces(bytes, MIB, seed)), createWriteStream(join(root, name)));
-  await write(BIG_FILE, BIG_BYTES, 11);
+  await write(BIG_FILE, BIG_MIB * MIB, 11);
   await write(SMALL_FILE, SMALL_BYTES, 12);
   const [tar, layer] = [join(scratch, "layer.tar"), join(scratch, "layer.tar.gz")];
   await exec("tar", ["-C", root, "--sort=name", "--owner=0", "--group=0", "-cf", tar, "."]);

@@ -13,6 +13,7 @@ export const WORKLOADS = [
   "start",
   "prefetched start",
   "random",
+  "16 readers",
   "tar",
 ] as const;
 export type Workload = (typeof WORKLOADS)[number];
