@@ -10,7 +10,8 @@ import { release } from "node:os";
 import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
 import { FailureLog, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
-import { ControlServer } from "./control/server.ts";
+import { type ControlOperations, ControlServer } from "./control/server.ts";
+import { TraceRecorder } from "./control/trace-recorder.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
 import { Admission } from "./flow/admission.ts";
 import type { Engine } from "./flow/engine.ts";
@@ -24,7 +25,7 @@ import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
 import { packageVersion } from "./platform/package-root.ts";
-import { buildRooms } from "./rooms.ts";
+import { type Rooms, buildRooms } from "./rooms.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
 
 /** Runs until a signal ends it; resolves with the exit status. Rejects when it cannot start. */
@@ -128,11 +129,15 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   });
   const door = openDoor(config, native, log);
   const status = await statusOf({ engine, door, counts });
-  const metrics = async () => {
-    const metrics = await rooms.metrics();
-    return { contentType: metrics.contentType, text: await metrics.text() };
-  };
-  const operations = controlOperations({ names, failures, pushed, domainId, status, metrics });
+  const operations = controlOperations({
+    names,
+    failures,
+    pushed,
+    domainId,
+    status,
+    metrics: metricsOf(rooms),
+    trace: await traceOf(engine),
+  });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
@@ -140,6 +145,19 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   };
   const handler = new Admission(opener, engine);
   return { source, engine, names, opener, door, control, warmUp, handler };
+}
+
+async function traceOf(engine: Engine): Promise<ControlOperations["trace"]> {
+  const version = await packageVersion();
+  const traces = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
+  return traces.record.bind(traces);
+}
+
+function metricsOf(rooms: Pick<Rooms, "metrics">): ControlOperations["metrics"] {
+  return async () => {
+    const metrics = await rooms.metrics();
+    return { contentType: metrics.contentType, text: await metrics.text() };
+  };
 }
 
 function otherVolume(key: string, domainId: string): string {

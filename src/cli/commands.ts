@@ -15,6 +15,7 @@ const EXIT_STATUS = `Exit status: 0 done, 1 a bug, 2 wrong usage or configuratio
 const CONFIG_FILE = `configuration file (default ${DEFAULT_CONFIG_PATH}, if it exists)`;
 const REFERENCE = "host[:port]/repo[:tag][@digest], or oci:PATH[:tag]";
 const PREFIX = "for this repository and those below it, instead of the whole host";
+const TRACE_KEY = "only what is mounted under this key, or has this digest; may be repeated";
 const LAZY = "detach it now, finish when its last user has left";
 
 /** Runs one command line (without node and script) and returns its exit status. */
@@ -38,7 +39,7 @@ export async function runCommand(words: string[]): Promise<number> {
 }
 
 function addCommands(parser: Argv): Argv {
-  return addCredentialCommands(addImageCommands(parser));
+  return addTraceCommands(addCredentialCommands(addImageCommands(parser)));
 }
 
 function addImageCommands(parser: Argv): Argv {
@@ -130,6 +131,31 @@ function credentialOptions<T>(y: Argv<T>) {
   return socketOptions(y)
     .positional("host", { type: "string", demandOption: true, describe: "host[:port]" })
     .option("repository", { type: "string", requiresArg: true, describe: PREFIX });
+}
+
+function addTraceCommands(parser: Argv): Argv {
+  return parser.command(
+    "trace",
+    "what readers ask the daemon for",
+    (y) =>
+      y
+        .demandCommand(1, "which command of trace?")
+        .command("record [file]", "record it, until Ctrl-C", traceOptions, async (given) => {
+          const { recordTrace } = await import("./trace-command.ts");
+          const { file, output = file, seconds, key: keys = [] } = given;
+          await recordTrace({ socketPath: await socketPath(given), output, seconds, keys });
+        }),
+    () => undefined,
+  );
+}
+
+function traceOptions(y: Argv) {
+  return socketOptions(y)
+    .positional("file", { type: "string", describe: "where to; stdout when not given" })
+    .option("output", { type: "string", requiresArg: true, describe: "the same" })
+    .conflicts("file", "output")
+    .option("seconds", { type: "number", requiresArg: true, describe: "end by itself" })
+    .option("key", { type: "string", array: true, requiresArg: true, describe: TRACE_KEY });
 }
 
 function socketOptions<T>(y: Argv<T>) {

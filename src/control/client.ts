@@ -46,6 +46,33 @@ export async function ask<T>(
   }
 }
 
+/**
+ * The pieces of an answer that goes on as long as it likes; none after `signal` aborts. Throws as
+ * `ask` rejects.
+ */
+export async function* askStream(
+  socketPath: string,
+  path: string,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array, void> {
+  const timeouts = { headersTimeout: ANSWER_TIMEOUT_MS, bodyTimeout: 0 };
+  const client = new Client("http://erofsd", { socketPath, ...timeouts });
+  try {
+    const response = await client.request({ method: "GET", path, signal });
+    if (response.statusCode !== 200) {
+      throw new RemoteError(errorBody.parse(await response.body.json()).error);
+    }
+    for await (const piece of response.body) if (piece instanceof Uint8Array) yield piece;
+  } catch (error) {
+    if (signal.aborted) return;
+    if (error instanceof RemoteError) throw error;
+    const detail = explain(error);
+    throw new DaemonError({ code: "daemon_unreachable", socketPath, detail }, { cause: error });
+  } finally {
+    await client.destroy();
+  }
+}
+
 function explain(error: unknown): string {
   if (error instanceof z.ZodError) return "it answers in a form this version does not know";
   return error instanceof Error ? error.message : String(error);

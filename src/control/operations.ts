@@ -37,6 +37,7 @@ export function controlOperations(parts: {
   readonly domainId: string;
   readonly status: () => Status;
   readonly metrics: ControlOperations["metrics"];
+  readonly trace: ControlOperations["trace"];
 }): ControlOperations {
   return {
     async register({ reference, fsid }, signal): Promise<RegisteredImage> {
@@ -60,6 +61,7 @@ export function controlOperations(parts: {
     lastFailure: (cookieKey) => parts.failures.last(cookieKey),
     status: parts.status,
     metrics: parts.metrics,
+    trace: parts.trace,
     ...credentialOperations(parts.pushed),
   };
 }

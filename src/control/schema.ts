@@ -63,6 +63,15 @@ export const failureAnswer = z.strictObject({
 });
 export type PastFailure = z.infer<typeof failureAnswer>["failure"];
 
+/** GET /v1/trace?seconds=N&key=KEY: what readers ask for, as trace-format.ts has it, while it happens. */
+export const traceWish = z.strictObject({
+  /** How long; default: until whoever asked goes away. */
+  seconds: z.coerce.number().positive().max(86_400).optional(),
+  /** Cookie keys or digests of streams; none: all. */
+  keys: z.array(z.string().min(1).max(252)).max(64),
+});
+export type TraceWish = z.infer<typeof traceWish>;
+
 /** GET /v1/status */
 export const statusAnswer = z.strictObject({
   version: z.string(),

@@ -2,6 +2,7 @@
 // The control socket: HTTP on a unix socket, mode 0600. Reads are GET, acts are POST.
 // Limits: 64 KiB a body, 64 connections, 10 s for a request to arrive.
 
+import { once } from "node:events";
 import { lstat, mkdir, unlink } from "node:fs/promises";
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
 import { dirname } from "node:path";
@@ -15,9 +16,11 @@ import {
   type PushCredentials,
   type RegisteredImage,
   type Status,
+  type TraceWish,
   dropCredentials,
   pushCredentials,
   registerRequest,
+  traceWish,
 } from "./schema.ts";
 
 const BODY_BYTES_MAX = 64 * 1024;
@@ -34,12 +37,14 @@ export interface ControlOperations {
   pushCredentials(request: PushCredentials): void;
   /** False when there were none. */
   dropCredentials(request: DropCredentials): boolean;
+  /** Lines of JSON as they come, until they end or `signal` aborts. */
+  trace(wish: TraceWish, signal: AbortSignal): AsyncIterable<string>;
 }
 
 interface Answer {
   readonly status: number;
   readonly contentType: string;
-  readonly text: string;
+  readonly text: string | AsyncIterable<string>;
 }
 
 export class ControlServer {
@@ -49,15 +54,17 @@ export class ControlServer {
   constructor(parts: { socketPath: string; operations: ControlOperations; log: Log }) {
     this.#socketPath = parts.socketPath;
     this.#server = createServer({ requestTimeout: REQUEST_TIMEOUT_MS }, (request, response) => {
-      answer(request, parts.operations)
-        .then((answered) => send(response, answered))
+      const gone = goneSignal(response);
+      answer(request, parts.operations, gone)
+        .then((answered) => send(response, answered, gone))
         .catch((error: unknown) => {
           const fault = asDaemonError(error);
           const { code } = fault.fault;
           const { method, url } = request;
           parts.log.debug({ code, method, url }, `control request failed: ${fault.message}`);
           const failure = { code, message: fault.message, hint: fault.policy.hint };
-          send(response, json(statusOf(fault), { error: failure }));
+          if (response.headersSent) response.destroy();
+          else void send(response, json(statusOf(fault), { error: failure }), gone);
         });
     });
     this.#server.maxConnections = CONNECTIONS_MAX;
@@ -85,7 +92,11 @@ export class ControlServer {
   }
 }
 
-async function answer(request: IncomingMessage, operations: ControlOperations): Promise<Answer> {
+async function answer(
+  request: IncomingMessage,
+  operations: ControlOperations,
+  gone: AbortSignal,
+): Promise<Answer> {
   const url = new URL(request.url ?? "/", "http://erofsd");
   const route = `${request.method} ${url.pathname}`;
   switch (route) {
@@ -100,8 +111,13 @@ async function answer(request: IncomingMessage, operations: ControlOperations): 
     }
     case "POST /v1/images": {
       const body = parseBody(registerRequest, await readBody(request));
-      const register = (signal: AbortSignal) => operations.register(body, signal);
-      return json(200, await whileConnected(request, register));
+      return json(200, await operations.register(body, gone));
+    }
+    case "GET /v1/trace": {
+      const seconds = url.searchParams.get("seconds") ?? undefined;
+      const wish = checked(traceWish, { seconds, keys: url.searchParams.getAll("key") });
+      const text = operations.trace(wish, gone);
+      return { status: 200, contentType: "application/x-ndjson", text };
     }
     case "POST /v1/credentials":
       operations.pushCredentials(parseBody(pushCredentials, await readBody(request)));
@@ -115,20 +131,13 @@ async function answer(request: IncomingMessage, operations: ControlOperations): 
   }
 }
 
-async function whileConnected<T>(
-  { socket }: IncomingMessage,
-  run: (signal: AbortSignal) => Promise<T>,
-): Promise<T> {
+/** Aborts when whoever asked is gone, or has its answer. */
+function goneSignal(response: ServerResponse): AbortSignal {
   const gone = new AbortController();
-  const abort = (): void => {
+  response.once("close", () => {
     gone.abort();
-  };
-  socket.once("close", abort);
-  try {
-    return await run(gone.signal);
-  } finally {
-    socket.removeListener("close", abort);
-  }
+  });
+  return gone.signal;
 }
 
 function parseBody<T>(schema: z.ZodType<T>, text: string): T {
@@ -167,9 +176,18 @@ function json(status: number, body: object): Answer {
   return { status, contentType: "application/json", text: `${JSON.stringify(body)}\n` };
 }
 
-function send(response: ServerResponse, { status, contentType, text }: Answer): void {
+async function send(response: ServerResponse, answered: Answer, gone: AbortSignal): Promise<void> {
+  const { status, contentType, text } = answered;
   response.writeHead(status, { "content-type": contentType });
-  response.end(text);
+  if (typeof text === "string") {
+    response.end(text);
+    return;
+  }
+  for await (const piece of text) {
+    if (gone.aborted) return;
+    if (!response.write(piece)) await once(response, "drain", { signal: gone });
+  }
+  response.end();
 }
 
 function statusOf(error: DaemonError): number {

@@ -76,6 +76,8 @@ export interface FetchOptions {
 export interface RangeHint {
   /** Whole multiples of it, from whole multiples on (to the blob's end): what peers share. */
   readonly alignBytes: number;
+  /** So much at once costs peers much less than piece by piece; more gains little. */
+  readonly preferBytes: number;
 }
 
 /** What requests to an origin's registry have shown of the way to it. */

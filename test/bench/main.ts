@@ -7,10 +7,12 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { benchDragonfly } from "./dragonfly/main.ts";
 import { benchHost } from "./host/main.ts";
+import { benchPeers } from "./peers/main.ts";
 import { benchGuest, benchMaps, benchStart } from "./programs.ts";
 import { Report } from "./report.ts";
+import { recordTrace } from "./trace/record.ts";
 
-const PARTS = "host, start, maps, guest, dragonfly";
+const PARTS = "host, start, maps, guest, dragonfly, peers, record";
 const USAGE = `scripts/bench [PART...] [--only WORKLOAD] [--json FILE] [--strict] [--kernel NAME]
 parts: ${PARTS}; host when none is named`;
 
@@ -39,6 +41,10 @@ async function run(report: Report, part: string): Promise<void> {
       return await benchGuest(report, values.kernel);
     case "dragonfly":
       return await benchDragonfly(report, home);
+    case "peers":
+      return await benchPeers(report, home, values.kernel);
+    case "record":
+      return await recordTrace(report, home, values.kernel);
     default:
       throw new Error(`no part "${part}": there are ${PARTS}`);
   }

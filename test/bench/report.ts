@@ -4,7 +4,7 @@
 
 import { execFile } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
-import { availableParallelism, cpus, release } from "node:os";
+import { availableParallelism, cpus, loadavg, release } from "node:os";
 import { dirname } from "node:path";
 import { promisify } from "node:util";
 
@@ -28,9 +28,18 @@ export interface Line {
 export class Report {
   readonly #lines: Line[] = [];
   readonly #startedAt = new Date();
+  readonly #load = loadavg()[0] ?? 0;
 
   get missed(): number {
     return this.#lines.filter((line) => isMet(line) === false).length;
+  }
+
+  constructor() {
+    if (this.#load > availableParallelism() / 2) {
+      console.log(
+        `this machine is busy (load ${round(this.#load)}): times are longer than they are`,
+      );
+    }
   }
 
   heading(text: string): void {
@@ -54,6 +63,7 @@ export class Report {
       model: cpus()[0]?.model ?? "",
       kernel: release(),
       node: process.version,
+      load: this.#load,
     };
     const lines = this.#lines.map((line) => ({ ...line, ratio: ratioOf(line), met: isMet(line) }));
     const about = { format: FORMAT, startedAt: this.#startedAt, commit: stdout.trim(), machine };

@@ -91,6 +91,7 @@ it("a password given over the control socket opens it from then on, until it is 
     lastFailure: never,
     status: never,
     metrics: never,
+    trace: never,
     ...credentialOperations(built.pushed),
   };
   const server = new ControlServer({ socketPath, operations, log: built.log });

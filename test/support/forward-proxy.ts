@@ -25,13 +25,17 @@ export interface ForwardProxy {
   manner: ProxyManner;
   /** Requests, so far. */
   readonly asked: number;
+  /** Of the last one; names in lower case. */
+  readonly lastHeaders: IncomingMessage["headers"];
   close(): Promise<void>;
 }
 
 export async function startForwardProxy(manner: ProxyManner = "healthy"): Promise<ForwardProxy> {
   let asked = 0;
+  let lastHeaders: IncomingMessage["headers"] = {};
   const server = createServer((incoming, outgoing) => {
     asked += 1;
+    lastHeaders = incoming.headers;
     outgoing.on("error", () => undefined);
     answer(proxy.manner, incoming, outgoing);
   });
@@ -40,6 +44,9 @@ export async function startForwardProxy(manner: ProxyManner = "healthy"): Promis
     manner,
     get asked() {
       return asked;
+    },
+    get lastHeaders() {
+      return lastHeaders;
     },
     async close() {
       server.closeAllConnections();

@@ -44,6 +44,9 @@ import { type Upstream, registryUpstream } from "./upstream.ts";
 import { type Entry, UpstreamHealth } from "./upstream-health.ts";
 import { type Purpose, planRound } from "./upstream-order.ts";
 
+/** Of Dragonfly, two requests at once: 48 MB/s by 4 MiB, 127 by 16 MiB, 154 by 64 MiB. */
+const PREFERRED_PIECES = 4;
+
 export function createRegistrySource(parts: RegistryParts): Source {
   return new RegistrySource(parts);
 }
@@ -180,7 +183,8 @@ class RegistrySource implements Source {
   rangeHint({ host, repository }: Origin): RangeHint | undefined {
     const proxy = this.#peers.proxyFor(host, this.#parts.access?.get(host, repository));
     if (proxy === undefined || !this.#peers.isInUse(proxy)) return undefined;
-    return { alignBytes: proxy.pieceBytes ?? PROXY_PIECE_BYTES };
+    const alignBytes = proxy.pieceBytes ?? PROXY_PIECE_BYTES;
+    return { alignBytes, preferBytes: PREFERRED_PIECES * alignBytes };
   }
 
   linkEstimate({ host }: Origin): LinkEstimate | undefined {

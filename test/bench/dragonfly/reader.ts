@@ -10,7 +10,7 @@ import type { Peer } from "./network.ts";
 import type { OriginBlob } from "./origin.ts";
 
 const DEADLINE_MS = 10_000;
-const READERS_AHEAD = 4;
+const READERS_AHEAD = 2;
 /** What a reader waits for at the beginning of a file. */
 const FIRST_BYTES = MIB;
 
@@ -74,7 +74,7 @@ export class BenchNode {
   async readAll(blob: OriginBlob): Promise<boolean> {
     const { size } = blob.location;
     const results = [await this.read(blob, { offset: 0, length: FIRST_BYTES }, "demand")];
-    const step = this.source.rangeHint?.(blob.location.origin)?.alignBytes ?? 4 * MIB;
+    const step = this.source.rangeHint?.(blob.location.origin)?.preferBytes ?? 4 * MIB;
     let next = 0;
     const readOn = async (): Promise<void> => {
       while (next < size) {

@@ -90,6 +90,9 @@ export class HostBench {
       const args = ["--enable-source-maps", SUBJECT, JSON.stringify(task)];
       const { stdout, stderr } = await exec(process.execPath, args, {
         maxBuffer: MESSAGE_BYTES_MAX,
+      }).catch((error: unknown) => {
+        const said = error instanceof Error && "stderr" in error ? String(error.stderr) : "";
+        throw new Error(`the process under test failed (${workload.kind}): ${said}`);
       });
       if (stderr !== "") process.stderr.write(stderr);
       const outcome = outcomeSchema.parse(JSON.parse(stdout));

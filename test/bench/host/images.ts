@@ -23,9 +23,10 @@ import { pushImage } from "../../support/push.ts";
 import { writeRafsImage } from "../../support/rafs-image.ts";
 import { seededRandom } from "../../support/seeded-random.ts";
 import { contentPieces } from "./content.ts";
+import { startTrace } from "./start-trace.ts";
 
 /** Changes whenever what is made changes. */
-const VERSION = 1;
+const VERSION = 3;
 
 const extent = z.object({ offset: z.number(), length: z.number() });
 const imageSchema = z.object({
@@ -55,6 +56,9 @@ export interface HostImages {
   readonly images: Readonly<Record<ImageName, BenchImage>>;
 }
 
+/** As large as what the recorded program was started from. */
+const { sizeBytes: START_BYTES } = startTrace();
+
 type Host = { readonly host: string; readonly scratch: string };
 type ImageName = keyof typeof MAKERS;
 
@@ -65,6 +69,8 @@ const MAKERS = {
   "rafs-256": (to: Host) => rafsImage(to, "rafs-256", { bytes: 256 * MIB, chunkBytes: MIB }),
   "rafs-256-fine": (to: Host) =>
     rafsImage(to, "rafs-256-fine", { bytes: 256 * MIB, chunkBytes: 256 * KIB }),
+  "raw-start": (to: Host) => rawImage(to, "raw-start", [START_BYTES]),
+  "rafs-start": (to: Host) => rafsImage(to, "rafs-start", { bytes: START_BYTES, chunkBytes: MIB }),
 } as const;
 
 function isImageName(name: string): name is ImageName {
@@ -109,6 +115,8 @@ function parse(text: string): HostImages["images"] {
     "rafs-64": of("rafs-64"),
     "rafs-256": of("rafs-256"),
     "rafs-256-fine": of("rafs-256-fine"),
+    "raw-start": of("raw-start"),
+    "rafs-start": of("rafs-start"),
   };
 }
 

@@ -6,11 +6,12 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseConfig } from "../../../src/config/config.ts";
-import { MIB } from "../../../src/units.ts";
+import { BLOCK_BYTES, MIB, alignDown } from "../../../src/units.ts";
 import type { Report } from "../report.ts";
 import { HostBench, type MeasuredOutcome, median, percentile, repeat } from "./bench.ts";
 import { curl, curlAgain, curlIntoFile } from "./download.ts";
 import type { BenchImage } from "./images.ts";
+import { startTrace } from "./start-trace.ts";
 
 const MB = 1e6;
 const RUNS = 3;
@@ -25,6 +26,7 @@ const WORKLOADS: Readonly<Record<string, (bench: HostBench) => Promise<void>>> =
   random,
   readers,
   files,
+  start,
   prefetch,
   loopback,
   lossy,
@@ -197,6 +199,42 @@ async function files(bench: HostBench): Promise<void> {
   const plain = await calibrate(bench, image);
   const runs = await repeat(RUNS, () => bench.run(image, { kind: "files" }));
   addRate(bench, { name: "every file", image, runs, plain });
+}
+
+async function start(bench: HostBench): Promise<void> {
+  for (const name of ["raw-start", "rafs-start"] as const) {
+    const image = bench.images[name];
+    bench.report.heading(`the start of a Python program, ${name}, 20 ms, 100 MB/s`);
+    await bench.shape(WIDE);
+    const plain = await calibrate(bench, image);
+    const runs = await repeat(RUNS, () => bench.run(image, { kind: "start" }));
+    const ms = median(runs.map((run) => run.ms));
+    const run = runs.find((one) => one.ms === ms);
+    const needed = neededBytes(image);
+    bench.report.add({
+      part: PART,
+      name: `all its reads, without its pauses, ${image.name}`,
+      value: ms,
+      unit: "ms",
+      reference: { name: "to download as much", value: (needed / plain) * 1000 },
+      details: {
+        ...(run === undefined ? {} : detailsOf(run, needed)),
+        "MB needed": needed / MB,
+      },
+    });
+  }
+}
+
+/** Stored bytes of the units that the program's start touches. */
+function neededBytes(image: BenchImage): number {
+  const unitBytes = image.chunkBytes ?? BLOCK_BYTES;
+  const units = new Set<number>();
+  for (const { offset, length } of startTrace().reads) {
+    for (let at = alignDown(offset, unitBytes); at < offset + length; at += unitBytes) {
+      units.add(at);
+    }
+  }
+  return (units.size * unitBytes * image.storedBytes) / image.sizeBytes;
 }
 
 async function prefetch(bench: HostBench): Promise<void> {

@@ -9,6 +9,7 @@ import { seededRandom } from "../../support/seeded-random.ts";
 import type { FileObject } from "./file-door.ts";
 import { Reader } from "./readers.ts";
 import { type Serving, mountImage, prefetchAll, serve } from "./serving.ts";
+import { startTrace } from "./start-trace.ts";
 import { type Outcome, type Task, taskSchema } from "./workload.ts";
 
 /** Of the stream, for READs of what is cached. */
@@ -74,6 +75,8 @@ function work(task: Task, serving: Serving, object: FileObject): Promise<Ended>[
     }
     case "files":
       return [start((reader) => readFiles(reader, task))];
+    case "start":
+      return [start((reader) => replayStart(reader))];
     case "cached":
       break;
   }
@@ -94,6 +97,10 @@ async function readFiles(reader: Reader, { image }: Task): Promise<void> {
     if (inode !== undefined) await reader.read(inode);
     for (const extent of extents) await reader.ramp(extent);
   }
+}
+
+async function replayStart(reader: Reader): Promise<void> {
+  for (const extent of startTrace().reads) await reader.read(extent);
 }
 
 async function timed(reader: Reader, use: (reader: Reader) => Promise<void>): Promise<Ended> {

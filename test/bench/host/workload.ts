@@ -16,6 +16,8 @@ const workload = z.discriminatedUnion("kind", [
   }),
   /** Every file of the image. */
   z.object({ kind: z.literal("files") }),
+  /** What a program read when it started, without its pauses. */
+  z.object({ kind: z.literal("start") }),
   /** READs of what is cached. */
   z.object({ kind: z.literal("cached"), count: z.int() }),
 ]);

@@ -32,6 +32,7 @@ beforeEach(async () => {
     lastFailure: never,
     status: never,
     metrics: never,
+    trace: never,
     pushCredentials: (given: PushCredentials) => void pushed.push(given),
     dropCredentials: (given: object) => dropped.push(given) === 1,
   };

@@ -51,6 +51,9 @@ beforeEach(async () => {
     metrics: () => Promise.resolve({ contentType: "text/plain; version=0.0.4", text: "up 1\n" }),
     pushCredentials: () => undefined,
     dropCredentials: () => false,
+    trace: () => {
+      throw new Error("nobody asked for one");
+    },
   };
 });
 

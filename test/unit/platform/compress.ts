@@ -12,20 +12,29 @@ const lz4 = ffi.Library("liblz4.so.1", {
   LZ4_compress_default: ["int", ["size_t", "size_t", "int", "int"]],
 });
 
+/** What C reads and writes just now: an address alone keeps no buffer from being collected. */
+const inUse = new Set<Buffer>();
+
 const boundOf = (bytes: Uint8Array): number => bytes.length + (bytes.length >> 6) + 1024;
 
 export function zstdFrame(bytes: Uint8Array, level = 3): Buffer {
   const from = Buffer.from(bytes);
   const to = Buffer.alloc(boundOf(bytes));
+  inUse.add(from).add(to);
   const pointers = [ref.address(to), to.length, ref.address(from), from.length] as const;
-  return to.subarray(0, Number(zstd.ZSTD_compress(...pointers, level)));
+  const length = Number(zstd.ZSTD_compress(...pointers, level));
+  inUse.clear();
+  return to.subarray(0, length);
 }
 
 export function lz4Block(bytes: Uint8Array): Buffer {
   const from = Buffer.from(bytes);
   const to = Buffer.alloc(boundOf(bytes));
+  inUse.add(from).add(to);
   const pointers = [ref.address(from), ref.address(to)] as const;
-  return to.subarray(0, lz4.LZ4_compress_default(...pointers, from.length, to.length));
+  const length = lz4.LZ4_compress_default(...pointers, from.length, to.length);
+  inUse.clear();
+  return to.subarray(0, length);
 }
 
 /** Deflate blocks with the fixed codes of RFC 1951, section 3.2.6. */

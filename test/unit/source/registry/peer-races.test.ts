@@ -147,7 +147,10 @@ describe("a reader", () => {
   it("is told past peers to get bytes that were bad before, and the proxy is left out", async () => {
     await using made = await startRaced(right);
     await made.client.read(EXTENT);
-    expect(made.client.source.rangeHint?.(made.client.origin)).toEqual({ alignBytes: 4_194_304 });
+    expect(made.client.source.rangeHint?.(made.client.origin)).toEqual({
+      alignBytes: 4_194_304,
+      preferBytes: 16_777_216,
+    });
     const again = await made.client.read(EXTENT, { avoidPeers: true });
     expect(sameBytes(again, WANTED)).toBe(true);
     expect([made.proxy.requests.length, made.client.server.requests.length]).toEqual([1, 1]);
