@@ -58,8 +58,7 @@ export class Engine {
   constructor(parts: FlowParts) {
     const meter = new LinkMeter();
     const { requestsPerHost } = parts.limits;
-    const link = meter.facts.bind(meter);
-    const queue = new FetchQueue(parts.slabs, parts.clock, { requestsPerHost, link });
+    const queue = new FetchQueue(parts.slabs, parts.clock, { requestsPerHost });
     const neighbours = new NeighbourFill(parts.clock);
     this.#parts = { ...parts, queue, meter, neighbours, refill };
   }

@@ -20,6 +20,8 @@ export interface TurnRequest {
   /** Of the slab. */
   readonly slabBytes: number;
   readonly group: object;
+  /** As in planner/pick-next.ts. */
+  readonly backgroundBytesMax: number;
 }
 
 const HOSTS_MAX = 256;
@@ -38,6 +40,7 @@ export class Turn {
   readonly bytes: number;
   readonly slabBytes: number;
   readonly group: object;
+  readonly backgroundBytesMax: number;
   urgency: Urgency;
   deadlineMs: number;
 
@@ -46,6 +49,7 @@ export class Turn {
     this.bytes = of.bytes;
     this.slabBytes = of.slabBytes;
     this.group = of.group;
+    this.backgroundBytesMax = of.backgroundBytesMax;
     this.urgency = of.urgency;
     this.deadlineMs = of.deadlineMs;
   }

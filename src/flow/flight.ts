@@ -22,6 +22,7 @@ import { type Extent, KIB, type Urgency, extentEnd } from "../units.ts";
 import { type FetchQueue, Turn } from "./fetch-queue.ts";
 import { type Intake, rawIntake, storedRoom, unitIntake } from "./intake.ts";
 import type { LinkMeter } from "./link-meter.ts";
+import { Arrivals } from "./arrivals.ts";
 import { overlaps } from "./failure-memory.ts";
 import type { OpenObject } from "./open-object.ts";
 
@@ -29,7 +30,7 @@ import type { OpenObject } from "./open-object.ts";
 export type FetchRange = (
   stored: Extent,
   onPiece: (piece: Uint8Array) => void,
-  options: Pick<FetchOptions, "signal" | "deadlineMs" | "urgency" | "avoidPeers">,
+  options: Pick<FetchOptions, "signal" | "deadlineMs" | "urgency" | "awaited" | "avoidPeers">,
 ) => Promise<void>;
 
 /** What a reader waits for is written with up to so much of what follows it. */
@@ -53,6 +54,8 @@ export interface FlightParts {
   readonly urgency: Urgency;
   /** For whom: fetches in the air are shared out between groups. */
   readonly group: object;
+  /** Background fetches in the air to the host at most, stored bytes. */
+  readonly backgroundBytesMax: number;
   /** The bytes were wrong once: they are to come another way. */
   readonly isSecondTry: boolean;
   /** How long a patient reader's bytes may wait for the rest of the window. */
@@ -71,12 +74,6 @@ interface Target {
   writing: boolean;
 }
 
-interface ArrivalWaiter {
-  readonly bytes: number;
-  readonly resolve: (bytes: Uint8Array) => void;
-  readonly reject: (error: unknown) => void;
-}
-
 export class Flight {
   readonly extent: Extent;
   /** Who it was launched for. */
@@ -85,8 +82,10 @@ export class Flight {
   readonly #parts: FlightParts;
   readonly #turn: Turn;
   readonly #abort = new AbortController();
+  /** Aborted when a reader waits. */
+  readonly #awaited = new AbortController();
   readonly #targets = new Map<OpenObject, Target>();
-  readonly #arrivals = new Set<ArrivalWaiter>();
+  readonly #arrivals = new Arrivals();
   #slab: Slab | undefined;
   #intake: Intake | undefined;
   #fetched = 0;
@@ -114,6 +113,7 @@ export class Flight {
       bytes: parts.stored.length,
       slabBytes: parts.extent.length + storedRoom(parts.units, parts),
       group: parts.group,
+      backgroundBytesMax: parts.backgroundBytesMax,
     });
   }
 
@@ -128,6 +128,7 @@ export class Flight {
 
   /** A reader waits for some of it now, until `deadlineMs`. */
   promote(deadlineMs: number): void {
+    this.#awaited.abort();
     this.#parts.queue.promote(this.#turn, deadlineMs);
   }
 
@@ -168,10 +169,9 @@ export class Flight {
 
   /** The first `bytes` bytes, as soon as they have arrived; valid while the flight is pinned. */
   untilArrived(bytes: number): Promise<Uint8Array> {
-    return new Promise((resolve, reject) => {
-      this.#arrivals.add({ bytes, resolve, reject });
-      this.#settleArrivals();
-    });
+    const arrival = this.#arrivals.until(bytes);
+    this.#settleArrivals();
+    return arrival;
   }
 
   abort(error: DaemonError): void {
@@ -220,7 +220,8 @@ export class Flight {
       this.#take(piece);
     };
     const { signal } = this.#abort;
-    const by = { urgency: this.#turn.urgency, avoidPeers: this.isSecondTry };
+    const awaited = this.#awaited.signal;
+    const by = { urgency: this.#turn.urgency, awaited, avoidPeers: this.isSecondTry };
     try {
       await fetch(stored, onPiece, { signal, deadlineMs, ...by });
     } finally {
@@ -384,17 +385,9 @@ export class Flight {
   }
 
   #settleArrivals(): void {
-    const { verify, units } = this.#parts;
-    const usable = verify === undefined && units === undefined ? this.#fetched : this.#usable;
-    for (const arrival of this.#arrivals) {
-      const bytes = Math.min(arrival.bytes, this.#parts.stored.length);
-      if (usable >= bytes && this.#slab !== undefined) {
-        this.#arrivals.delete(arrival);
-        arrival.resolve(this.#slab.bytes.subarray(0, bytes));
-      } else if (this.#error !== undefined) {
-        this.#arrivals.delete(arrival);
-        arrival.reject(this.#error);
-      }
-    }
+    const { verify, units, stored } = this.#parts;
+    const there = verify === undefined && units === undefined ? this.#fetched : this.#usable;
+    const slab = this.#slab?.bytes;
+    this.#arrivals.settle({ there, all: stored.length, slab, error: this.#error });
   }
 }

@@ -7,13 +7,13 @@ import type { OpenObject } from "./open-object.ts";
 import type { StreamFlow } from "./stream-flow.ts";
 
 export function holdingsOf(flow: StreamFlow, { blocks }: OpenObject): Holdings {
-  const { stream, fetchMax, streamEnd, inFlight, parts } = flow;
+  const { stream, fetchMax, streamEnd, inFlight } = flow;
   return {
     map: stream.map,
     fetchMax,
     streamEnd,
     missing: (within) => blocks.missing(within),
     inFlight,
-    gapBytes: gapBytes(parts.meter.facts(stream.host)),
+    gapBytes: gapBytes(flow.way.link),
   };
 }

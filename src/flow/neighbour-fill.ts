@@ -3,7 +3,7 @@
 // a reader who comes meanwhile shares the link with one of them at most. Hot ones at once, cold
 // ones only when the host has been left alone for a moment.
 
-import { pieceBytes } from "../planner/link-facts.ts";
+import { backgroundPiece } from "../planner/link-facts.ts";
 import type { Neighbours } from "../planner/neighbourhood.ts";
 import { planAhead } from "../planner/plan-fill.ts";
 import type { Clock } from "../platform/clock.ts";
@@ -104,14 +104,13 @@ export class NeighbourFill {
 
 function nextPiece(flow: StreamFlow, object: OpenObject, extent: Extent): Extent | undefined {
   if (extent.length === 0) return undefined;
-  const { logicalBytesMax } = flow.fetchMax;
-  const storedBytesMax = pieceBytes(flow.parts.meter.facts(flow.stream.host));
-  return planAhead(extent, holdingsOf(flow, object), { logicalBytesMax, storedBytesMax })[0];
+  const pieceMax = backgroundPiece(flow.way, flow.fetchMax);
+  return planAhead(extent, holdingsOf(flow, object), pieceMax)[0];
 }
 
 /** How long until the host has been left alone for long enough; 0: it has. */
-function quietIn({ parts, stream }: StreamFlow, nowMs: number): number {
-  const rttMs = parts.meter.facts(stream.host)?.rttMs ?? 0;
+function quietIn({ parts, stream, way }: StreamFlow, nowMs: number): number {
+  const rttMs = way.link?.rttMs ?? 0;
   const quietMs = Math.max(2 * rttMs, QUIET_MS_MIN);
   return parts.queue.isBusy(stream.host)
     ? quietMs

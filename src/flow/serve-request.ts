@@ -8,7 +8,7 @@
 
 import { DaemonError } from "../errors.ts";
 import type { ReadRequest } from "../kernel/transport.ts";
-import { demandBytes, fullBytes, pieceBytes, strayBytes } from "../planner/link-facts.ts";
+import { backgroundPiece, demandBytes, fullBytes, strayBytes } from "../planner/link-facts.ts";
 import { planAhead, planFill } from "../planner/plan-fill.ts";
 import type { Track, Verdict } from "../planner/read-pattern.ts";
 import { BLOCK_BYTES, type Extent, extentEnd } from "../units.ts";
@@ -31,7 +31,7 @@ export function serveRead(
   const verdict = object.pattern.note(
     extent,
     (held) => flow.isHeld(object, held),
-    fullBytes(flow.parts.meter.facts(flow.stream.host)),
+    fullBytes(flow.way),
   );
 
   const missing = object.blocks.missing(extent);
@@ -64,7 +64,7 @@ function fill(
   const { request } = waiter;
   const want = request.extent;
   const windowBytes = verdict === undefined ? BLOCK_BYTES : demandWindow(flow, verdict.track);
-  const extraStoredMax = demandBytes(flow.parts.meter.facts(flow.stream.host));
+  const extraStoredMax = demandBytes(flow.way.link);
   const plan = planFill({ ...holdingsOf(flow, object), want, windowBytes, extraStoredMax });
   if (plan.refused !== undefined) {
     object.forget(waiter);
@@ -106,9 +106,8 @@ function fetchDeadlineMs({ parts }: StreamFlow, { sinceMs }: Waiter): number {
 
 /** Fetches what a reader is likely to ask for next, at lower urgency and in small pieces. */
 function readAhead(flow: StreamFlow, object: OpenObject, { track, ahead }: Verdict): void {
-  const { clock, limits, meter } = flow.parts;
-  const storedBytesMax = pieceBytes(meter.facts(flow.stream.host));
-  const pieceMax = { ...flow.fetchMax, storedBytesMax };
+  const { clock, limits } = flow.parts;
+  const pieceMax = backgroundPiece(flow.way, flow.fetchMax);
   const deadlineMs = clock.nowMs() + 0.95 * limits.readTimeoutMs;
   for (const extent of [...restOfWindow(flow, track), ...ahead]) {
     for (const piece of planAhead(extent, holdingsOf(flow, object), pieceMax)) {
@@ -139,10 +138,10 @@ function restOfWindow(flow: StreamFlow, track: Track): Extent[] {
 }
 
 /** How far one demand request reads on, logical bytes. */
-function demandWindow({ parts, stream }: StreamFlow, { kind }: Track): number {
+function demandWindow({ parts, way }: StreamFlow, { kind }: Track): number {
   const { windowBytes } = parts.limits;
   if (kind === "backward" || kind === "strided") return BLOCK_BYTES;
-  if (kind === "random") return Math.min(windowBytes, strayBytes(parts.meter.facts(stream.host)));
+  if (kind === "random") return Math.min(windowBytes, strayBytes(way.link));
   return windowBytes;
 }
 

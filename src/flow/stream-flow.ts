@@ -9,6 +9,7 @@ import type { ChunkMap, CutLimits } from "../image/chunk-map.ts";
 import type { KernelObject } from "../kernel/transport.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { Log } from "../platform/log.ts";
+import { type SharedPieces, type Way, backgroundBytesMax } from "../planner/link-facts.ts";
 import { minus } from "../planner/plan-fill.ts";
 import { Neighbourhood } from "../planner/neighbourhood.ts";
 import { ReadPattern } from "../planner/read-pattern.ts";
@@ -79,6 +80,8 @@ export interface Stream {
   /** What is reached over one link and limited together: a registry's host. */
   readonly host: string;
   readonly fetch: FetchRange;
+  /** How ranges that nobody waits for are best cut, now; undefined: any will do. */
+  readonly rangeHint?: (() => SharedPieces | undefined) | undefined;
   /** For maps with units. */
   readonly decode: DecodeUnit;
   /** Checks a raw stream's whole content; used when one flight carries all of it. */
@@ -136,6 +139,12 @@ export class StreamFlow {
     this.streamEnd = alignUp(stream.map.sizeBytes, BLOCK_BYTES);
     const { slabBytes } = parts.slabs;
     this.fetchMax = { logicalBytesMax: slabBytes, storedBytesMax: slabBytes };
+  }
+
+  /** To its host, as it is known now. */
+  get way(): Way {
+    const { host, rangeHint } = this.stream;
+    return { link: this.parts.meter.facts(host), shared: rangeHint?.() };
   }
 
   get isIdle(): boolean {
@@ -208,6 +217,7 @@ export class StreamFlow {
       meter: this.parts.meter,
       clock: this.parts.clock,
       answerHoldMs: this.parts.limits.answerHoldMs,
+      backgroundBytesMax: backgroundBytesMax(this.way),
       isSecondTry,
       verify: this.#verifyOf(extent),
       onUnjoinable: () => this.flights.delete(flight),

@@ -66,6 +66,7 @@ export class Streams {
       map,
       where,
       host: hostOf(origin),
+      rangeHint: () => source.rangeHint?.(origin),
       decode: makeDecoder({ digester: map.digester, blob: digest, where }),
       fetch: (stored, onPiece, options) => source.readRange(blob, stored, onPiece, options),
     };
@@ -142,6 +143,7 @@ export function rawStream(record: StreamRecord, source: Source): Stream {
     map: rawChunkMap(size),
     where,
     host: hostOf(origin),
+    rangeHint: () => source.rangeHint?.(origin),
     decode: neverDecoded,
     fetch: (stored, onPiece, options) => source.readRange(record, stored, onPiece, options),
     verifyWhole: (bytes) => {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a measured link makes cheap or dear: how large requests to it should be. Pure.
 
+import type { CutLimits } from "../image/chunk-map.ts";
 import { BLOCK_BYTES, KIB, MIB, alignDown } from "../units.ts";
+import type { PieceLimits } from "./plan-fill.ts";
 
 /** Of the way to one host, as it has shown itself. */
 export interface LinkFacts {
@@ -9,6 +11,18 @@ export interface LinkFacts {
   readonly rttMs: number;
   /** What all requests together get. */
   readonly bytesPerMs: number;
+}
+
+/** What peers share: ranges from and to whole multiples of `alignBytes`, `preferBytes` at once. */
+export interface SharedPieces {
+  readonly alignBytes: number;
+  readonly preferBytes: number;
+}
+
+/** How to reach a host: as measured, and through peers if there are any. */
+export interface Way {
+  readonly link: LinkFacts | undefined;
+  readonly shared: SharedPieces | undefined;
 }
 
 /** A reader who comes while a background request is in the air shares the link for no longer. */
@@ -32,6 +46,16 @@ export function pieceBytes(link: LinkFacts | undefined): number {
   return alignDown(bytes, BLOCK_BYTES);
 }
 
+/**
+ * Limits of one background fetch; `most` is what memory allows. What peers share is cut where they
+ * cut it, also when it is more: they hand out nothing smaller.
+ */
+export function backgroundPiece({ link, shared }: Way, most: CutLimits): PieceLimits {
+  if (shared === undefined) return { ...most, storedBytesMax: pieceBytes(link), alignBytes: 1 };
+  const { alignBytes } = shared;
+  return { logicalBytesMax: 2 * alignBytes, storedBytesMax: alignBytes, alignBytes };
+}
+
 /** Stored bytes of a demand request that reads on. Without facts it may: one request is soonest. */
 export function demandBytes(link: LinkFacts | undefined): number {
   return link === undefined ? PIECE_BYTES_MAX : pieceBytes(link);
@@ -51,13 +75,15 @@ export function strayBytes(link: LinkFacts | undefined): number {
   return Math.max(BLOCK_BYTES, alignDown(bytes, BLOCK_BYTES));
 }
 
-/** What is in the air while the link is full, twice over; whole blocks. */
-export function fullBytes(link: LinkFacts | undefined): number {
+/** What is in the air while the link is full, twice over; whole blocks. Peers are slow to begin. */
+export function fullBytes({ link, shared }: Way): number {
+  if (shared !== undefined) return shared.preferBytes;
   return link === undefined ? 0 : alignDown(2 * link.bytesPerMs * link.rttMs, BLOCK_BYTES);
 }
 
-/** Read-ahead in the air to one host at most. */
-export function aheadBytesMax(link: LinkFacts | undefined): number {
+/** Read-ahead and prefetch in the air to one host at most, stored bytes. */
+export function backgroundBytesMax({ link, shared }: Way): number {
+  if (shared !== undefined) return 2 * shared.preferBytes;
   if (link === undefined) return AHEAD_BYTES_MIN;
   const bytes = link.bytesPerMs * (2 * link.rttMs + AHEAD_MS);
   return Math.min(Math.max(bytes, AHEAD_BYTES_MIN), AHEAD_BYTES_MAX);

@@ -7,7 +7,6 @@
 // demand the others may not take.
 
 import type { Urgency } from "../units.ts";
-import { type LinkFacts, aheadBytesMax } from "./link-facts.ts";
 
 /** A fetch, waiting or in the air. */
 export interface Candidate {
@@ -18,12 +17,13 @@ export interface Candidate {
   readonly bytes: number;
   /** For whom: its bytes in the air are counted together. */
   readonly group: object;
+  /** Read-ahead and prefetch in the air to its host at most, stored bytes; one request always may be. */
+  readonly backgroundBytesMax: number;
 }
 
 export interface TurnLimits {
   /** Requests to one host at once. */
   readonly requestsPerHost: number;
-  readonly link: (host: string) => LinkFacts | undefined;
 }
 
 const RANK: Readonly<Record<Urgency, number>> = { demand: 0, ahead: 1, prefetch: 2 };
@@ -52,7 +52,7 @@ function mayGo(one: Candidate, inAir: readonly Candidate[], limits: TurnLimits):
   const requestsMax = Math.max(1, limits.requestsPerHost - KEPT_FOR_DEMAND);
   if (background.length >= requestsMax) return false;
   if (background.length === 0) return true;
-  return sumOf(background) + one.bytes <= aheadBytesMax(limits.link(one.host));
+  return sumOf(background) + one.bytes <= one.backgroundBytesMax;
 }
 
 function compare(a: Candidate, b: Candidate, inAir: readonly Candidate[]): number {

@@ -12,12 +12,12 @@
 // gap costs less than a request of its own become one fetch.
 
 import type { ChunkMap, CutLimits } from "../image/chunk-map.ts";
-import { BLOCK_BYTES, type Extent, extentEnd } from "../units.ts";
+import { BLOCK_BYTES, type Extent, alignDown, extentEnd } from "../units.ts";
 
 /** What plans are made from. */
 export interface Holdings {
   /** What is fetched and verified whole: plans are made of its units. */
-  readonly map: Pick<ChunkMap, "widen" | "cut">;
+  readonly map: Pick<ChunkMap, "widen" | "cut" | "stored">;
   /** No single fetch is longer than this, unless one unit is. */
   readonly fetchMax: CutLimits;
   /** Logical size of the stream rounded up to whole blocks. */
@@ -37,6 +37,12 @@ export interface FillQuestion extends Holdings {
   readonly windowBytes: number;
   /** A request that reads on carries no more stored bytes than this, beyond the request's own units. */
   readonly extraStoredMax: number;
+}
+
+/** Of one piece of read-ahead. */
+export interface PieceLimits extends CutLimits {
+  /** Pieces end at stored offsets that are multiples of it; 1: anywhere. */
+  readonly alignBytes: number;
 }
 
 export interface FillPlan {
@@ -62,7 +68,7 @@ export function planFill(question: FillQuestion): FillPlan {
         : extentEnd(extent);
     const { pieces, rest } = split(
       { offset: extent.offset, length: end - extent.offset },
-      question,
+      { map: question.map, fetchMax: () => question.fetchMax },
     );
     fetches.push(...pieces);
     if (rest.length > 0 && rest.offset < extentEnd(extent)) {
@@ -76,9 +82,20 @@ export function planFill(question: FillQuestion): FillPlan {
  * What to fetch of `extent`, which nobody waits for: its units that are neither cached nor in
  * flight, in pieces of at most `pieceMax` (or one unit), in order. What may not be served is left out.
  */
-export function planAhead(extent: Extent, of: Holdings, pieceMax: CutLimits): Extent[] {
+export function planAhead(extent: Extent, of: Holdings, pieceMax: PieceLimits): Extent[] {
   const wanted = bridged(lacking(clip(extent, of.streamEnd), of), of);
-  return wanted.flatMap((part) => split(part, { map: of.map, fetchMax: pieceMax }).pieces);
+  const { map } = of;
+  const fetchMax = (rest: Extent): CutLimits => limitsAt(rest, map, pieceMax);
+  return wanted.flatMap((part) => split(part, { map, fetchMax }).pieces);
+}
+
+/** A piece that begins within aligned bytes ends with them. */
+function limitsAt(rest: Extent, map: Holdings["map"], pieceMax: PieceLimits): CutLimits {
+  const { alignBytes, ...limits } = pieceMax;
+  if (alignBytes === 1) return limits;
+  const first = map.cut(rest, { logicalBytesMax: BLOCK_BYTES, storedBytesMax: BLOCK_BYTES });
+  const { offset } = map.stored(first);
+  return { ...limits, storedBytesMax: alignDown(offset + alignBytes, alignBytes) - offset };
 }
 
 /** Whole units of `extent` that are neither cached nor in flight. */
@@ -180,12 +197,12 @@ function joined(
 /** `rest` is what may not be served, with all that follows. */
 function split(
   extent: Extent,
-  { map, fetchMax }: Pick<Holdings, "map" | "fetchMax">,
+  { map, fetchMax }: Pick<Holdings, "map"> & { readonly fetchMax: (rest: Extent) => CutLimits },
 ): { pieces: Extent[]; rest: Extent } {
   const pieces: Extent[] = [];
   let rest = extent;
   while (rest.length > 0) {
-    const piece = map.cut(rest, fetchMax);
+    const piece = map.cut(rest, fetchMax(rest));
     if (piece.length === 0) break;
     pieces.push(piece);
     rest = { offset: extentEnd(piece), length: extentEnd(rest) - extentEnd(piece) };

@@ -192,3 +192,14 @@ describe("a gap between two parts that a reader lacks", () => {
     expect(new Set(written).size).toBe(written.length);
   });
 });
+
+test("a reader who joins read-ahead tells its source, for peers may be slow", async () => {
+  const { rig, object } = await opened();
+  for (const at of [100, 105]) rig.read(object, at, at + 1);
+  await turns();
+  const ahead = rig.source.fetches.find(({ options }) => options.urgency === "ahead");
+  expect(ahead?.options.awaited?.aborted).toBe(false);
+  const first = (ahead?.extent.offset ?? 0) / BLOCK_BYTES;
+  rig.read(object, first, first + 1);
+  expect(ahead?.options.awaited?.aborted).toBe(true);
+});

@@ -7,7 +7,7 @@ import { describe, expect, test } from "vitest";
 import { DaemonError } from "../../../src/errors.ts";
 import { FetchQueue, Turn, type TurnRequest } from "../../../src/flow/fetch-queue.ts";
 import { SlabPool, type Slab } from "../../../src/platform/slab-pool.ts";
-import type { Urgency } from "../../../src/units.ts";
+import { MIB, type Urgency } from "../../../src/units.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 import { codeOf } from "../../support/fault-code.ts";
 import { turns } from "../../support/turns.ts";
@@ -36,7 +36,7 @@ class Rig {
       return new Uint8Array(bytes);
     };
     this.slabs = new SlabPool({ slabBytes: SLAB, slabsMax, allocate });
-    this.queue = new FetchQueue(this.slabs, this.clock, { requestsPerHost, link: () => undefined });
+    this.queue = new FetchQueue(this.slabs, this.clock, { requestsPerHost });
   }
 
   ask(name: string, urgency: Urgency, more: Partial<TurnRequest> = {}): Asked {
@@ -47,6 +47,7 @@ class Rig {
       bytes: 10,
       slabBytes: SLAB,
       group: { name },
+      backgroundBytesMax: 2 * MIB,
       ...more,
     });
     const controller = new AbortController();

@@ -3,7 +3,9 @@
 import { describe, expect, test } from "vitest";
 import {
   type LinkFacts,
-  aheadBytesMax,
+  backgroundBytesMax,
+  backgroundPiece,
+  fullBytes,
   gapBytes,
   pieceBytes,
   strayBytes,
@@ -18,7 +20,10 @@ const near: LinkFacts = { rttMs: 0.2, bytesPerMs: 1_000_000 };
 
 describe("before anything is known of a link", () => {
   test("background requests are what a slow one carries quickly, and little is in the air", () => {
-    expect([pieceBytes(undefined), aheadBytesMax(undefined)]).toEqual([256 * KIB, 2 * MIB]);
+    expect([
+      pieceBytes(undefined),
+      backgroundBytesMax({ link: undefined, shared: undefined }),
+    ]).toEqual([256 * KIB, 2 * MIB]);
   });
 
   test("no gap is fetched along, and a stray gets its own block", () => {
@@ -55,8 +60,25 @@ test("a stray gets a quarter of a round trip of what follows it, a block at leas
 });
 
 test("enough is read ahead to fill two round trips and 50 ms, within 2 and 16 MiB", () => {
-  expect([slow, middle, fast].map(aheadBytesMax)).toEqual([2 * MIB, 2 * MIB, 9_000_000]);
-  expect(aheadBytesMax({ rttMs: 300, bytesPerMs: 100_000 })).toBe(16 * MIB);
+  const most = (link: LinkFacts): number => backgroundBytesMax({ link, shared: undefined });
+  expect([slow, middle, fast].map(most)).toEqual([2 * MIB, 2 * MIB, 9_000_000]);
+  expect(most({ rttMs: 300, bytesPerMs: 100_000 })).toBe(16 * MIB);
+});
+
+test("what peers share goes out in their pieces, more of it at once, and a reader in order gets as much", () => {
+  const way = { link: fast, shared: { alignBytes: 4 * MIB, preferBytes: 16 * MIB } };
+  const most = { logicalBytesMax: MIB, storedBytesMax: MIB };
+  expect(backgroundPiece(way, most)).toEqual({
+    logicalBytesMax: 8 * MIB,
+    storedBytesMax: 4 * MIB,
+    alignBytes: 4 * MIB,
+  });
+  expect([backgroundBytesMax(way), fullBytes(way)]).toEqual([32 * MIB, 16 * MIB]);
+  expect(backgroundPiece({ ...way, shared: undefined }, most)).toEqual({
+    logicalBytesMax: MIB,
+    storedBytesMax: MIB,
+    alignBytes: 1,
+  });
 });
 
 test("what is fetched is whole blocks, whatever the link", () => {

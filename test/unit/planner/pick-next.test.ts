@@ -3,7 +3,6 @@
 
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import type { LinkFacts } from "../../../src/planner/link-facts.ts";
 import { type Candidate, type TurnLimits, pickNext } from "../../../src/planner/pick-next.ts";
 import { MIB, type Urgency } from "../../../src/units.ts";
 import { fuzzRuns } from "../../support/fuzz-runs.ts";
@@ -11,11 +10,13 @@ import { fuzzRuns } from "../../support/fuzz-runs.ts";
 const [huge, other, third] = [{ name: "huge" }, { name: "other" }, { name: "third" }];
 
 function one(urgency: Urgency, more: Partial<Candidate> = {}): Candidate {
-  return { urgency, host: "a", deadlineMs: 1_000, bytes: MIB, group: huge, ...more };
+  const backgroundBytesMax = 2 * MIB;
+  const base = { host: "a", deadlineMs: 1_000, bytes: MIB, group: huge, backgroundBytesMax };
+  return { urgency, ...base, ...more };
 }
 
-function limits(requestsPerHost = 8, link?: LinkFacts): TurnLimits {
-  return { requestsPerHost, link: () => link };
+function limits(requestsPerHost = 8): TurnLimits {
+  return { requestsPerHost };
 }
 
 describe("who goes next", () => {
@@ -70,12 +71,14 @@ describe("who may not go", () => {
   });
 
   test("no more is read ahead than the link needs to be full, one request always", () => {
-    const link = { rttMs: 20, bytesPerMs: 31_000 };
+    const asked = (urgency: Urgency, bytes: number): Candidate[] => [
+      one(urgency, { bytes, backgroundBytesMax: 2_790_000 }),
+    ];
     const inAir = [one("ahead"), one("prefetch", { bytes: 800_000 })];
-    expect(pickNext([one("ahead", { bytes: 900_000 })], inAir, limits(8, link))).toBeDefined();
-    expect(pickNext([one("ahead", { bytes: 1_000_000 })], inAir, limits(8, link))).toBeUndefined();
-    expect(pickNext([one("demand", { bytes: 1_000_000 })], inAir, limits(8, link))).toBeDefined();
-    expect(pickNext([one("ahead", { bytes: 99 * MIB })], [], limits(8, link))).toBeDefined();
+    expect(pickNext(asked("ahead", 900_000), inAir, limits())).toBeDefined();
+    expect(pickNext(asked("ahead", 1_000_000), inAir, limits())).toBeUndefined();
+    expect(pickNext(asked("demand", 1_000_000), inAir, limits())).toBeDefined();
+    expect(pickNext(asked("ahead", 99 * MIB), [], limits())).toBeDefined();
   });
 
   test("what one host has in the air is no burden to another", () => {
@@ -91,6 +94,7 @@ test("nobody who may go is of a more urgent class than who is picked, and limits
     deadlineMs: fc.nat(5),
     bytes: fc.integer({ min: 1, max: 3 * MIB }),
     group: fc.constantFrom(huge, other, third),
+    backgroundBytesMax: fc.constantFrom(1, 2 * MIB, 16 * MIB),
   });
   const many = fc.array(candidate, { maxLength: 8 });
   fc.assert(

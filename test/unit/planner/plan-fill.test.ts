@@ -80,11 +80,21 @@ function plan(asked: Asked): Span[] {
   return planFill(question(asked)).fetches.map(inBlocks);
 }
 
-function ahead(extent: Span, asked: Omit<Asked, "want">, pieceMax = 100): Span[] {
+function ahead(extent: Span, asked: Omit<Asked, "want">, pieceMax = 100, alignBlocks = 0): Span[] {
   const storedBytesMax = pieceMax * BLOCK_BYTES;
-  const limits = { logicalBytesMax: Number.POSITIVE_INFINITY, storedBytesMax };
+  const alignBytes = Math.max(1, alignBlocks * BLOCK_BYTES);
+  const limits = { logicalBytesMax: Number.POSITIVE_INFINITY, storedBytesMax, alignBytes };
   return planAhead(inBytes(extent), holdings(asked), limits).map(inBlocks);
 }
+
+test("pieces that peers share end where theirs do", () => {
+  expect(ahead([5, 30], {}, 8, 8)).toEqual([
+    [5, 8],
+    [8, 16],
+    [16, 24],
+    [24, 30],
+  ]);
+});
 
 describe("examples", () => {
   test("a miss in an empty cache fetches a window from the miss", () => {
