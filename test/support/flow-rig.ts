@@ -57,10 +57,10 @@ export class FlowRig {
   }
 
   /** A blob of `bytes` in the source. */
-  blob(bytes: Uint8Array): SizedBlobLocation {
+  blob(bytes: Uint8Array, host: string = ORIGIN.host): SizedBlobLocation {
     const digest = digestOf(bytes);
     this.source.put(digest, bytes);
-    return { origin: ORIGIN, digest, size: bytes.length };
+    return { origin: { ...ORIGIN, host }, digest, size: bytes.length };
   }
 
   stream(blob: SizedBlobLocation): Stream {

@@ -1,74 +1,125 @@
 // SPDX-License-Identifier: Apache-2.0
-// What must hold in every schedule of a simulation, looked at from outside: the requests, the
-// cache files, the fetches, the slabs.
+// What must hold of READs and cache files in every schedule: exact bytes or an error that is true,
+// one answer in time, and no answer missing once the bytes are there.
 
-import { DaemonError } from "../../src/errors.ts";
-import { overlaps } from "../../src/flow/failure-memory.ts";
-import { BLOCK_BYTES, type Extent, extentEnd } from "../../src/units.ts";
-import type { FakeObject, FakeRead, WriteRange } from "./fake-kernel.ts";
-import { blocks } from "./flow-rig.ts";
-import type { ScriptedFetch } from "./scripted-source.ts";
-import { type SimulatedStream, partsOf } from "./simulated-streams.ts";
-import type { SimulatedUnit } from "./simulated-units.ts";
+import { DaemonError } from "../../../src/errors.ts";
+import { overlaps } from "../../../src/flow/failure-memory.ts";
+import { BLOCK_BYTES, type Extent, extentEnd } from "../../../src/units.ts";
+import type { FakeObject, FakeRead, WriteRange } from "../fake-kernel.ts";
+import { blocks } from "../flow-rig.ts";
+import type { SimulatedStream } from "./streams.ts";
+import type { SeenLaunch } from "./turn-watch.ts";
+import type { SimulatedUnit } from "./units.ts";
+import { show } from "./wire-checks.ts";
 
-export class SimulationChecks {
+export class ReaderChecks {
   readonly violations: string[] = [];
   readonly objects = new Map<FakeObject, SimulatedStream>();
+  readonly reads: FakeRead[] = [];
   /** Objects whose file could not be listed, or not yet: all of it may be fetched again. */
   readonly unlisted = new Set<FakeObject>();
-  /** Units of which the source gave wrong bytes: they fail once, their neighbours do not. */
-  readonly damaged = new Set<SimulatedUnit>();
-  readonly #checked = new Set<ScriptedFetch>();
+  /** Units of which the source gave wrong bytes, and raw streams that were fetched whole so. */
+  readonly damaged = new Set<SimulatedUnit | SimulatedStream>();
+  readonly failedWrites = new Set<FakeObject>();
+  stops = 0;
+  launches: readonly SeenLaunch[] = [];
+  readonly #timeoutMs: number;
   readonly #asked = new Map<FakeRead, number>();
 
-  asked(read: FakeRead, nowMs: number): void {
-    read.onTwice = () => this.violations.push(`${show(read.extent)} was answered twice`);
-    this.#asked.set(read, nowMs);
+  constructor(timeoutMs: number) {
+    this.#timeoutMs = timeoutMs;
   }
 
-  answered(read: FakeRead, nowMs: number, timeoutMs: number): void {
-    const askedMs = this.#asked.get(read) ?? nowMs;
-    if (nowMs - askedMs > timeoutMs) {
-      this.violations.push(`${show(read.extent)} was answered after ${nowMs - askedMs} ms`);
-    }
+  asked(read: FakeRead, nowMs: number): void {
+    read.onTwice = () => this.#say(`${this.#name(read)} was answered twice`);
+    this.#asked.set(read, nowMs);
+    this.reads.push(read);
+  }
+
+  askedMs(read: FakeRead): number {
+    return this.#asked.get(read) ?? 0;
+  }
+
+  get waiting(): FakeRead[] {
+    return this.reads.filter(({ answer }) => answer === "waiting");
+  }
+
+  answered(read: FakeRead, nowMs: number): void {
+    const tookMs = nowMs - this.askedMs(read);
+    if (tookMs > this.#timeoutMs) this.#say(`${this.#name(read)} was answered after ${tookMs} ms`);
     const stream = this.objects.get(read.object);
     if (stream === undefined) return;
     if (read.answer === "failed") this.#checkFailure(read, stream);
     if (read.answer !== "complete") return;
     if (!read.object.hasWritten(read.extent)) {
-      this.violations.push(`"complete" before ${show(read.extent)} was written`);
+      this.#say(`"complete" before ${this.#name(read)} was written`);
       return;
     }
     this.#checkFile(read.object, read.extent, stream);
   }
 
-  /** A unit that is bad, damaged or not to be served fails those who need it, and nobody else. */
-  #checkFailure({ extent, error }: FakeRead, { map }: SimulatedStream): void {
-    if (map === undefined) return;
-    const code = rootOf(error)?.fault.code;
-    const touched = map.touched(extent);
-    const isWrong =
-      code === "digest_mismatch" && !touched.some((one) => one.isBad || this.damaged.has(one));
-    const isUntrusted = code === "chunk_untrusted" && touched.every((one) => one.isTrusted);
-    if (isWrong || isUntrusted) this.violations.push(`${show(extent)} failed with ${code}`);
+  /** An error must be true of the bytes that its reader lacked, and of a fetch made for readers. */
+  #checkFailure(read: FakeRead, stream: SimulatedStream): void {
+    const code = rootOf(read.error)?.fault.code;
+    const isTrue = code !== undefined && this.#isTrue(code, read, stream);
+    if (!isTrue) this.#say(`${this.#name(read)} failed with ${code}, which is not so`);
+  }
+
+  #isTrue(code: string, { object, extent }: FakeRead, stream: SimulatedStream): boolean {
+    const units = (stream.map?.touched(extent) ?? []).filter(
+      (one) => this.unlisted.has(object) || !object.hasWritten(one.extent),
+    );
+    const fetched = this.launches.filter(
+      (one) => one.streamKey.endsWith(stream.record.digest) && overlaps(one.extent, extent),
+    );
+    const hadFault = fetched.some(
+      ({ urgency, fault }) => fault === code && (urgency === "demand" || this.stops > 0),
+    );
+    switch (code) {
+      case "digest_mismatch": {
+        const isWrong =
+          stream.map === undefined
+            ? this.damaged.has(stream)
+            : units.some((one) => one.isBad || this.damaged.has(one));
+        return isWrong && (this.stops > 0 || fetched.some(({ isSecondTry }) => isSecondTry));
+      }
+      case "blob_truncated":
+        return fetched.some(
+          ({ isSecondTry, fault }) => fault === code && (isSecondTry || this.stops > 0),
+        );
+      case "registry_unreachable":
+      case "registry_timeout":
+      case "internal":
+        return hadFault;
+      case "chunk_untrusted":
+        return units.some(({ isTrusted }) => !isTrusted);
+      case "cache_no_space":
+        return this.failedWrites.has(object);
+      case "stopping":
+        return this.stops > 0;
+      case "deadline_exceeded":
+        return true;
+      default:
+        return false;
+    }
   }
 
   /** What is given to be written must be right already then: it has been verified. */
   checkWrite(object: FakeObject, bytes: Uint8Array, range: WriteRange): void {
     const stream = this.objects.get(object);
-    if (stream?.map === undefined) return;
+    if (stream === undefined) return;
     const { bytesOffset, fileOffset, length } = range;
     const given = bytes.subarray(bytesOffset, bytesOffset + length);
     if (Buffer.compare(given, stream.bytes.subarray(fileOffset, fileOffset + length)) === 0) return;
     const what = show({ offset: fileOffset, length });
-    this.violations.push(`${what} of ${object.cookieKey} written before it was verified`);
+    this.#say(`wrong bytes are written to ${what} of ${object.cookieKey}`);
   }
 
   #checkFile(object: FakeObject, extent: Extent, { bytes }: SimulatedStream): void {
     const end = Math.min(extentEnd(extent), bytes.length);
     const [have, want] = [object.file, bytes].map((all) => all.subarray(extent.offset, end));
     if (have === undefined || want === undefined || Buffer.compare(have, want) === 0) return;
-    this.violations.push(`wrong bytes in ${show(extent)} of ${object.cookieKey}`);
+    this.#say(`wrong bytes in ${show(extent)} of ${object.cookieKey}`);
   }
 
   checkWritten(): void {
@@ -80,75 +131,84 @@ export class SimulationChecks {
     }
   }
 
-  /** A new fetch may not overlap one under way, nor bring what every open object holds. */
-  checkFetch(fetch: ScriptedFetch, all: readonly ScriptedFetch[]): void {
-    if (this.#checked.has(fetch)) return;
-    this.#checked.add(fetch);
-    // Cancelled before it began: who wanted it has closed.
-    if (fetch.options.signal.aborted && fetch.given === 0) return;
-    const { digest } = fetch.blob;
-    for (const other of all) {
-      const isEarlier = other !== fetch && this.#checked.has(other) && !other.ended;
-      if (!isEarlier || other.blob.digest !== digest) continue;
-      if (overlaps(other.extent, fetch.extent)) {
-        this.violations.push(`${show(fetch.extent)} is fetched while ${show(other.extent)} is`);
-      }
-    }
-    const stream = [...this.objects.values()].find(({ blob }) => blob.digest === digest);
-    const parts = stream === undefined ? undefined : partsOf(stream, fetch);
-    if (stream !== undefined && parts === undefined) {
-      this.violations.push(`a fetch of ${fetch.extent.length} bytes is not of whole units`);
-    }
-    const objects = [...this.objects.keys()];
-    const isWanted = (part: Extent, by: readonly FakeObject[]): boolean =>
-      by.some((object) => this.#isNeeded(part, object, { digest, all }));
-    const open = objects.filter(({ closed }) => !closed);
-    if (parts?.some((part) => isWanted(part, open)) === false) {
-      this.violations.push("a fetch brings what every open object has");
-    }
-    // While it waited for memory, one who wanted a part of it may have closed.
-    for (const part of parts ?? []) {
-      if (!isWanted(part, objects)) {
-        this.violations.push(`${show(part)} is fetched though every object has it`);
-      }
+  /** Nobody waits whose bytes are in the file. */
+  settled(): void {
+    for (const read of this.waiting) {
+      const { object, extent } = read;
+      if (this.unlisted.has(object) || object.closed) continue;
+      if (object.hasWritten(extent)) this.#say(`${this.#name(read)} is in the file, and waits`);
     }
   }
 
-  /** It lacks one of the part's blocks, and no write of it is under way there. */
-  #isNeeded(
-    part: Extent,
-    object: FakeObject,
-    of: { readonly digest: string; readonly all: readonly ScriptedFetch[] },
-  ): boolean {
-    const stream = this.objects.get(object);
-    if (stream?.blob.digest !== of.digest) return false;
-    if (this.unlisted.has(object)) return true;
-    for (let { offset } = part; offset < extentEnd(part); offset += BLOCK_BYTES) {
-      const block = { offset, length: BLOCK_BYTES };
-      // What a failed fetch had brought may still be on its way into the file: it is fetched anew.
-      const failedBefore = of.all.some((other) => {
-        if (!other.failed || other.blob.digest !== of.digest) return false;
-        return partsOf(stream, other)?.some((failed) => overlaps(failed, block)) === true;
-      });
-      if (failedBefore) return true;
-      const coming = object.writes.some(({ range: { fileOffset, length } }) =>
-        overlaps({ offset: fileOffset, length }, block),
-      );
-      if (!coming && !object.hasWritten(block)) return true;
+  /** Part of what it brings has come and was seen to be wrong. */
+  isWrong({ map }: SimulatedStream, part: Extent): boolean {
+    return map?.touched(part).every((one) => one.isBad || this.damaged.has(one)) === true;
+  }
+
+  /** Some open object lacks a block of the part, and no write of it is under way there. */
+  isNeeded(stream: SimulatedStream, part: Extent): boolean {
+    for (const [object, of] of this.objects) {
+      if (of !== stream || object.closed) continue;
+      if (this.unlisted.has(object) || this.failedWrites.has(object)) return true;
+      for (let { offset } = part; offset < extentEnd(part); offset += BLOCK_BYTES) {
+        const block = { offset, length: BLOCK_BYTES };
+        const isComing = object.writes.some(({ range: { fileOffset, length } }) =>
+          overlaps({ offset: fileOffset, length }, block),
+        );
+        // What a failed fetch had brought may still be on its way into the file.
+        if (!object.hasWritten(block) && (!isComing || this.#hasFailed(stream, block))) return true;
+      }
     }
     return false;
   }
 
+  #hasFailed({ record }: SimulatedStream, block: Extent): boolean {
+    return this.launches.some(
+      ({ extent, streamKey, fault, turn }) =>
+        (fault !== undefined || turn.signal.aborted) &&
+        streamKey.endsWith(record.digest) &&
+        overlaps(extent, block),
+    );
+  }
+
+  /** A reader, who is known to the engine, lacks a block of it that nothing in memory will bring. */
+  isAwaited(stream: SimulatedStream, extent: Extent): boolean {
+    return this.waiting.some(({ object, extent: wanted }) => {
+      if (this.objects.get(object) !== stream || this.unlisted.has(object)) return false;
+      const from = Math.max(extent.offset, wanted.offset);
+      const end = Math.min(extentEnd(extent), extentEnd(wanted), object.file.length);
+      for (let offset = from; offset < end; offset += BLOCK_BYTES) {
+        const block = { offset, length: BLOCK_BYTES };
+        if (!object.hasWritten(block) && !this.#isInMemory(stream, block)) return true;
+      }
+      return false;
+    });
+  }
+
+  #isInMemory({ record }: SimulatedStream, block: Extent): boolean {
+    return this.launches.some(
+      ({ extent, streamKey, turn }) =>
+        turn.isGranted &&
+        !turn.isReleased &&
+        streamKey.endsWith(record.digest) &&
+        overlaps(extent, block),
+    );
+  }
+
   expectNone(what: string, count: number): void {
-    if (count > 0) this.violations.push(`${count} ${what} at the end`);
+    if (count > 0) this.#say(`${count} ${what} at the end`);
+  }
+
+  #name({ object, extent }: FakeRead): string {
+    return `READ ${show(extent)} of ${object.cookieKey}`;
+  }
+
+  #say(what: string): void {
+    this.violations.push(what);
   }
 }
 
-function rootOf(error: unknown): DaemonError | undefined {
+export function rootOf(error: unknown): DaemonError | undefined {
   if (!(error instanceof DaemonError)) return undefined;
   return error.fault.code === "failed_recently" ? rootOf(error.cause) : error;
-}
-
-function show(extent: Extent): string {
-  return `blocks [${extent.offset / BLOCK_BYTES}, ${extentEnd(extent) / BLOCK_BYTES})`;
 }

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // The streams of a simulation: raw ones, and streams of units, as the engine is given them.
 
-import { DaemonError } from "../../src/errors.ts";
-import type { Stream } from "../../src/flow/stream-flow.ts";
-import { streamKey } from "../../src/flow/streams.ts";
-import type { SizedBlobLocation } from "../../src/source/source.ts";
-import type { StreamRecord } from "../../src/state/bindings.ts";
-import { BLOCK_BYTES, type Extent, alignUp } from "../../src/units.ts";
-import { type FlowRig, patternBytes } from "./flow-rig.ts";
-import type { ScriptedFetch } from "./scripted-source.ts";
-import type { SeededRandom } from "./seeded-random.ts";
-import { type PlantedFault, SimulatedUnits, drawUnits } from "./simulated-units.ts";
+import { DaemonError } from "../../../src/errors.ts";
+import type { Stream } from "../../../src/flow/stream-flow.ts";
+import { streamKey } from "../../../src/flow/streams.ts";
+import type { SizedBlobLocation } from "../../../src/source/source.ts";
+import type { StreamRecord } from "../../../src/state/bindings.ts";
+import { BLOCK_BYTES, type Extent, alignUp } from "../../../src/units.ts";
+import { type FlowRig, blocks, patternBytes } from "../flow-rig.ts";
+import type { ScriptedFetch } from "../scripted-source.ts";
+import { SimulatedUnits } from "./units.ts";
+import type { StreamShape } from "./world.ts";
 
 export interface SimulatedStream {
+  readonly host: string;
   readonly record: StreamRecord;
   readonly blob: SizedBlobLocation;
   /** What readers must see, in whole blocks. */
@@ -23,49 +24,68 @@ export interface SimulatedStream {
   make(): Stream;
 }
 
-export function rawSimulated(rig: FlowRig, random: SeededRandom, salt: number): SimulatedStream {
-  const size = random.between(1, 40) * BLOCK_BYTES - random.between(0, 1) * 1000;
-  const content = patternBytes(size, salt);
-  const bytes = new Uint8Array(alignUp(size, BLOCK_BYTES));
+export function rawSimulated(
+  rig: FlowRig,
+  { sizeBytes, salt, host }: Pick<StreamShape, "sizeBytes" | "salt" | "host">,
+): SimulatedStream {
+  const content = patternBytes(sizeBytes, salt);
+  const bytes = new Uint8Array(alignUp(sizeBytes, BLOCK_BYTES));
   bytes.set(content);
-  const blob = rig.blob(content);
-  return { record: blob, blob, bytes, map: undefined, make: () => rig.stream(blob) };
+  const blob = rig.blob(content, host);
+  return { host, record: blob, blob, bytes, map: undefined, make: () => rig.stream(blob) };
 }
 
 export function unitsSimulated(
   rig: FlowRig,
-  random: SeededRandom,
-  of: { salt: number; planted?: PlantedFault | undefined; map?: SimulatedUnits },
+  { map, host, seed }: { map: SimulatedUnits; host: string; seed: number },
 ): SimulatedStream {
-  const { salt, planted, map = new SimulatedUnits(drawUnits(random), salt) } = of;
-  const blob = rig.blob(map.storedBytes);
+  const blob = rig.blob(map.storedBytes, host);
   const record: StreamRecord = { ...blob, size: map.sizeBytes, format: "rafs" };
   const { clock, slabs, source } = rig;
-  const decode = map.decoder({ clock, slabs, random, planted });
-  const stream = {
-    key: streamKey(record),
-    digest: blob.digest,
-    map,
-    host: "registry.example",
-    where: "registry.example/app",
-    decode,
-  };
+  const decode = map.decoder({ clock, slabs, seed });
+  const key = streamKey(record);
+  const stream = { key, digest: blob.digest, map, host, where: `${host}/app`, decode };
   const fetch: Stream["fetch"] = (stored, onPiece, options) =>
     source.readRange(blob, stored, onPiece, options);
-  return { record, blob, bytes: map.bytes, map, make: () => ({ ...stream, fetch }) };
+  return { host, record, blob, bytes: map.bytes, map, make: () => ({ ...stream, fetch }) };
 }
 
-/** Parts of the stream that a fetch brings, each needed for its own sake; undefined: it cuts a unit. */
+export function simulated(rig: FlowRig, shape: StreamShape, seed: number): SimulatedStream {
+  const { units, salt, host } = shape;
+  if (units === undefined) return rawSimulated(rig, shape);
+  // A copy: a schedule may change which units are trusted.
+  const map = new SimulatedUnits(
+    units.map((unit) => ({ ...unit })),
+    salt,
+  );
+  return unitsSimulated(rig, { map, host, seed: seed + salt });
+}
+
+/** The blocks of a raw stream, the units of another, that a fetch brings; undefined: it cuts a unit. */
 export function partsOf(
   { map }: SimulatedStream,
   { extent }: Pick<ScriptedFetch, "extent">,
 ): Extent[] | undefined {
-  return map === undefined ? [extent] : map.storedWithin(extent)?.map((unit) => unit.extent);
+  if (map !== undefined) return map.storedWithin(extent)?.map((unit) => unit.extent);
+  const { offset, length } = extent;
+  const first = offset / BLOCK_BYTES;
+  const count = Math.ceil(length / BLOCK_BYTES);
+  return Array.from({ length: count }, (_, index) => blocks(first + index, first + index + 1));
 }
 
 /** What its source fails with. */
 export function broken(): DaemonError {
   return new DaemonError({ code: "registry_unreachable", host: "r", detail: "down" });
+}
+
+/** The same, when its bytes end too early. */
+export function truncated(): DaemonError {
+  return new DaemonError({ code: "blob_truncated", where: "r", digest: "d", detail: "short" });
+}
+
+/** The same, when its time is over. */
+export function late(): DaemonError {
+  return new DaemonError({ code: "registry_timeout", host: "r", detail: "late" });
 }
 
 /** What its cache fails with. */
