@@ -57,7 +57,7 @@ export async function withSimulation<T>(
 function plant({ name, file, find, replace }: PlantedFault): {
   name: string;
   transform: (code: string, id: string) => string | undefined;
-  buildEnd: () => void;
+  buildEnd: (error?: Error) => void;
 } {
   let isPlanted = false;
   return {
@@ -68,8 +68,9 @@ function plant({ name, file, find, replace }: PlantedFault): {
       isPlanted = true;
       return code.replace(find, () => replace);
     },
-    buildEnd() {
-      if (!isPlanted) throw new Error(`"${name}" is planted nowhere: no ${file}`);
+    buildEnd(error) {
+      if (error === undefined && !isPlanted)
+        throw new Error(`"${name}" is planted nowhere: no ${file}`);
     },
   };
 }

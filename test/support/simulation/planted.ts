@@ -86,7 +86,7 @@ export const PLANTED: readonly PlantedFault[] = [
     find: "        this.parts.refill(this, object,",
     replace: "        void (this, object,",
     rule: 3,
-    found: /starved|never answered/,
+    found: /which nobody brings/,
   },
   {
     name: "read-ahead that fails fails readers",
@@ -126,7 +126,7 @@ export const PLANTED: readonly PlantedFault[] = [
     find: "if (object.isAwaiting(this.extent)) return;",
     replace: "if (object.closed) return;",
     rule: 3,
-    found: /starved|never answered/,
+    found: /which nobody brings/,
   },
   {
     name: "prefetch goes before demand",
@@ -219,8 +219,8 @@ export const PLANTED: readonly PlantedFault[] = [
   {
     name: "windows grow without end",
     file: "planner/read-pattern.ts",
-    find: "track.windowBytes = Math.min(2 * track.windowBytes, windowBytesMax);",
-    replace: "track.windowBytes = 4 * track.windowBytes + 0 * windowBytesMax;",
+    find: "Math.min(Math.max(2 * track.windowBytes, fullBytes), windowBytesMax)",
+    replace: "Math.max(4 * track.windowBytes, fullBytes, windowBytesMax)",
     rule: 7,
     found: /bytes are read ahead, over/,
   },
@@ -273,7 +273,7 @@ export const PLANTED: readonly PlantedFault[] = [
     find: "    await Promise.all(this.#underWay);",
     replace: "    await Promise.race([...this.#underWay, undefined]);",
     rule: 7,
-    found: /decode ran on a slab|written after it had been given back|wrong bytes|under a decode/,
+    found: /decode ran on a slab|given back|wrong bytes|under a decode|which nobody brings/,
   },
   {
     name: "a reader's deadline outlives its answer",

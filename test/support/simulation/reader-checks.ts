@@ -131,13 +131,29 @@ export class ReaderChecks {
     }
   }
 
-  /** Nobody waits whose bytes are in the file. */
+  /** Nobody waits whose bytes are in the file, nor for what nobody brings. */
   settled(): void {
     for (const read of this.waiting) {
       const { object, extent } = read;
-      if (this.unlisted.has(object) || object.closed) continue;
+      const stream = this.objects.get(object);
+      if (this.unlisted.has(object) || object.closed || stream === undefined) continue;
       if (object.hasWritten(extent)) this.#say(`${this.#name(read)} is in the file, and waits`);
+      if (!this.#isBrought(stream, read)) this.#say(`${this.#name(read)}, which nobody brings`);
     }
+  }
+
+  #isBrought({ record }: SimulatedStream, { object, extent }: FakeRead): boolean {
+    const coming = this.launches.filter(
+      ({ streamKey, turn }) =>
+        !turn.isGone && !turn.isReleased && streamKey.endsWith(record.digest),
+    );
+    const end = Math.min(extentEnd(extent), object.file.length);
+    for (let { offset } = extent; offset < end; offset += BLOCK_BYTES) {
+      const block = { offset, length: BLOCK_BYTES };
+      if (object.hasWritten(block)) continue;
+      if (!coming.some((launch) => overlaps(launch.extent, block))) return false;
+    }
+    return true;
   }
 
   /** Part of what it brings has come and was seen to be wrong. */

@@ -67,6 +67,8 @@ let watching: TurnWatch | undefined;
 export class TurnWatch {
   readonly turns: SeenTurn[] = [];
   readonly launches: SeenLaunch[] = [];
+  /** What waits, is in the air, or has its slab. */
+  readonly #live = new Set<SeenTurn>();
   readonly #facts = new Map<string, LinkFacts | undefined>();
   readonly #snapshots = new Map<Slab, Snapshot>();
   readonly #onlooker: Onlooker;
@@ -94,15 +96,15 @@ export class TurnWatch {
   }
 
   bySignal(signal: AbortSignal): SeenTurn | undefined {
-    return this.turns.find((seen) => seen.signal === signal);
+    return [...this.#live].find((seen) => seen.signal === signal);
   }
 
   get waiting(): SeenTurn[] {
-    return this.turns.filter(({ turn }) => this.#queue?.isWaiting(turn) === true);
+    return [...this.#live].filter(({ turn }) => this.#queue?.isWaiting(turn) === true);
   }
 
   get inAir(): SeenTurn[] {
-    return this.turns.filter(
+    return [...this.#live].filter(
       (seen) => !seen.isGone && !seen.isEnded && this.#queue?.isWaiting(seen.turn) !== true,
     );
   }
@@ -150,6 +152,7 @@ export class TurnWatch {
       this.launches.push(seen.launch);
     }
     this.turns.push(seen);
+    this.#live.add(seen);
     // Before the queue's own listener: while it still waits.
     const aborted = (): void => {
       seen.isGone = queue.isWaiting(turn);
@@ -171,11 +174,18 @@ export class TurnWatch {
     if (snapshot !== undefined) this.#onlooker.granted(seen, snapshot);
   }
 
+  gaveUp(seen: SeenTurn): void {
+    seen.isGone = true;
+    // One that the queue still counts as waiting is looked at on.
+    if (this.#queue?.isWaiting(seen.turn) !== true) this.#live.delete(seen);
+  }
+
   ended(turn: Turn, isReleased: boolean): void {
-    const seen = this.turns.find((one) => one.turn === turn);
+    const seen = [...this.#live].find((one) => one.turn === turn);
     if (seen === undefined) return;
     seen.isEnded = true;
     seen.isReleased ||= isReleased;
+    if (isReleased) this.#live.delete(seen);
   }
 }
 
@@ -199,9 +209,7 @@ FetchQueue.prototype.take = function watchedTake(turn, signal) {
   if (seen !== undefined) {
     slab.then(
       (lent) => watch?.granted(seen, lent),
-      () => {
-        seen.isGone = true;
-      },
+      () => watch?.gaveUp(seen),
     );
   }
   return slab;
