@@ -3,7 +3,7 @@
 // files of one package lie side by side: two jumps into a region say that the rest of it will be
 // wanted soon, one says that it may be. Pure but for its memory.
 
-import { type Extent, MIB, alignDown, extentEnd } from "../units.ts";
+import { BLOCK_BYTES, type Extent, MIB, alignDown, extentEnd } from "../units.ts";
 
 /** Logical bytes. */
 const REGION_BYTES = 4 * MIB;
@@ -53,7 +53,7 @@ export class Neighbourhood {
   }
 
   #cold(read: Extent): Neighbours {
-    const half = this.#limits.windowBytes / 2;
+    const half = alignDown(this.#limits.windowBytes / 2, BLOCK_BYTES);
     const extents = this.#around(read, read.offset - half, extentEnd(read) + half);
     return { heat: "cold", extents };
   }

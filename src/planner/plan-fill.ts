@@ -55,7 +55,8 @@ export interface FillPlan {
 /** What to fetch so that `want` becomes cached. No fetches: all of it is cached or in flight. */
 export function planFill(question: FillQuestion): FillPlan {
   const { want, streamEnd } = question;
-  const demand = bridged(lacking(clip(want, streamEnd), question), question);
+  const lacks = lacking(clip(want, streamEnd), question);
+  const demand = bridged(lacks, question);
   const first = demand[0];
   const last = demand.at(-1);
   if (first === undefined || last === undefined) return { fetches: [], refused: undefined };
@@ -70,7 +71,8 @@ export function planFill(question: FillQuestion): FillPlan {
       { offset: extent.offset, length: end - extent.offset },
       { map: question.map, fetchMax: () => question.fetchMax },
     );
-    fetches.push(...pieces);
+    const ahead = { offset: extentEnd(extent), length: end - extentEnd(extent) };
+    fetches.push(...worthwhile(pieces, [...lacks, ahead]));
     if (rest.length > 0 && rest.offset < extentEnd(extent)) {
       return { fetches, refused: { offset: rest.offset, length: BLOCK_BYTES } };
     }
@@ -83,10 +85,11 @@ export function planFill(question: FillQuestion): FillPlan {
  * flight, in pieces of at most `pieceMax` (or one unit), in order. What may not be served is left out.
  */
 export function planAhead(extent: Extent, of: Holdings, pieceMax: PieceLimits): Extent[] {
-  const wanted = bridged(lacking(clip(extent, of.streamEnd), of), of);
   const { map } = of;
+  const lacks = lacking(clip(extent, of.streamEnd), of);
   const fetchMax = (rest: Extent): CutLimits => limitsAt(rest, map, pieceMax);
-  return wanted.flatMap((part) => split(part, { map, fetchMax }).pieces);
+  const pieces = bridged(lacks, of).flatMap((part) => split(part, { map, fetchMax }).pieces);
+  return worthwhile(pieces, lacks);
 }
 
 /** A piece that begins within aligned bytes ends with them. */
@@ -96,6 +99,21 @@ function limitsAt(rest: Extent, map: Holdings["map"], pieceMax: PieceLimits): Cu
   const first = map.cut(rest, { logicalBytesMax: BLOCK_BYTES, storedBytesMax: BLOCK_BYTES });
   const { offset } = map.stored(first);
   return { ...limits, storedBytesMax: alignDown(offset + alignBytes, alignBytes) - offset };
+}
+
+/** Pieces without the gaps that cutting has left at their ends: those spare no request. */
+function worthwhile(pieces: readonly Extent[], lacks: readonly Extent[]): Extent[] {
+  return pieces.flatMap((piece) => {
+    const within = lacks.filter((part) => part.length > 0 && overlaps(part, piece));
+    const [first, last] = [within[0], within.at(-1)];
+    if (first === undefined || last === undefined) return [];
+    const offset = Math.max(piece.offset, first.offset);
+    return [{ offset, length: Math.min(extentEnd(piece), extentEnd(last)) - offset }];
+  });
+}
+
+function overlaps(a: Extent, b: Extent): boolean {
+  return a.offset < extentEnd(b) && b.offset < extentEnd(a);
 }
 
 /** Whole units of `extent` that are neither cached nor in flight. */

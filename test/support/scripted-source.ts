@@ -23,6 +23,7 @@ export class ScriptedFetch {
   ended = false;
   /** Ended without having given exactly what was asked. */
   failed = false;
+  onEnded: () => void = () => undefined;
 
   constructor(parts: {
     blob: BlobLocation;
@@ -63,6 +64,7 @@ export class ScriptedFetch {
   end(): void {
     this.ended = true;
     this.failed = this.given !== this.extent.length;
+    this.onEnded();
     this.#resolve();
   }
 
@@ -74,12 +76,14 @@ export class ScriptedFetch {
   fail(error: unknown): void {
     this.ended = true;
     this.failed = true;
+    this.onEnded();
     this.#reject(error);
   }
 }
 
 export class ScriptedSource implements Source {
   readonly fetches: ScriptedFetch[] = [];
+  onBegun: (fetch: ScriptedFetch) => void = () => undefined;
   readonly #contents = new Map<Digest, Uint8Array>();
 
   put(digest: Digest, content: Uint8Array): void {
@@ -107,11 +111,14 @@ export class ScriptedSource implements Source {
     return new Promise((resolve, reject) => {
       const fetch = new ScriptedFetch({ blob, extent, options, content, onPiece, resolve, reject });
       this.fetches.push(fetch);
+      this.onBegun(fetch);
+      const { signal } = options;
       const aborted = (): void => {
-        fetch.fail(cancelledBy(options.signal));
+        fetch.fail(cancelledBy(signal));
       };
-      if (options.signal.aborted) aborted();
-      else options.signal.addEventListener("abort", aborted, { once: true });
+      fetch.onEnded = () => signal.removeEventListener("abort", aborted);
+      if (signal.aborted) aborted();
+      else signal.addEventListener("abort", aborted, { once: true });
     });
   }
 

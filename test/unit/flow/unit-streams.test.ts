@@ -7,9 +7,8 @@ import type { Stream } from "../../../src/flow/stream-flow.ts";
 import { BLOCK_BYTES } from "../../../src/units.ts";
 import type { FakeObject } from "../../support/fake-kernel.ts";
 import { FlowRig, type RigOptions, blocks, sameBytes } from "../../support/flow-rig.ts";
-import { seededRandom } from "../../support/seeded-random.ts";
-import { unitsSimulated } from "../../support/simulated-streams.ts";
-import { type SimulatedUnit, SimulatedUnits } from "../../support/simulated-units.ts";
+import { unitsSimulated } from "../../support/simulation/streams.ts";
+import { type SimulatedUnit, SimulatedUnits } from "../../support/simulation/units.ts";
 import { turns } from "../../support/turns.ts";
 
 const B = BLOCK_BYTES;
@@ -39,7 +38,7 @@ class Rig extends FlowRig {
   constructor(map: SimulatedUnits, options: RigOptions = {}) {
     super({ slabBlocks: 16, ...options });
     this.map = map;
-    this.made = unitsSimulated(this, seededRandom(1), { salt: 1, map }).make();
+    this.made = unitsSimulated(this, { map, host: "registry.example", seed: 1 }).make();
   }
 
   async openUnits(prepare?: (object: FakeObject) => void): Promise<FakeObject> {

@@ -198,11 +198,14 @@ describe("a gap between two parts of a request", () => {
     ]);
   });
 
-  test("that is fetched along is cut, as all is, at the length of one fetch", () => {
+  test("is left out where the length of one fetch cuts it: it spares no request", () => {
     expect(plan({ want: [10, 18], cached, window: 1, gap: 2, fetchMax: 4 })).toEqual([
-      [10, 14],
-      [14, 18],
+      [10, 13],
+      [15, 18],
     ]);
+    expect(plan({ want: [10, 18], cached, window: 1, gap: 2, fetchMax: 1 })).toEqual(
+      [10, 11, 12, 15, 16, 17].map((at) => [at, at + 1]),
+    );
   });
 });
 

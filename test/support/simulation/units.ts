@@ -3,14 +3,14 @@
 // gaps, longer or shorter than they decode to. Some may not be served, some are bad. Decoding takes
 // virtual time, ends in any order, and leaves rubbish in the slab until a unit is verified.
 
-import { DaemonError } from "../../src/errors.ts";
-import type { DecodeUnit } from "../../src/decoder/unit-decoder.ts";
-import type { ChunkMap, CutLimits, Piece, Unit } from "../../src/image/chunk-map.ts";
-import { BLOCK_BYTES, type Extent, alignUp, extentEnd } from "../../src/units.ts";
-import type { FakeClock } from "./fake-clock.ts";
-import { patternBytes } from "./flow-rig.ts";
-import type { PoisonedSlabPool } from "./poisoned-slabs.ts";
-import type { SeededRandom } from "./seeded-random.ts";
+import { DaemonError } from "../../../src/errors.ts";
+import type { DecodeUnit } from "../../../src/decoder/unit-decoder.ts";
+import type { ChunkMap, CutLimits, Piece, Unit } from "../../../src/image/chunk-map.ts";
+import { BLOCK_BYTES, type Extent, alignUp, extentEnd } from "../../../src/units.ts";
+import type { FakeClock } from "../fake-clock.ts";
+import { patternBytes } from "../flow-rig.ts";
+import type { PoisonedSlabPool } from "../poisoned-slabs.ts";
+import { type SeededRandom, seededRandom } from "../seeded-random.ts";
 
 export interface SimulatedUnit {
   /** Logical. */
@@ -22,27 +22,13 @@ export interface SimulatedUnit {
   readonly isBad: boolean;
 }
 
-const BLOCKS_MAX = 40;
 const RUBBISH = 0x99;
 const NO_DIGEST = new Uint8Array(32);
-
-/** Faults planted in the decoder. */
-type DecoderFault = "unverified" | "released early" | "spread";
-/** Faults of ours, planted to see that the checks find them. */
-export type PlantedFault =
-  | "wrong byte"
-  | "early answer"
-  | "lost answer"
-  | "second fetch"
-  | "twice"
-  | "sibling"
-  | DecoderFault;
 
 export interface DecoderRig {
   readonly clock: FakeClock;
   readonly slabs: PoisonedSlabPool;
-  readonly random: SeededRandom;
-  readonly planted: PlantedFault | undefined;
+  readonly seed: number;
 }
 
 export class SimulatedUnits implements ChunkMap {
@@ -53,6 +39,8 @@ export class SimulatedUnits implements ChunkMap {
   readonly sizeBytes: number;
   readonly digester = "sha256";
   readonly violations: string[] = [];
+  /** Something took so long to decode that a reader may have been late. */
+  wasSlow = false;
 
   constructor(all: readonly SimulatedUnit[], salt: number) {
     const last = all.at(-1);
@@ -68,6 +56,13 @@ export class SimulatedUnits implements ChunkMap {
       for (const { offset, length } of unit.pieces) {
         this.bytes.set(pattern.subarray(offset, offset + length), offset);
       }
+      if (unit.codec === "none") this.#storeAsItIs(unit);
+    }
+  }
+
+  #storeAsItIs({ stored, pieces }: Unit): void {
+    for (const { offset, length } of pieces) {
+      this.storedBytes.set(this.bytes.subarray(offset, offset + length), stored.offset);
     }
   }
 
@@ -124,40 +119,47 @@ export class SimulatedUnits implements ChunkMap {
     return isWhole ? within : undefined;
   }
 
-  decoder({ clock, slabs, random, planted }: DecoderRig): DecodeUnit {
-    const isPlanted = (fault: DecoderFault): boolean => planted === fault && random.chance(0.3);
-    let isSpreading = false;
+  /** How long the nth decode of a unit takes is drawn from the seed, whatever else happens. */
+  decoder({ clock, slabs, seed }: DecoderRig): DecodeUnit {
+    const calls = new Map<number, number>();
     return (unit, stored, into) => {
       const lease = slabs.leaseOf(into.bytes);
-      const one = this.all.find((known) => known.unit === unit);
+      const index = this.all.findIndex((known) => known.unit === unit);
+      const one = this.all[index];
       if (one === undefined || !one.isTrusted || lease === undefined) {
         this.violations.push("a unit was decoded that may not be served, or into no slab");
         return Promise.resolve();
       }
-      const place = one.extent.offset - into.offset;
-      into.bytes.fill(RUBBISH, place, place + one.extent.length);
-      const [isEarly, isGivenUp] = [isPlanted("unverified"), isPlanted("released early")];
+      const nth = (calls.get(index) ?? 0) + 1;
+      calls.set(index, nth);
+      const random = seededRandom(seed * 7_919 + index * 104_729 + nth);
+      const given = stored.slice();
+      const place = into.bytes
+        .subarray(one.extent.offset - into.offset)
+        .subarray(0, one.extent.length);
+      // Stored bytes that lie where they belong are left there.
+      const isInPlace = stored.byteOffset === place.byteOffset;
+      if (!isInPlace) place.fill(RUBBISH);
       return new Promise((resolve, reject) => {
-        const delayMs = random.chance(0.05) ? random.between(500, 3_000) : random.between(0, 60);
+        const isSlow = random.chance(0.02);
+        this.wasSlow ||= isSlow;
+        const delayMs = isSlow ? random.between(500, 3_000) : random.between(0, 60);
         clock.after(delayMs, () => {
           if (slabs.leaseOf(into.bytes) !== lease) {
             this.violations.push("a decode ran on a slab that had been given back");
             return;
           }
+          if (Buffer.compare(stored, given) !== 0) {
+            this.violations.push("stored bytes changed under a decode");
+          }
           const expected = this.storedBytes.subarray(unit.stored.offset, extentEnd(unit.stored));
-          const isRight = Buffer.compare(stored, expected) === 0 && !one.isBad;
-          const isFailed: boolean = !isRight || (isSpreading && planted === "spread");
-          isSpreading = !isRight;
-          if (isFailed) {
+          if (Buffer.compare(given, expected) !== 0 || one.isBad) {
             reject(mismatch());
             return;
           }
-          const bytes = this.bytes.subarray(one.extent.offset, extentEnd(one.extent));
-          into.bytes.set(bytes, place);
+          place.set(this.bytes.subarray(one.extent.offset, extentEnd(one.extent)));
           resolve();
         });
-        if (isEarly) resolve();
-        if (isGivenUp) reject(mismatch());
       });
     };
   }
@@ -174,8 +176,8 @@ export class SimulatedUnits implements ChunkMap {
   }
 }
 
-export function drawUnits(random: SeededRandom): SimulatedUnit[] {
-  const blocksWanted = random.between(1, BLOCKS_MAX);
+export function drawUnits(random: SeededRandom, blocksWanted: number): SimulatedUnit[] {
+  if (random.chance(0.2)) return drawStoredAsTheyAre(random, blocksWanted);
   const units: SimulatedUnit[] = [];
   let block = 0;
   let storedAt = random.between(0, 3_000);
@@ -194,6 +196,20 @@ export function drawUnits(random: SeededRandom): SimulatedUnit[] {
     units.push({ extent, unit, isTrusted, isBad: random.chance(0.08) });
     storedAt += storedBytes + (random.chance(0.5) ? random.between(1, 6_000) : 0);
     block += blocks;
+  }
+  return units;
+}
+
+/** One piece each, not compressed, one behind the other: they need not be moved to be decoded. */
+function drawStoredAsTheyAre(random: SeededRandom, blocksWanted: number): SimulatedUnit[] {
+  const units: SimulatedUnit[] = [];
+  for (let block = 0; block < blocksWanted; ) {
+    const length = random.between(1, 5) * BLOCK_BYTES;
+    const extent = { offset: block * BLOCK_BYTES, length };
+    const pieces = [{ offset: extent.offset, from: 0, length, digest: NO_DIGEST }];
+    const unit: Unit = { stored: extent, codec: "none", decodedBytes: length, pieces };
+    units.push({ extent, unit, isTrusted: !random.chance(0.05), isBad: random.chance(0.05) });
+    block += length / BLOCK_BYTES;
   }
   return units;
 }
