@@ -162,9 +162,9 @@ export const PLANTED: readonly PlantedFault[] = [
   },
   {
     name: "background requests are as long as buffers",
-    file: "flow/serve-request.ts",
-    find: "const pieceMax = { ...flow.fetchMax, storedBytesMax };",
-    replace: "const pieceMax = { ...flow.fetchMax, storedBytesMax: 8 * storedBytesMax };",
+    file: "planner/link-facts.ts",
+    find: "storedBytesMax: pieceBytes(link)",
+    replace: "storedBytesMax: 8 * pieceBytes(link)",
     rule: 4,
     found: /bytes, over/,
   },
