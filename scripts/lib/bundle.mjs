@@ -17,13 +17,18 @@ const programs = ["erofsd", "erofsd-nydusd"];
 const START =
   /src\/(errors|units|nydusd\/[^/]+|platform\/(clock|private-socket)|state\/(json-file|durable-file))\.ts$/;
 const ROOMS =
-  /src\/((rooms|nydusd-[^/]+)\.ts|(decoder|flow|image|planner|state|cache|platform|config)\/|kernel\/(?!mount)|source\/(source|sources|blob-file|registry\/(access|options|credentials\/(environment|grant|host-keys|pushed)))\.ts)|node_modules\/(zod|lru-cache|smol-toml|fastest-levenshtein)\//;
+  /src\/((rooms|nydusd-[^/]+)\.ts|(decoder|flow|image|planner|state|cache|platform(?!\/metrics)|config)\/|kernel\/(?!mount)|source\/(source|sources|blob-file|registry\/(access|options|credentials\/(environment|grant|host-keys|pushed)))\.ts)|node_modules\/(zod|lru-cache|smol-toml|fastest-levenshtein)\//;
+
+const SOURCES = /src\/source\/(?!bootstrap-layer|layer-stream)/;
+const METRICS = /(platform\/|registry-)metrics\.ts$|node_modules\/(prom-client|tdigest|bintrees|@opentelemetry)\//;
 
 const groups = [
+  { name: "metrics", test: METRICS, priority: 4 },
   { name: "start", test: START, priority: 3 },
   { name: "http-client", test: /node_modules\/undici\//, priority: 2 },
   { name: "log", test: /platform\/log\.ts$|node_modules\/(pino|sonic-boom)/, priority: 2 },
   { name: "rooms", test: ROOMS, priority: 1 },
+  { name: "sources", test: SOURCES, priority: 0 },
 ];
 
 await rm(new URL("dist/", root), { recursive: true, force: true });
