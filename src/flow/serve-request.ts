@@ -13,7 +13,6 @@ import { planAhead, planFill } from "../planner/plan-fill.ts";
 import type { Track, Verdict } from "../planner/read-pattern.ts";
 import { BLOCK_BYTES, type Extent, extentEnd } from "../units.ts";
 import { holdingsOf } from "./holdings.ts";
-import { overlaps } from "./failure-memory.ts";
 import type { OpenObject, Waiter } from "./open-object.ts";
 import type { StreamFlow } from "./stream-flow.ts";
 
@@ -90,7 +89,11 @@ export function refill(
   object: OpenObject,
   { waiter, refused }: { waiter: Waiter; refused: Extent | undefined },
 ): void {
-  if (refused !== undefined && !flow.inFlight.some((one) => overlaps(one, refused))) {
+  const isComing = [...flow.flights].some(
+    (one) => one.isSecondTry && one.extent.length === refused?.length,
+  );
+  // Beside a flight that brings a part of it, too.
+  if (refused !== undefined && !isComing) {
     const deadlineMs = fetchDeadlineMs(flow, waiter);
     const by = { urgency: "demand", deadlineMs, group: object, isSecondTry: true } as const;
     flow.launch(refused, by).addTarget(object);

@@ -2,8 +2,8 @@
 // The engine under thousands of seeded schedules (README.md says what may go wrong in them and what
 // must hold), and faults planted in its source, each of which they must find.
 
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Tally, playSeeds, withSimulation } from "../support/simulation/crew.ts";
+import { describe, expect, test } from "vitest";
+import { playSeeds, withSimulation } from "../support/simulation/crew.ts";
 import { PLANTED } from "../support/simulation/planted.ts";
 import { shrink, simulate } from "../support/simulation/simulate.ts";
 
@@ -19,29 +19,15 @@ test(`${SCHEDULES} schedules break no rule, and leave nothing behind`, async () 
 }, 600_000);
 
 describe("a planted fault is found:", () => {
-  // Two at a time: bundling one and playing another.
-  const tallies = new Map<string, Promise<Tally>>();
-  let queue = Promise.resolve();
-  beforeAll(() => {
-    for (const fault of PLANTED) {
-      const seeds = { first: 1, count: SCHEDULES_FOR_FAULTS, failuresMax: 1, shrinks: false };
-      const tally = queue.then(() => withSimulation(fault, (path) => playSeeds(path, seeds)));
-      tallies.set(fault.name, tally);
-      queue = tally.then(
-        () => undefined,
-        () => undefined,
-      );
-    }
-  });
-  afterAll(() => queue);
-
   test.each(PLANTED)(
     "$name (rule $rule)",
-    async ({ name, found }) => {
-      const said = (await tallies.get(name))?.failures.flatMap(({ violations }) => violations);
+    async (fault) => {
+      const seeds = { first: 1, count: SCHEDULES_FOR_FAULTS, failuresMax: 1, shrinks: false };
+      const { failures } = await withSimulation(fault, (path) => playSeeds(path, seeds));
+      const said = failures.flatMap(({ violations }) => violations);
       expect(
-        said?.some((violation) => found.test(violation)),
-        said?.join("\n"),
+        said.some((one) => fault.found.test(one)),
+        said.join("\n"),
       ).toBe(true);
     },
     300_000,

@@ -43,8 +43,8 @@ export const PLANTED: readonly PlantedFault[] = [
   {
     name: "a second try of what was refused as a whole brings a part that nothing verifies",
     file: "flow/serve-request.ts",
-    find: "if (refused !== undefined &&",
-    replace: "if (refused !== undefined && flow.flights.size > 99 &&",
+    find: "if (refused !== undefined && !isComing) {",
+    replace: "if (refused !== undefined && !isComing && flow.flights.size > 99) {",
     rule: 1,
     found: /is part of what was refused as a whole/,
   },

@@ -66,9 +66,9 @@ export class WireChecks {
       this.#say(`${what} is not of whole units`);
       return;
     }
-    this.#checkSingle(stream, what, parts);
-    if (by.isSecondTry === true) this.#checkWhole(stream, what, stored);
     const isWholeAgain = by.isSecondTry === true && stored.length >= stream.record.size;
+    if (!isWholeAgain) this.#checkSingle(stream, what, parts);
+    if (by.isSecondTry === true) this.#checkWhole(stream, what, stored);
     const link = this.watch.factsOf(flow.stream.host);
     if (!isWholeAgain) this.#checkNeeded(stream, { what, parts, link });
     if (parts.length > 1) this.#checkLength(extent, { what, urgency, link, stored });

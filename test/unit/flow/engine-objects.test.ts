@@ -190,6 +190,26 @@ describe("a stream that one fetch carries whole", () => {
     expect(sameBytes(object.file.subarray(0, content.length), content)).toBe(true);
   });
 
+  test("comes again as a whole beside a fetch that brings a part of it", async () => {
+    const rig = new FlowRig();
+    const content = patternBytes(3 * B + 5);
+    const blob = rig.blob(content);
+    const object = await rig.open(blob);
+    rig.read(object, 2, 4);
+    await turns();
+    const head = rig.engine.flowOf(rig.stream(blob)).pinHead();
+    const read = rig.read(object, 1, 2);
+    await turns();
+    rig.source.open.at(-1)?.giveBytes(patternBytes(content.length, 2)).end();
+    await turns();
+    expect(rig.asked.slice(-1)).toEqual(["demand 0-4"]);
+    expect([rig.asked.length, object.writeCount]).toEqual([3, 0]);
+    head.release();
+    await rig.drain();
+    expect(read.answer).toBe("complete");
+    expect(sameBytes(object.file.subarray(0, content.length), content)).toBe(true);
+  });
+
   test("with another digest is never written, and its readers fail", async () => {
     const rig = new FlowRig();
     const content = patternBytes(3 * B + 5);
