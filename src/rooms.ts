@@ -61,6 +61,7 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
       windowBytes: config.engine.window,
       windowBytesMax: Math.max(config.engine.window, config.engine.window_max),
       fillsNeighbours: true,
+      greetsHosts: true,
       requestsPerHost: config.registry.connections,
       readTimeoutMs: config.limits.read_timeout,
       answerHoldMs: config.engine.answer_hold,

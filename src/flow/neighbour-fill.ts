@@ -3,7 +3,7 @@
 // a reader who comes meanwhile shares the link with one of them at most. Hot ones at once, cold
 // ones only when the host has been left alone for a moment.
 
-import { backgroundPiece } from "../planner/link-facts.ts";
+import { neighbourPiece } from "../planner/link-facts.ts";
 import type { Neighbours } from "../planner/neighbourhood.ts";
 import { planAhead } from "../planner/plan-fill.ts";
 import type { Clock } from "../platform/clock.ts";
@@ -104,7 +104,7 @@ export class NeighbourFill {
 
 function nextPiece(flow: StreamFlow, object: OpenObject, extent: Extent): Extent | undefined {
   if (extent.length === 0) return undefined;
-  const pieceMax = backgroundPiece(flow.way, flow.fetchMax);
+  const pieceMax = neighbourPiece(flow.way, flow.fetchMax);
   return planAhead(extent, holdingsOf(flow, object), pieceMax)[0];
 }
 

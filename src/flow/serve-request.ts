@@ -9,7 +9,7 @@
 import { DaemonError } from "../errors.ts";
 import type { ReadRequest } from "../kernel/transport.ts";
 import { backgroundPiece, demandBytes, fullBytes, strayBytes } from "../planner/link-facts.ts";
-import { planAhead, planFill } from "../planner/plan-fill.ts";
+import { minus, planAhead, planFill } from "../planner/plan-fill.ts";
 import type { Track, Verdict } from "../planner/read-pattern.ts";
 import { BLOCK_BYTES, type Extent, extentEnd } from "../units.ts";
 import { holdingsOf } from "./holdings.ts";
@@ -123,7 +123,13 @@ function readAhead(flow: StreamFlow, object: OpenObject, { track, ahead }: Verdi
 function fillNeighbours(flow: StreamFlow, object: OpenObject, { track }: Verdict): void {
   if (!flow.parts.limits.fillsNeighbours) return;
   if (track.kind !== "first" && track.kind !== "random") return;
-  const neighbours = object.neighbourhood.jumped(track.last, track.kind === "random");
+  const missingBytes = (extent: Extent): number =>
+    minus(object.blocks.missing(extent), flow.inFlight).reduce(
+      (sum, { length }) => sum + length,
+      0,
+    );
+  const isStray = track.kind === "random";
+  const neighbours = object.neighbourhood.jumped(track.last, isStray, missingBytes);
   if (neighbours !== undefined) {
     flow.parts.neighbours.want(flow, object, { neighbours, group: object.neighbourhood });
   }

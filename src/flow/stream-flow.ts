@@ -29,6 +29,8 @@ export interface FlowLimits {
   readonly windowBytesMax: number;
   /** True: an idle link, or one that is not full, is used for what lies around misses. */
   readonly fillsNeighbours: boolean;
+  /** True: a host is asked for a byte when something of it is opened, so that the way is there. */
+  readonly greetsHosts: boolean;
   /** Requests to one host at once, 1 or more. */
   readonly requestsPerHost: number;
   /** A READ is answered, with data or without, within this time. */

@@ -56,6 +56,14 @@ export function backgroundPiece({ link, shared }: Way, most: CutLimits): PieceLi
   return { logicalBytesMax: 2 * alignBytes, storedBytesMax: alignBytes, alignBytes };
 }
 
+/** Of a guess, which a reader who jumps about meets more often than not: a quarter of a piece. */
+export function neighbourPiece(way: Way, most: CutLimits): PieceLimits {
+  const piece = backgroundPiece(way, most);
+  if (way.shared !== undefined) return piece;
+  const storedBytesMax = alignDown(piece.storedBytesMax / 4, BLOCK_BYTES);
+  return { ...piece, storedBytesMax };
+}
+
 /** Stored bytes of a demand request that reads on. Without facts it may: one request is soonest. */
 export function demandBytes(link: LinkFacts | undefined): number {
   return link === undefined ? PIECE_BYTES_MAX : pieceBytes(link);

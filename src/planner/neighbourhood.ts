@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// What lies around misses that jump about. A program that starts reads files here and there, but
-// files of one package lie side by side: two jumps into a region say that the rest of it will be
-// wanted soon, one says that it may be. Pure but for its memory.
+// What lies around misses that jump about: it may be wanted too, when there is nothing better to
+// do. For a reader of single blocks here and there, who is read ahead little, the rest of a region
+// most likely is once half of it has been fetched. Pure but for its memory.
 
 import { BLOCK_BYTES, type Extent, MIB, alignDown, extentEnd } from "../units.ts";
 
 /** Logical bytes. */
 const REGION_BYTES = 4 * MIB;
 const REGIONS_MAX = 256;
-const JUMPS_FOR_HOT = 2;
 
 export interface NeighbourLimits {
   /** What one jump makes worth fetching on an idle wire, in all. */
@@ -23,33 +22,33 @@ export interface Neighbours {
   readonly extents: readonly Extent[];
 }
 
-interface Region {
-  jumps: number;
-}
-
 export class Neighbourhood {
   readonly #limits: NeighbourLimits;
-  readonly #regions = new Map<number, Region>();
+  /** Where the hot regions begin, the oldest first. */
+  readonly #handedOut = new Set<number>();
 
   constructor(limits: NeighbourLimits) {
     this.#limits = limits;
   }
 
-  /** A READ that continues nothing; `isStray` when it is of a reader who only takes single blocks. */
-  jumped(read: Extent, isStray: boolean): Neighbours | undefined {
-    if (isStray) return this.#cold(read);
+  /**
+   * A READ that continues nothing, `isStray` when it is of a reader of single blocks.
+   * `missingBytes` says how much of an extent is neither cached nor under way.
+   */
+  jumped(
+    read: Extent,
+    isStray: boolean,
+    missingBytes: (extent: Extent) => number,
+  ): Neighbours | undefined {
+    if (!isStray) return this.#cold(read);
     const start = alignDown(read.offset, REGION_BYTES);
-    const region = this.#regions.get(start) ?? { jumps: 0 };
-    // The one used last is the last.
-    this.#regions.delete(start);
-    this.#regions.set(start, region);
-    const [oldest] = this.#regions.keys();
-    if (this.#regions.size > REGIONS_MAX && oldest !== undefined) this.#regions.delete(oldest);
-    region.jumps += 1;
-    if (region.jumps < JUMPS_FOR_HOT) return this.#cold(read);
-    // It has been handed out.
-    if (region.jumps > JUMPS_FOR_HOT) return undefined;
-    return { heat: "hot", extents: this.#around(read, start, start + REGION_BYTES) };
+    if (this.#handedOut.has(start)) return undefined;
+    const length = Math.min(REGION_BYTES, this.#limits.streamEnd - start);
+    if (missingBytes({ offset: start, length }) > length / 2) return this.#cold(read);
+    this.#handedOut.add(start);
+    const [oldest] = this.#handedOut;
+    if (this.#handedOut.size > REGIONS_MAX && oldest !== undefined) this.#handedOut.delete(oldest);
+    return { heat: "hot", extents: this.#around(read, start, start + length) };
   }
 
   #cold(read: Extent): Neighbours {

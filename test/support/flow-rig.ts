@@ -19,6 +19,7 @@ export const LIMITS: FlowLimits = {
   windowBytes: 8 * BLOCK_BYTES,
   windowBytesMax: 32 * BLOCK_BYTES,
   fillsNeighbours: false,
+  greetsHosts: false,
   requestsPerHost: 8,
   readTimeoutMs: 10_000,
   answerHoldMs: 50,

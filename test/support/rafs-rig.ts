@@ -54,6 +54,7 @@ export class RafsRig {
       windowBytes: MIB,
       windowBytesMax: 8 * MIB,
       fillsNeighbours: false,
+      greetsHosts: false,
       requestsPerHost: 8,
       readTimeoutMs: 10_000,
       answerHoldMs: 0,

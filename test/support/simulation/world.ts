@@ -76,6 +76,7 @@ export function drawWorld(seed: number): World {
         windowBytesMax: windowBlocks * random.between(1, 5) * BLOCK_BYTES,
         requestsPerHost: random.between(1, kind === "jumpy" ? 3 : 8),
         fillsNeighbours: random.chance(0.5),
+        greetsHosts: false,
         readTimeoutMs: READ_TIMEOUT_MS,
         answerHoldMs: random.between(0, 100),
       },

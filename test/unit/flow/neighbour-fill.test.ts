@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// What lies around misses that jump about: fetched at once where a second jump says so, else only
-// while the wire is idle; and never for an engine that stops or an object that is closed.
+// What lies around misses that jump about: fetched at once where most of it is there already, else
+// only while the wire is idle; and never for an engine that stops or an object that is closed.
 
 import { describe, expect, test } from "vitest";
 import { DaemonError } from "../../../src/errors.ts";
 import { BLOCK_BYTES, MIB } from "../../../src/units.ts";
 import type { FakeObject } from "../../support/fake-kernel.ts";
-import { FlowRig, patternBytes } from "../../support/flow-rig.ts";
+import { FlowRig, blocks, patternBytes } from "../../support/flow-rig.ts";
 import { turns } from "../../support/turns.ts";
 
 const B = BLOCK_BYTES;
-/** Blocks of a region that two jumps make hot. */
+/** Blocks of a region. */
 const REGION = (4 * MIB) / B;
 const QUIET_MS = 10;
 
-async function opened(): Promise<{ rig: FlowRig; object: FakeObject }> {
+async function opened(cachedBlocks = 0): Promise<{ rig: FlowRig; object: FakeObject }> {
   const limits = { windowBytes: 64 * B, windowBytesMax: 128 * B, fillsNeighbours: true };
   const rig = new FlowRig({ slabBlocks: 64, slabsMax: 8, limits });
-  const object = await rig.open(rig.blob(patternBytes(2 * REGION * B)));
+  const object = await rig.open(rig.blob(patternBytes(2 * REGION * B)), (fake) => {
+    fake.extents = cachedBlocks === 0 ? [] : [blocks(0, cachedBlocks)];
+  });
   return { rig, object };
 }
 
@@ -43,23 +45,35 @@ describe("a miss that continues nothing", () => {
     await rig.clock.advance(QUIET_MS - 1);
     expect(rig.asked).toHaveLength(1);
     await rig.clock.advance(1);
-    expect(rig.asked.slice(1)).toEqual(["ahead 468-500"]);
-    await rounds(rig, 3);
-    expect(rig.asked).toHaveLength(2);
+    expect(rig.asked.slice(1)).toEqual(["ahead 468-484"]);
+    await rounds(rig, 4);
+    expect(rig.asked.slice(2)).toEqual(["ahead 484-500"]);
     expect([rig.clock.pendingCount, rig.slabs.lentCount]).toEqual([0, 0]);
   });
 
-  test("near another makes the rest of their region wanted at once, one piece after the other", async () => {
-    const { rig, object } = await opened();
-    rig.read(object, 100, 105);
-    rig.read(object, 700, 705);
+  test("of a reader of single blocks makes the rest of a region wanted at once when half of it is there", async () => {
+    const { rig, object } = await opened(REGION / 2);
+    for (const at of [1_100, 1_330, 1_700, 1_850]) rig.read(object, at, at + 1);
+    await rounds(rig, 60);
+    const asked = rig.asked.length;
+    rig.read(object, 700, 701);
     await turns();
-    expect(rig.asked).toEqual(["demand 100-164", "demand 700-764", "ahead 764-828"]);
+    expect(rig.asked.slice(asked)).toEqual(["demand 700-701", "ahead 701-717"]);
+    await rounds(rig, 60);
+    const rest = rig.source.fetches
+      .filter(({ extent }) => extent.offset < REGION * B)
+      .reduce((sum, { extent }) => sum + extent.length / B, 0);
+    expect([rest, rig.source.open.length, rig.clock.pendingCount]).toEqual([REGION / 2, 0, 0]);
+  });
+
+  test("of such a reader in a region of which little is there waits for the wire to be idle", async () => {
+    const { rig, object } = await opened(REGION / 4);
+    for (const at of [1_100, 1_330, 1_700, 1_850]) rig.read(object, at, at + 1);
     await rounds(rig, 1);
-    expect(rig.asked.slice(3)).toEqual(["ahead 828-892"]);
-    await rounds(rig, 40);
-    const blocks = rig.source.fetches.reduce((sum, { extent }) => sum + extent.length / B, 0);
-    expect([blocks, rig.source.open.length, rig.clock.pendingCount]).toEqual([REGION, 0, 0]);
+    const asked = rig.asked.length;
+    rig.read(object, 700, 701);
+    await turns();
+    expect(rig.asked.slice(asked)).toEqual(["demand 700-701"]);
   });
 });
 
