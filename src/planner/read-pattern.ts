@@ -8,7 +8,7 @@
 //
 // A few tracks at once: several files of an image are read in turns.
 
-import { type Extent, KIB, MIB, extentEnd } from "../units.ts";
+import { type Extent, KIB, MIB, alignDown, extentEnd } from "../units.ts";
 
 export type PatternKind = "first" | "sequential" | "backward" | "strided" | "random";
 
@@ -128,15 +128,18 @@ export class ReadPattern {
 
   /** Tops up what is ahead once half of it is used; the window doubles with each top-up. */
   #forward(track: MutableTrack, read: Extent, fullBytes: number): Verdict {
-    const { windowBytesMax, streamEnd } = this.#limits;
+    const { windowBytes, windowBytesMax, streamEnd } = this.#limits;
     const end = extentEnd(read);
     track.last = read;
     track.kind = "sequential";
     const from = Math.max(track.aheadEnd, end);
     if (from - end > track.windowBytes / 2) return { track, ahead: [], patient: true };
     track.windowBytes = Math.min(Math.max(2 * track.windowBytes, fullBytes), windowBytesMax);
-    track.aheadEnd = Math.max(from, Math.min(end + track.windowBytes, streamEnd));
-    const length = track.aheadEnd - from;
+    // Whole first windows, but for the stream's end: the rest of one would be a request of its own.
+    const room = Math.max(0, Math.min(end + track.windowBytes, streamEnd) - from);
+    const isLast = from + room >= streamEnd;
+    const length = isLast || room < windowBytes ? room : alignDown(room, windowBytes);
+    track.aheadEnd = from + length;
     return { track, ahead: length > 0 ? [{ offset: from, length }] : [], patient: true };
   }
 

@@ -84,7 +84,7 @@ beyondSmoke("the daemon's life", () => {
       withRig(async (rig) => {
         const target = await rig.mountImage(registry.host, plain);
         const reader = expectSameTree(tree, target).catch(() => undefined);
-        await rig.untilStatus((status) => status.kernelMessages.read > 2);
+        await rig.untilStatus((status) => status.kernelMessages.read >= 2);
         strictEqual(await rig.daemon.stop("SIGTERM"), 0);
         await reader;
         await rig.daemon.untilLogged((line) => line.msg === "stopped");

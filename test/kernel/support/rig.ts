@@ -30,6 +30,8 @@ export class Rig {
   readonly cacheDir: string;
   readonly #config: string | undefined;
   readonly #mounts = new Set<string>();
+  /** Lines of the log before the last attempt to mount are of earlier ones. */
+  #complaintsFrom = 0;
 
   private constructor(daemon: RunningDaemon, cacheDir: string, config: string | undefined) {
     this.daemon = daemon;
@@ -54,6 +56,7 @@ export class Rig {
 
   /** Starts a daemon again, on the same cache. The one before must have ended. */
   async restart(): Promise<void> {
+    this.#complaintsFrom = 0;
     this.daemon = await startIn(this.cacheDir, this.#config);
   }
 
@@ -83,6 +86,7 @@ export class Rig {
 
   async tryBareMount(fsid: string, target: string, domain = DOMAIN): Promise<Ended> {
     const options = `fsid=${fsid},domain_id=${domain}`;
+    this.#complaintsFrom = this.daemon.log.length;
     const ended = await run("mount", ["-t", "erofs", "-o", options, "none", target]);
     if (ended.status === 0) this.#mounts.add(target);
     return ended;
@@ -97,6 +101,7 @@ export class Rig {
   }
 
   async tryMount(reference: string, target: string): Promise<Ended> {
+    this.#complaintsFrom = this.daemon.log.length;
     const ended = await erofsd("mount", "--socket", this.daemon.socketPath, reference, target);
     if (ended.status === 0) this.#mounts.add(target);
     return ended;
@@ -163,11 +168,12 @@ export class Rig {
       .join("\n");
   }
 
-  /** The last line of level warn and above with this code, logged now or soon. */
+  /** The last line of level warn and above with this code since the last attempt to mount, now or soon. */
   async complaint(code: string): Promise<string> {
     const isOne = (line: LogLine): boolean => line.level >= 40 && line["code"] === code;
-    const first = await this.untilLogged(isOne);
-    return this.daemon.log.findLast(isOne)?.msg ?? first.msg;
+    const from = this.#complaintsFrom;
+    const first = await this.untilLogged(isOne, from);
+    return this.daemon.log.slice(from).findLast(isOne)?.msg ?? first.msg;
   }
 }
 

@@ -123,7 +123,7 @@ describe("short memory", () => {
     await turns();
     expect([read.answer, rig.asked.at(-1)]).toEqual(["complete", "ahead 8-16"]);
     await rig.drain();
-    expect(rig.asked).toHaveLength(4);
+    expect(rig.asked).toHaveLength(3);
   });
 });
 

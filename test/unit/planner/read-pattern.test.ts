@@ -50,17 +50,17 @@ describe("a first READ", () => {
 });
 
 describe("a reader in order", () => {
-  test("gets windows that double, up to the largest, each topped up when half of it is used", () => {
+  test("gets windows that double, up to the largest, each topped up by whole first windows when half of it is used", () => {
     const reader = new Reader();
     reader.read(0, 1, 8);
     expect(reader.read(1)).toEqual({ kind: "sequential", patient: true, ahead: [] });
     expect(reader.read(2).ahead).toEqual([]);
-    expect(reader.read(3).ahead).toEqual([[8, 20]]);
-    expect(reader.read(8, 9).ahead).toEqual([]);
-    expect(reader.read(11, 12).ahead).toEqual([[20, 44]]);
-    expect(reader.read(20, 28).ahead).toEqual([[44, 60]]);
+    expect(reader.read(3).ahead).toEqual([[8, 16]]);
+    expect(reader.read(8, 9).ahead).toEqual([[16, 40]]);
+    expect(reader.read(11, 12).ahead).toEqual([]);
+    expect(reader.read(20, 28).ahead).toEqual([[40, 56]]);
     // It does not grow any more.
-    expect(reader.read(44, 45).ahead).toEqual([[60, 77]]);
+    expect(reader.read(44, 45).ahead).toEqual([[56, 72]]);
   });
 
   test("is known by a READ at the end of what was planned for it, not only at its own end", () => {
