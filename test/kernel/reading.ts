@@ -16,8 +16,10 @@ import { DISK, SLOWNESS, TIER, beyondSmoke, fullTest } from "./support/settings.
 
 const timeout = 60_000 * SLOWNESS;
 const isFull = TIER === "full";
-/** At the default window of 1 MiB, for one file of 32 MiB, mount included. */
-/** A MiB each, the manifest, the first bytes that an OPEN looks at, and a rest at either end. */
+/**
+ * At the default window of 1 MiB, for one file of 32 MiB, mount included: a MiB each, the manifest,
+ * the first bytes that an OPEN looks at, and a rest at either end.
+ */
 const REQUESTS_MAX = 36;
 const READS_MAX = 40;
 const FETCHED_PER_BYTE_MAX = 1.1;
