@@ -58,7 +58,6 @@ export function withBlobDirectories(source: Source, parts: BlobDirectoriesParts)
       return (await directories.size(blob)) ?? (await source.blobSize(blob, options));
     },
     rangeHint: (origin) => source.rangeHint?.(origin),
-    linkEstimate: (origin) => source.linkEstimate?.(origin),
     close: () => source.close(),
   };
 }

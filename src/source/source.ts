@@ -80,14 +80,6 @@ export interface RangeHint {
   readonly preferBytes: number;
 }
 
-/** What requests to an origin's registry have shown of the way to it. */
-export interface LinkEstimate {
-  /** From a request to its first byte, when nothing is in its way. */
-  readonly rttMs: number;
-  /** Of all transfers at once; undefined until one took long enough to tell. */
-  readonly bytesPerMs: number | undefined;
-}
-
 export interface Source {
   /**
    * A manifest or index by tag or digest. `wanted` is either; a digest is verified.
@@ -121,9 +113,6 @@ export interface Source {
    * come and go, so ask for each; every range is served all the same.
    */
   rangeHint?(origin: Origin): RangeHint | undefined;
-
-  /** Of the way straight to the registry; undefined while nothing is known of it. */
-  linkEstimate?(origin: Origin): LinkEstimate | undefined;
 
   /** Closes connections; what is under way is rejected with `stopping`. */
   close(): Promise<void>;

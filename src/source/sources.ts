@@ -39,7 +39,6 @@ export function createSources(
       return source.blobSize(blob, options);
     },
     rangeHint: (origin) => ready.get(origin.kind)?.rangeHint?.(origin),
-    linkEstimate: (origin) => ready.get(origin.kind)?.linkEstimate?.(origin),
     async warmUp() {
       await Promise.all([sourceOf("registry"), sourceOf("layout"), sourceOf("directory")]);
     },

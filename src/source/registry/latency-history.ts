@@ -5,7 +5,6 @@
 
 import { LRUCache } from "lru-cache";
 import type { Clock } from "../../platform/clock.ts";
-import type { LinkEstimate } from "../source.ts";
 
 const LINKS_MAX = 256;
 const SAMPLES_MAX = 64;
@@ -78,6 +77,14 @@ export class LatencyHistory {
     this.#links.set(link, made);
     return made;
   }
+}
+
+/** What requests to a host have shown of the way to it. */
+export interface LinkEstimate {
+  /** From a request to its first byte, when nothing is in its way. */
+  readonly rttMs: number;
+  /** Of all transfers at once; undefined until one took long enough to tell. */
+  readonly bytesPerMs: number | undefined;
 }
 
 export interface Transfer {

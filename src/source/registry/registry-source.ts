@@ -12,7 +12,6 @@ import type {
   BlobLocation,
   FetchedManifest,
   FetchOptions,
-  LinkEstimate,
   Origin,
   RangeHint,
   Source,
@@ -23,7 +22,7 @@ import { EnvironmentProxies } from "./environment-proxies.ts";
 import { HedgeBudget } from "./hedge-budget.ts";
 import { HTTPClient, type Try } from "./http-get.ts";
 import { Lanes, type StraightTry } from "./lanes.ts";
-import { LatencyHistory, linkOf } from "./latency-history.ts";
+import { LatencyHistory } from "./latency-history.ts";
 import { fetchManifest } from "./manifest-fetch.ts";
 import {
   REGISTRY_DEFAULTS,
@@ -185,10 +184,6 @@ class RegistrySource implements Source {
     if (proxy === undefined || !this.#peers.isInUse(proxy)) return undefined;
     const alignBytes = proxy.pieceBytes ?? PROXY_PIECE_BYTES;
     return { alignBytes, preferBytes: PREFERRED_PIECES * alignBytes };
-  }
-
-  linkEstimate({ host }: Origin): LinkEstimate | undefined {
-    return this.#history.estimate(linkOf(registryUpstream(host, "https").name, "direct"));
   }
 
   async close(): Promise<void> {
