@@ -23,6 +23,7 @@ export const BLOCK_BYTES = 4096;
 
 export const KIB = 1024;
 export const MIB = 1024 * 1024;
+export const GIB = 1024 * MIB;
 
 export function alignDown(value: number, step: number): number {
   return value - (value % step);

@@ -14,13 +14,26 @@ import { minus } from "../planner/plan-fill.ts";
 import { Neighbourhood } from "../planner/neighbourhood.ts";
 import { ReadPattern } from "../planner/read-pattern.ts";
 import type { SlabPool } from "../platform/slab-pool.ts";
-import { BLOCK_BYTES, type Digest, type Extent, type Urgency, alignUp } from "../units.ts";
+import {
+  BLOCK_BYTES,
+  type Digest,
+  type Extent,
+  MIB,
+  type Urgency,
+  alignDown,
+  alignUp,
+} from "../units.ts";
 import { FailureMemory, overlaps } from "./failure-memory.ts";
 import type { FetchQueue } from "./fetch-queue.ts";
 import { type FetchRange, Flight } from "./flight.ts";
 import type { LinkMeter } from "./link-meter.ts";
 import type { NeighbourFill } from "./neighbour-fill.ts";
 import { OpenObject, type Waiter } from "./open-object.ts";
+import type { SpareConnections } from "./spare-connections.ts";
+
+/** One fetch fills no more of the pool than one part in so many, unless one unit does. */
+const POOL_SHARES = 16;
+const ORDERED_BYTES_MAX = 4 * MIB;
 
 export interface FlowLimits {
   /** Read-ahead past a first miss, bytes. */
@@ -29,14 +42,12 @@ export interface FlowLimits {
   readonly windowBytesMax: number;
   /** True: an idle link, or one that is not full, is used for what lies around misses. */
   readonly fillsNeighbours: boolean;
-  /** True: a host is asked for a byte when something of it is opened, so that the way is there. */
-  readonly greetsHosts: boolean;
+  /** True: a host that was left alone gets a second connection beside a reader's first request. */
+  readonly opensSpares: boolean;
   /** Requests to one host at once, 1 or more. */
   readonly requestsPerHost: number;
   /** A READ is answered, with data or without, within this time. */
   readonly readTimeoutMs: number;
-  /** How long a sequential reader's answer may wait for the rest of its window. */
-  readonly answerHoldMs: number;
 }
 
 /** Of one stream since it was first opened. */
@@ -64,6 +75,7 @@ export interface SharedParts extends FlowParts {
   readonly queue: FetchQueue;
   readonly meter: LinkMeter;
   readonly neighbours: NeighbourFill;
+  readonly spares: SpareConnections;
   /** Fetches anew what a reader waits for, after what was under way for others has failed. */
   readonly refill: (
     flow: StreamFlow,
@@ -126,8 +138,12 @@ export class StreamFlow {
   /** What was refused a moment ago, and logged. */
   readonly refusals: FailureMemory;
   readonly streamEnd: number;
+  /** Logical bytes to one stored byte, on average. */
+  readonly expansion: number;
   /** What one fetch may carry. */
   readonly fetchMax: CutLimits;
+  /** What one fetch for a reader in order may carry. */
+  readonly orderedMax: CutLimits;
 
   readonly counters: StreamCounters;
   readonly #aborted = new WeakSet<Flight>();
@@ -139,8 +155,16 @@ export class StreamFlow {
     this.failures = new FailureMemory(parts.clock);
     this.refusals = new FailureMemory(parts.clock);
     this.streamEnd = alignUp(stream.map.sizeBytes, BLOCK_BYTES);
+    const stored = stream.map.stored({ offset: 0, length: this.streamEnd });
+    this.expansion = stored.length === 0 ? 1 : stream.map.sizeBytes / stored.length;
     const { slabBytes } = parts.slabs;
     this.fetchMax = { logicalBytesMax: slabBytes, storedBytesMax: slabBytes };
+    const share = Math.floor(parts.slabs.bytesMax / POOL_SHARES);
+    const orderedBytes = Math.max(
+      slabBytes,
+      Math.min(ORDERED_BYTES_MAX, alignDown(share, slabBytes)),
+    );
+    this.orderedMax = { logicalBytesMax: orderedBytes, storedBytesMax: orderedBytes };
   }
 
   /** To its host, as it is known now. */
@@ -166,12 +190,14 @@ export class StreamFlow {
   /** Adds an object the kernel has just opened; flights under way will fill it too. */
   attach(kernel: KernelObject): OpenObject {
     const blocks = new BlockSet(this.stream.map.sizeBytes);
-    const { windowBytes, windowBytesMax } = this.parts.limits;
+    const { windowBytes, ...limits } = this.parts.limits;
     const { streamEnd } = this;
+    // The next window is in the air while he reads this one.
+    const aheadBytesMax = alignUp(2 * limits.windowBytesMax * this.expansion, BLOCK_BYTES);
     const object = new OpenObject({
       kernel,
       blocks,
-      pattern: new ReadPattern({ windowBytes, windowBytesMax, streamEnd }),
+      pattern: new ReadPattern({ windowBytes, aheadBytesMax, streamEnd }),
       neighbourhood: new Neighbourhood({ windowBytes, streamEnd }),
       clock: this.parts.clock,
     });
@@ -218,7 +244,6 @@ export class StreamFlow {
       queue: this.parts.queue,
       meter: this.parts.meter,
       clock: this.parts.clock,
-      answerHoldMs: this.parts.limits.answerHoldMs,
       backgroundBytesMax: backgroundBytesMax(this.way),
       isSecondTry,
       verify: this.#verifyOf(extent),
@@ -233,6 +258,9 @@ export class StreamFlow {
       if (object.queued === undefined && object.blocks.missing(extent).length > 0) {
         flight.addTarget(object);
       }
+    }
+    if (by.urgency === "demand" && this.parts.limits.opensSpares) {
+      this.parts.spares.openBeside(this.stream, by.deadlineMs);
     }
     // run() never rejects: its failures come through onFailure.
     void flight.run().then(() => watch?.onEnd());
