@@ -38,6 +38,10 @@ export function extentEnd(extent: Extent): number {
   return extent.offset + extent.length;
 }
 
+export function overlaps(a: Extent, b: Extent): boolean {
+  return a.offset < extentEnd(b) && b.offset < extentEnd(a);
+}
+
 const SHA256 = /^sha256:[0-9a-f]{64}$/;
 
 /** True for `sha256:<64 hex>`, the only digest algorithm registries of EROFS images use. */

@@ -12,13 +12,8 @@ import { LinkMeter } from "./link-meter.ts";
 import { NeighbourFill } from "./neighbour-fill.ts";
 import { SpareConnections } from "./spare-connections.ts";
 import { queuedRead, refill, serveRead } from "./serve-request.ts";
-import {
-  type FlowParts,
-  type SharedParts,
-  type Stream,
-  type StreamCounters,
-  StreamFlow,
-} from "./stream-flow.ts";
+import { type SharedParts, StreamFlow } from "./stream-flow.ts";
+import type { FlowParts, Stream, StreamCounters } from "./stream.ts";
 
 export interface OpenObjectFacts {
   readonly volumeKey: string;

@@ -18,12 +18,11 @@ import type { FetchOptions } from "../source/source.ts";
 import type { Clock } from "../platform/clock.ts";
 import { minus } from "../planner/plan-fill.ts";
 import type { Slab } from "../platform/slab-pool.ts";
-import { type Extent, MIB, type Urgency, extentEnd } from "../units.ts";
+import { type Extent, MIB, type Urgency, extentEnd, overlaps } from "../units.ts";
 import { type FetchQueue, Turn } from "./fetch-queue.ts";
 import { type Intake, rawIntake, storedRoom, unitIntake } from "./intake.ts";
 import type { LinkMeter } from "./link-meter.ts";
 import { Arrivals } from "./arrivals.ts";
-import { overlaps } from "./failure-memory.ts";
 import type { WriteSource } from "./object-writes.ts";
 import type { OpenObject } from "./open-object.ts";
 

@@ -3,7 +3,7 @@
 // so that what a reader waits for would stand behind whatever was sent before it: bulk goes one
 // write at a time, and one more is let in for a reader.
 
-import type { Extent } from "../units.ts";
+import { type Extent, overlaps } from "../units.ts";
 import type { OpenObject } from "./open-object.ts";
 
 /** What may have bytes for an object: a flight. */
@@ -22,8 +22,7 @@ export class ObjectWrites {
   readonly #object: OpenObject;
   /** In the order they came. */
   readonly #sources = new Set<WriteSource>();
-  #underWay = 0;
-  #busy = new Set<WriteSource>();
+  readonly #underWay = new Set<Extent>();
 
   constructor(object: OpenObject) {
     this.#object = object;
@@ -39,15 +38,15 @@ export class ObjectWrites {
 
   /** Starts what is due. Called when bytes have come, a reader waits, or a write has ended. */
   pump(): void {
-    while (this.#underWay < WRITES_MAX && this.#startOne());
+    while (this.#underWay.size < WRITES_MAX && this.#startOne());
   }
 
   #startOne(): boolean {
     for (const source of this.#sources) {
-      const run = this.#busy.has(source) ? undefined : source.urgentRun(this.#object);
-      if (run !== undefined) return this.#start(source, run);
+      const run = source.urgentRun(this.#object);
+      if (run !== undefined && !this.#isUnderWay(run)) return this.#start(source, run);
     }
-    if (this.#underWay > 0) return false;
+    if (this.#underWay.size > 0) return false;
     for (const source of this.#sources) {
       const run = source.nextRun(this.#object);
       if (run !== undefined) return this.#start(source, run);
@@ -55,12 +54,14 @@ export class ObjectWrites {
     return false;
   }
 
+  #isUnderWay(run: Extent): boolean {
+    return [...this.#underWay].some((one) => overlaps(one, run));
+  }
+
   #start(source: WriteSource, run: Extent): true {
-    this.#underWay += 1;
-    this.#busy.add(source);
+    this.#underWay.add(run);
     void source.write(this.#object, run).then(() => {
-      this.#underWay -= 1;
-      this.#busy.delete(source);
+      this.#underWay.delete(run);
       this.pump();
     });
     return true;

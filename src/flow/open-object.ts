@@ -9,10 +9,10 @@ import type { BlockSet } from "../cache/block-set.ts";
 import { DaemonError } from "../errors.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { KernelObject, ReadRequest } from "../kernel/transport.ts";
-import { type Extent, extentEnd } from "../units.ts";
+import { type Extent, extentEnd, overlaps } from "../units.ts";
 import type { Neighbourhood } from "../planner/neighbourhood.ts";
 import type { ReadPattern } from "../planner/read-pattern.ts";
-import { FailureMemory, overlaps } from "./failure-memory.ts";
+import { FailureMemory } from "./failure-memory.ts";
 import { ObjectWrites } from "./object-writes.ts";
 
 export interface Waiter {

@@ -8,7 +8,7 @@ import type { Clock } from "../platform/clock.ts";
 import { ignoreBecause } from "../source/ignore.ts";
 import type { FetchQueue } from "./fetch-queue.ts";
 import type { LinkMeter } from "./link-meter.ts";
-import type { Stream } from "./stream-flow.ts";
+import type { Stream } from "./stream.ts";
 
 const HOSTS_MAX = 256;
 /** Idle connections live a little longer. */

@@ -3,72 +3,34 @@
 // already on their way joins that flight, in whatever object or mount they wait.
 
 import { BlockSet } from "../cache/block-set.ts";
-import type { DecodeUnit } from "../decoder/unit-decoder.ts";
 import { DaemonError } from "../errors.ts";
-import type { ChunkMap, CutLimits } from "../image/chunk-map.ts";
+import type { CutLimits } from "../image/chunk-map.ts";
 import type { KernelObject } from "../kernel/transport.ts";
-import type { Clock } from "../platform/clock.ts";
-import type { Log } from "../platform/log.ts";
-import { type SharedPieces, type Way, backgroundBytesMax } from "../planner/link-facts.ts";
+import { type Way, backgroundBytesMax } from "../planner/link-facts.ts";
 import { minus } from "../planner/plan-fill.ts";
 import { Neighbourhood } from "../planner/neighbourhood.ts";
 import { ReadPattern } from "../planner/read-pattern.ts";
-import type { SlabPool } from "../platform/slab-pool.ts";
 import {
   BLOCK_BYTES,
-  type Digest,
   type Extent,
   MIB,
   type Urgency,
   alignDown,
   alignUp,
+  overlaps,
 } from "../units.ts";
-import { FailureMemory, overlaps } from "./failure-memory.ts";
+import { FailureMemory } from "./failure-memory.ts";
 import type { FetchQueue } from "./fetch-queue.ts";
 import { type FetchRange, Flight } from "./flight.ts";
 import type { LinkMeter } from "./link-meter.ts";
 import type { NeighbourFill } from "./neighbour-fill.ts";
 import { OpenObject, type Waiter } from "./open-object.ts";
 import type { SpareConnections } from "./spare-connections.ts";
+import type { FlowParts, Stream, StreamCounters } from "./stream.ts";
 
 /** One fetch fills no more of the pool than one part in so many, unless one unit does. */
 const POOL_SHARES = 16;
 const ORDERED_BYTES_MAX = 4 * MIB;
-
-export interface FlowLimits {
-  /** Read-ahead past a first miss, bytes. */
-  readonly windowBytes: number;
-  /** Read-ahead of a reader who goes on in order, bytes; `windowBytes` at least. */
-  readonly windowBytesMax: number;
-  /** True: an idle link, or one that is not full, is used for what lies around misses. */
-  readonly fillsNeighbours: boolean;
-  /** True: a host that was left alone gets a second connection beside a reader's first request. */
-  readonly opensSpares: boolean;
-  /** Requests to one host at once, 1 or more. */
-  readonly requestsPerHost: number;
-  /** A READ is answered, with data or without, within this time. */
-  readonly readTimeoutMs: number;
-}
-
-/** Of one stream since it was first opened. */
-export interface StreamCounters {
-  /** READs the kernel asked for: a reader found nothing cached. */
-  reads: number;
-  readBytes: number;
-  failedReads: number;
-  /** Stored bytes asked of the source. */
-  fetchedBytes: number;
-  fetches: number;
-}
-
-export interface FlowParts {
-  readonly clock: Clock;
-  readonly log: Log;
-  readonly slabs: SlabPool;
-  readonly limits: FlowLimits;
-  /** A fill of these keys failed; for whoever asks why their mount did. */
-  readonly onFillFailure: (cookieKeys: readonly string[], error: DaemonError) => void;
-}
 
 /** What all streams share: who fetches when, and how fast their hosts are. */
 export interface SharedParts extends FlowParts {
@@ -82,24 +44,6 @@ export interface SharedParts extends FlowParts {
     object: OpenObject,
     of: { readonly waiter: Waiter; readonly refused: Extent | undefined },
   ) => void;
-}
-
-export interface Stream {
-  /** Tells streams apart: a digest may name a raw layer here and a Nydus blob there. */
-  readonly key: string;
-  readonly digest: Digest;
-  readonly map: ChunkMap;
-  /** Where it comes from, for the log: host and repository. */
-  readonly where: string;
-  /** What is reached over one link and limited together: a registry's host. */
-  readonly host: string;
-  readonly fetch: FetchRange;
-  /** How ranges that nobody waits for are best cut, now; undefined: any will do. */
-  readonly rangeHint?: (() => SharedPieces | undefined) | undefined;
-  /** For maps with units. */
-  readonly decode: DecodeUnit;
-  /** Checks a raw stream's whole content; used when one flight carries all of it. */
-  readonly verifyWhole?: ((bytes: Uint8Array) => void) | undefined;
 }
 
 export interface Launch {

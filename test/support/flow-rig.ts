@@ -4,7 +4,7 @@
 import { createHash } from "node:crypto";
 import type { DaemonError } from "../../src/errors.ts";
 import { Engine } from "../../src/flow/engine.ts";
-import type { FlowLimits, Stream } from "../../src/flow/stream-flow.ts";
+import type { FlowLimits, Stream } from "../../src/flow/stream.ts";
 import { rawStream } from "../../src/flow/streams.ts";
 import type { SizedBlobLocation } from "../../src/source/source.ts";
 import { BLOCK_BYTES, type Digest, type Extent, isDigest } from "../../src/units.ts";

@@ -3,9 +3,8 @@
 // what is in the air. The rules are told here anew, not taken from the planner.
 
 import type { StreamFlow } from "../../../src/flow/stream-flow.ts";
-import { overlaps } from "../../../src/flow/failure-memory.ts";
 import type { LinkFacts } from "../../../src/planner/link-facts.ts";
-import { BLOCK_BYTES, type Extent, KIB, MIB, alignUp, extentEnd } from "../../../src/units.ts";
+import { BLOCK_BYTES, type Extent, KIB, MIB, alignUp, extentEnd, overlaps } from "../../../src/units.ts";
 import type { FlowRig } from "../flow-rig.ts";
 import type { ScriptedFetch } from "../scripted-source.ts";
 import type { ReaderChecks } from "./reader-checks.ts";
