@@ -4,7 +4,15 @@
 
 import type { StreamFlow } from "../../../src/flow/stream-flow.ts";
 import type { LinkFacts } from "../../../src/planner/link-facts.ts";
-import { BLOCK_BYTES, type Extent, KIB, MIB, alignUp, extentEnd, overlaps } from "../../../src/units.ts";
+import {
+  BLOCK_BYTES,
+  type Extent,
+  KIB,
+  MIB,
+  alignUp,
+  extentEnd,
+  overlaps,
+} from "../../../src/units.ts";
 import type { FlowRig } from "../flow-rig.ts";
 import type { ScriptedFetch } from "../scripted-source.ts";
 import type { ReaderChecks } from "./reader-checks.ts";

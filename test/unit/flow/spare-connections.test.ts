@@ -57,9 +57,9 @@ test("that fails is nobody's concern", async () => {
   const read = rig.read(object, 0, 1);
   await turns();
   await rig.clock.advance(2);
-  rig.source.fetches.at(-1)?.fail(
-    new DaemonError({ code: "registry_unreachable", host: "r", detail: "down" }),
-  );
+  rig.source.fetches
+    .at(-1)
+    ?.fail(new DaemonError({ code: "registry_unreachable", host: "r", detail: "down" }));
   await rig.drain(object);
   expect([read.answer, rig.log.messages("warn")]).toEqual(["complete", []]);
 });
