@@ -30,6 +30,7 @@ const PIECE_MS = 50;
 const PIECE_BYTES_MIN = 256 * KIB;
 const PIECE_BYTES_MAX = MIB;
 const ORDERED_MS = 50;
+const ORDERED_BYTES_MIN = MIB;
 /** Passing over a gap as if it were wanted may cost this share of a round trip, and this much. */
 const GAP_RTT_SHARE = 1 / 4;
 const GAP_BYTES_MAX = 256 * KIB;
@@ -73,14 +74,14 @@ export function demandBytes(link: LinkFacts | undefined): number {
 
 /**
  * Limits of one request for what a reader in order will ask for next. What comes in one stream comes
- * in order: he follows it, and the next request goes out long before the last byte of this one.
+ * in order: he follows it, and the next request goes out long before the last byte of this one. Who
+ * comes meanwhile shares the link with fewer requests the longer they are.
  */
 export function orderedPiece(way: Way, most: CutLimits): PieceLimits {
-  const piece = backgroundPiece(way, most);
-  const { link, shared } = way;
-  if (shared !== undefined || link === undefined) return piece;
-  const bytes = Math.max(alignDown(link.bytesPerMs * ORDERED_MS, BLOCK_BYTES), PIECE_BYTES_MIN);
-  return { ...piece, storedBytesMax: Math.min(bytes, most.storedBytesMax) };
+  if (way.shared !== undefined) return backgroundPiece(way, most);
+  const bytes = alignDown((way.link?.bytesPerMs ?? 0) * ORDERED_MS, BLOCK_BYTES);
+  const storedBytesMax = Math.min(Math.max(bytes, ORDERED_BYTES_MIN), most.storedBytesMax);
+  return { ...most, storedBytesMax, alignBytes: 1 };
 }
 
 /** A gap up to this long is fetched along: one request is cheaper than two. */

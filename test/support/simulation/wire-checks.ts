@@ -84,7 +84,9 @@ export class WireChecks {
     if (by.isSecondTry === true) this.#checkWhole(stream, what, stored);
     const link = this.watch.factsOf(flow.stream.host);
     if (!isWholeAgain) this.#checkNeeded(stream, { what, parts, link });
-    if (parts.length > 1) this.#checkLength(extent, { what, urgency, link, stored });
+    // What lies around jumps is a guess; it is watched, as prefetch is.
+    const isGuess = urgency === "ahead" && by.watch !== undefined;
+    if (parts.length > 1) this.#checkLength(extent, { what, urgency, isGuess, link, stored });
   }
 
   /** One fetch per unit: none of it is under way, but for what has come and was wrong. */
@@ -136,7 +138,13 @@ export class WireChecks {
   /** More than one unit is fetched at once only within a buffer, in the background within 50 ms. */
   #checkLength(
     extent: Extent,
-    of: { what: string; urgency: string; link: LinkFacts | undefined; stored: Extent },
+    of: {
+      what: string;
+      urgency: string;
+      isGuess: boolean;
+      link: LinkFacts | undefined;
+      stored: Extent;
+    },
   ): void {
     const { slabBytes, bytesMax } = this.#rig.slabs;
     const share = Math.min(ORDERED_BYTES_MAX, bytesMax * ORDERED_SHARE);
@@ -144,9 +152,10 @@ export class WireChecks {
     const longest = of.urgency === "ahead" ? ahead : slabBytes;
     if (extent.length > longest) this.#say(`${of.what} is longer than ${longest} bytes`);
     if (of.urgency === "demand") return;
-    const ofLink = Math.max((of.link?.bytesPerMs ?? 0) * PIECE_MS, PIECE_BYTES_MIN);
-    const most = Math.max(ahead, PIECE_BYTES_MIN);
-    const max = of.urgency === "prefetch" ? MIB : Math.min(ofLink, most);
+    const ofLink = (of.link?.bytesPerMs ?? 0) * PIECE_MS;
+    const guess = Math.min(Math.max(ofLink, PIECE_BYTES_MIN), MIB) / 4;
+    const ordered = Math.min(Math.max(ofLink, MIB), Math.max(ahead, PIECE_BYTES_MIN));
+    const max = of.urgency === "prefetch" ? MIB : of.isGuess ? guess : ordered;
     if (of.stored.length > max) this.#say(`${of.what} is ${of.stored.length} bytes, over ${max}`);
   }
 

@@ -72,16 +72,21 @@ test("a reader in order is to have two round trips and 50 ms of the link ahead o
   expect(fullBytes({ link: undefined, shared: undefined })).toBe(0);
 });
 
-test("what he gets in one request is 50 ms of the link, as far as memory allows, 256 KiB at least", () => {
+test("what he gets in one request is 50 ms of the link, as far as memory allows, 1 MiB at least", () => {
   const most = { logicalBytesMax: 4 * MIB, storedBytesMax: 4 * MIB };
   const stored = (link: LinkFacts | undefined): number =>
     orderedPiece({ link, shared: undefined }, most).storedBytesMax;
-  expect([undefined, slow, middle, fast].map(stored)).toEqual([
-    256 * KIB,
-    256 * KIB,
-    244 * BLOCK_BYTES,
+  const faster: LinkFacts = { rttMs: 20, bytesPerMs: 50_000 };
+  expect([undefined, slow, middle, faster, fast].map(stored)).toEqual([
+    MIB,
+    MIB,
+    MIB,
+    610 * BLOCK_BYTES,
     4 * MIB,
   ]);
+  expect(
+    orderedPiece({ link: fast, shared: undefined }, { ...most, storedBytesMax: 256 * KIB }),
+  ).toMatchObject({ storedBytesMax: 256 * KIB });
   const shared = { alignBytes: 4 * MIB, preferBytes: 16 * MIB };
   expect(orderedPiece({ link: fast, shared }, most)).toEqual(
     backgroundPiece({ link: fast, shared }, most),
