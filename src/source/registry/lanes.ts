@@ -46,6 +46,8 @@ export interface LaneTerms {
 /** A try without its way. */
 export type StraightTry = Omit<Try, "route">;
 
+const LOST_FACTOR = 1.2;
+
 export class Lanes {
   readonly #parts: LanesParts;
 
@@ -128,6 +130,7 @@ export class Lanes {
       second: isPeersFirst ? straight : through,
       delayMs: plan.delayMs,
       hurry: terms.awaited,
+      hurriedMs: plan.hurriedMs,
       stallMs: plan.stallMs,
       takesOver: true,
       mayStart: () => true,
@@ -189,11 +192,13 @@ export class Lanes {
   #facts(attempt: StraightTry, terms: LaneTerms, proxy: ProxyProfile, isNear: boolean) {
     const { clock, history, peers } = this.#parts;
     const direct = linkOf(attempt.upstream.name, "direct");
+    const through = linkOf(attempt.upstream.name, "peers");
     return {
       urgency: terms.urgency,
       directMedianMs: history.firstByteMs(direct, 0.5),
       directLateMs: history.firstByteMs(direct, 0.95),
-      peersMedianMs: history.firstByteMs(linkOf(attempt.upstream.name, "peers"), 0.5),
+      peersMedianMs: history.firstByteMs(through, 0.5),
+      peersUnhurriedMs: history.unhurriedFirstByteMs(through, 0.75),
       peersHopeless: terms.urgency === "demand" && !isNear && peers.isHopeless(proxy),
       patienceMs: proxy.patienceMs ?? PROXY_PATIENCE_MS,
       remainingMs: terms.deadlineMs - clock.nowMs(),
@@ -243,7 +248,7 @@ export class Lanes {
       if (rest.length === 0) return;
       const timing = this.#timing(attempt.upstream.name, via, terms.urgency);
       const timed = (piece: Uint8Array): void => {
-        timing.onPiece(piece.length);
+        timing.onPiece();
         onPiece(piece);
       };
       try {
@@ -265,25 +270,23 @@ export class Lanes {
     const link = linkOf(host, via);
     const startMs = clock.nowMs();
     let firstMs: number | undefined;
-    let transfer: ReturnType<LatencyHistory["beginTransfer"]> | undefined;
     return {
-      onPiece: (count: number): void => {
-        if (firstMs === undefined) {
-          firstMs = clock.nowMs();
-          history.recordFirstByte(link, firstMs - startMs, urgency === "demand");
-          observe.firstByte?.(host, via, firstMs - startMs);
-          transfer = history.beginTransfer(link);
-        }
-        transfer?.addBytes(count);
+      onPiece: (): void => {
+        if (firstMs !== undefined) return;
+        firstMs = clock.nowMs();
+        history.recordFirstByte(link, firstMs - startMs, urgency === "demand");
+        observe.firstByte?.(host, via, firstMs - startMs);
       },
       end: (how: "done" | "lost" | "failed"): void => {
-        transfer?.end();
         const nowMs = clock.nowMs();
         if (firstMs !== undefined) {
           if (how === "done") observe.transfer?.(host, via, nowMs - firstMs);
         } else if (how === "lost" && via === "direct") {
           // It would have taken longer still; without it late answers would never be seen.
           history.recordFirstByte(link, nowMs - startMs, urgency === "demand");
+        } else if (how === "lost" && urgency !== "demand") {
+          // How much longer peers would have taken is not known; a bit, or nothing would be learnt.
+          history.recordFirstByte(link, LOST_FACTOR * (nowMs - startMs), false);
         }
       },
     };

@@ -12,6 +12,8 @@ export interface LanePlan {
   readonly first: Via;
   /** The other way starts after so long without a byte, or as soon as the first one fails. */
   readonly delayMs: number;
+  /** The same, once somebody waits for what was asked for nobody. */
+  readonly hurriedMs: number;
   /** It also takes over where the first one pauses for so long in mid-body. */
   readonly stallMs: number;
 }
@@ -23,6 +25,8 @@ export interface LaneFacts {
   readonly directLateMs: number | undefined;
   /** First bytes of demand requests that peers won. */
   readonly peersMedianMs: number | undefined;
+  /** First bytes, mostly, of requests that nobody waited for, from peers. */
+  readonly peersUnhurriedMs: number | undefined;
   /** Peers have shown that they hardly ever win a demand race, and nothing speaks for this one. */
   readonly peersHopeless: boolean;
   /** How long a fetch that nobody waits for may wait for peers. */
@@ -37,6 +41,7 @@ export interface LaneFacts {
 const HEAD_START_SHARE = 0.15;
 const HEAD_START_MS = { min: 1, unknown: 2, max: 25 };
 const LATE_UNKNOWN_MS = 500;
+const HURRIED = { minMs: 5, margin: 1.5, directUnknownMs: 30, unknownFactor: 3, mostFactor: 10 };
 const STALL_SHARE = 4;
 const STALL_MS = { min: 250, max: 2_000 };
 
@@ -45,13 +50,28 @@ export function planLanes(facts: LaneFacts): LanePlan {
   if (urgency !== "demand") {
     // Half of what is left is enough for the registry, if peers never come.
     const boundMs = Math.min(patienceMs, remainingMs / 2);
-    return { first: "peers", delayMs: boundMs, stallMs: boundMs };
+    const hurriedMs = Math.min(hurriedAfterMs(facts), boundMs);
+    return { first: "peers", delayMs: boundMs, hurriedMs, stallMs: boundMs };
   }
   const stallMs = stallAfterMs(facts.directLateMs);
   if (facts.peersHopeless) {
-    return { first: "direct", delayMs: facts.directLateMs ?? LATE_UNKNOWN_MS, stallMs };
+    const delayMs = facts.directLateMs ?? LATE_UNKNOWN_MS;
+    return { first: "direct", delayMs, hurriedMs: delayMs, stallMs };
   }
-  return { first: "peers", delayMs: headStartMs(facts), stallMs };
+  const delayMs = headStartMs(facts);
+  return { first: "peers", delayMs, hurriedMs: delayMs, stallMs };
+}
+
+/**
+ * A reader who catches up with read-ahead waits as long as peers mostly take, and a bit: to ask the
+ * registry for all that he catches up with would leave nothing to share. Not where that would be
+ * many times what the registry takes.
+ */
+function hurriedAfterMs({ directMedianMs, peersUnhurriedMs }: LaneFacts): number {
+  const direct = directMedianMs ?? HURRIED.directUnknownMs;
+  const peers = peersUnhurriedMs ?? HURRIED.unknownFactor * direct;
+  const mostMs = HURRIED.mostFactor * direct;
+  return peers > mostMs ? HURRIED.minMs : clamp(HURRIED.margin * peers, HURRIED.minMs, mostMs);
 }
 
 /** A pause in a body after which a reader is better served from elsewhere. */

@@ -29,8 +29,9 @@ export interface RaceOptions {
   readonly second: Lane;
   /** The second lane starts when no byte came for so long; undefined: it does not. */
   readonly delayMs: number | undefined;
-  /** When it aborts, the second lane starts at once, if no byte has come yet. */
+  /** When it aborts, the second lane starts if no byte has come `hurriedMs` after the beginning. */
   readonly hurry?: AbortSignal | undefined;
+  readonly hurriedMs?: number;
   /** The other lane goes on where the leader has paused for so long; undefined: it does not. */
   readonly stallMs: number | undefined;
   /** The other lane starts at once when one fails; else the failure stands. */
@@ -87,8 +88,14 @@ class Race {
   readonly #onAbort = (): void => {
     this.#fail(cancelledBy(this.#options.signal));
   };
+  #beganMs = 0;
   readonly #onHurry = (): void => {
-    if (this.#leader === undefined) this.#start(this.#second, "late");
+    if (this.#leader !== undefined || this.#isSettled) return;
+    const { clock, hurriedMs = 0 } = this.#options;
+    const leftMs = this.#beganMs + hurriedMs - clock.nowMs();
+    this.#cancelTimer();
+    if (leftMs <= 0) this.#start(this.#second, "late");
+    else this.#cancelTimer = clock.after(leftMs, () => this.#start(this.#second, "late"));
   };
 
   constructor(
@@ -109,6 +116,7 @@ class Race {
     }
     signal.addEventListener("abort", this.#onAbort, { once: true });
     hurry?.addEventListener("abort", this.#onHurry, { once: true });
+    this.#beganMs = clock.nowMs();
     this.#run(this.#first);
     if (this.#isSettled || this.#leader !== undefined) return;
     if (hurry?.aborted === true) this.#onHurry();

@@ -141,21 +141,24 @@ async function random(bench: HostBench): Promise<void> {
   const image = bench.images["rafs-256-fine"];
   bench.report.heading("random 4 KiB, 256 KiB chunks, 20 ms, 10 MB/s");
   await bench.shape(NARROW);
-  await calibrate(bench, image, 8 * MB);
+  const download = bench.download(image, 8 * MB);
+  await calibrate(bench, image, download.bytes);
+  // The link's own round trip and what the registry needs to begin.
+  const roundTripMs = median(await repeat(RUNS, () => curlAgain(download, 1)));
   const outcome = await bench.run(image, {
     kind: "random",
     count: 200,
     thinkMs: 0,
     prefetch: false,
   });
-  const goal = NARROW.roundTripMs + chunkMs(image, NARROW.bandwidth) + 5;
+  const goal = roundTripMs + chunkMs(image, NARROW.bandwidth) + 5;
   bench.report.add({
     part: PART,
     name: "time to answer, median",
     value: median(outcome.missMs),
     unit: "ms",
     goal: { kind: "at most", value: goal },
-    details: latencies(outcome),
+    details: { ...latencies(outcome), "ms round trip, measured": roundTripMs },
   });
 }
 

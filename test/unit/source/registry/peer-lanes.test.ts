@@ -7,6 +7,7 @@ const FACTS: LaneFacts = {
   directMedianMs: 20,
   directLateMs: 40,
   peersMedianMs: undefined,
+  peersUnhurriedMs: undefined,
   peersHopeless: false,
   patienceMs: 5_000,
   remainingMs: 30_000,
@@ -48,12 +49,23 @@ describe("a reader's fetch", () => {
 describe.each(["ahead", "prefetch"] as const)("a fetch %s", (urgency) => {
   it("waits for peers as long as it is told to", () => {
     const plan = planLanes({ ...FACTS, urgency });
-    expect(plan).toEqual({ first: "peers", delayMs: 5_000, stallMs: 5_000 });
+    expect(plan).toEqual({ first: "peers", delayMs: 5_000, hurriedMs: 90, stallMs: 5_000 });
   });
 
   it("leaves the registry half of the time there is", () => {
     const plan = planLanes({ ...FACTS, urgency, remainingMs: 4_000 });
     expect(plan.delayMs).toBe(2_000);
+  });
+
+  it("that a reader catches up with is left to peers for as long as they mostly take, and a bit", () => {
+    const hurriedMs = (peersUnhurriedMs: number): number =>
+      planLanes({ ...FACTS, urgency, peersUnhurriedMs }).hurriedMs;
+    expect([1, 20, 100, 190].map(hurriedMs)).toEqual([5, 30, 150, 200]);
+    // Ten times what the registry takes is too long to wait for at all.
+    expect(hurriedMs(201)).toBe(5);
+    const unknown = { ...FACTS, urgency, directMedianMs: undefined };
+    expect(planLanes(unknown).hurriedMs).toBe(135);
+    expect(planLanes({ ...unknown, remainingMs: 40 }).hurriedMs).toBe(20);
   });
 
   it("does not mind that peers lose demand races", () => {
