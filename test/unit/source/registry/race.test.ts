@@ -1,107 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // Two lanes over one range: every order of what can happen to them, and the rules by name.
-import { getEventListeners } from "node:events";
 import { describe, expect, it } from "vitest";
 import { DaemonError, type Fault } from "../../../../src/errors.ts";
-import { type Lane, type RaceOptions, race } from "../../../../src/source/registry/race.ts";
-import { FakeClock } from "../../../support/fake-clock.ts";
+import { race } from "../../../../src/source/registry/race.ts";
 import { faultFrom } from "../../../support/faults.ts";
+import {
+  CONTENT,
+  DELAY_MS,
+  type RaceRig,
+  STALL_MS,
+  expectTidy,
+  startRace,
+} from "../../../support/race-rig.ts";
 import { turns } from "../../../support/turns.ts";
-
-const CONTENT = Uint8Array.from({ length: 6 }, (_, at) => at + 1);
-const DELAY_MS = 10;
-const STALL_MS = 40;
 
 const unreachable: Fault = { code: "registry_unreachable", host: "a", detail: "no" };
 const protocol: Fault = { code: "registry_protocol", host: "b", detail: "lies" };
-
-/** A lane whose next step is the test's to take. A lane that lost may be run again. */
-class ScriptedLane {
-  /** Where each run began. */
-  readonly offsets: number[] = [];
-  #signal: AbortSignal | undefined;
-  #isDone = false;
-  #position = 0;
-  #onPiece: (piece: Uint8Array) => void = () => undefined;
-  #resolve: () => void = () => undefined;
-  #reject: (error: unknown) => void = () => undefined;
-
-  readonly lane: Lane = (offset, onPiece, signal) => {
-    expect(this.isRunning, "a lane does not run twice at once").toBe(false);
-    this.offsets.push(offset);
-    this.#signal = signal;
-    this.#isDone = false;
-    this.#position = offset;
-    this.#onPiece = onPiece;
-    return new Promise((resolve, reject) => {
-      this.#resolve = resolve;
-      this.#reject = reject;
-      signal.addEventListener("abort", () => reject(new DaemonError({ code: "stopping" })));
-    });
-  };
-
-  get isRunning(): boolean {
-    return this.#signal?.aborted === false && !this.#isDone;
-  }
-
-  piece(length = 2): void {
-    const end = Math.min(this.#position + length, CONTENT.length);
-    const piece = CONTENT.subarray(this.#position, end);
-    this.#position = end;
-    this.#onPiece(piece);
-  }
-
-  end(): void {
-    while (this.#position < CONTENT.length) this.piece();
-    this.#isDone = true;
-    this.#resolve();
-  }
-
-  fail(fault: Fault): void {
-    this.#isDone = true;
-    this.#reject(new DaemonError(fault));
-  }
-}
-
-interface Rig {
-  readonly clock: FakeClock;
-  readonly a: ScriptedLane;
-  readonly b: ScriptedLane;
-  readonly delivered: number[];
-  readonly events: string[];
-  readonly cancel: AbortController;
-  readonly result: Promise<{ winner: 0 | 1 }>;
-}
-
-function startRace(options: Partial<RaceOptions> = {}): Rig {
-  const clock = new FakeClock();
-  const [a, b] = [new ScriptedLane(), new ScriptedLane()];
-  const delivered: number[] = [];
-  const events: string[] = [];
-  const cancel = new AbortController();
-  const result = race({
-    clock,
-    signal: cancel.signal,
-    first: a.lane,
-    second: b.lane,
-    delayMs: DELAY_MS,
-    stallMs: STALL_MS,
-    takesOver: true,
-    mayStart: () => true,
-    onPiece: (piece) => delivered.push(...piece),
-    onStart: (reason) => events.push(reason),
-    onLead: (lane) => events.push(`lead ${lane}`),
-    ...options,
-  });
-  result.catch(() => undefined);
-  return { clock, a, b, delivered, events, cancel, result };
-}
-
-function expectTidy({ clock, cancel, a, b }: Rig): void {
-  expect(clock.pendingCount).toBe(0);
-  expect(getEventListeners(cancel.signal, "abort")).toHaveLength(0);
-  expect([a.isRunning, b.isRunning]).toEqual([false, false]);
-}
 
 type Step = "a piece" | "a end" | "a fail" | "b piece" | "b end" | "b fail" | "wait" | "cancel";
 
@@ -127,7 +41,7 @@ function interleavings(...lists: (readonly Step[])[]): Step[][] {
   });
 }
 
-async function take(rig: Rig, step: Step): Promise<void> {
+async function take(rig: RaceRig, step: Step): Promise<void> {
   const lane = step.startsWith("a") ? rig.a : rig.b;
   if (step === "wait") await rig.clock.advance(STALL_MS);
   else if (step === "cancel") rig.cancel.abort(new DaemonError({ code: "stopping" }));
@@ -139,7 +53,7 @@ async function take(rig: Rig, step: Step): Promise<void> {
   await turns(1);
 }
 
-async function outcomeOf(rig: Rig): Promise<string> {
+async function outcomeOf(rig: RaceRig): Promise<string> {
   await turns(1);
   const pending = new Promise<string>((resolve) => {
     setImmediate(() => resolve("pending"));
@@ -287,54 +201,6 @@ describe("two lanes", () => {
     rig.b.fail(gone);
     expect(await faultFrom(rig.result)).toEqual(gone);
     expectTidy(rig);
-  });
-
-  it("are two at once when somebody begins to wait", async () => {
-    const hurry = new AbortController();
-    const rig = startRace({ hurry: hurry.signal, delayMs: 5_000 });
-    hurry.abort();
-    expect(rig.b.offsets).toEqual([0]);
-    rig.b.end();
-    expect(await rig.result).toEqual({ winner: 1 });
-    expectTidy(rig);
-    expect(getEventListeners(hurry.signal, "abort")).toHaveLength(0);
-  });
-
-  it("are two when somebody waits, once the first has had its time", async () => {
-    const hurry = new AbortController();
-    const rig = startRace({ hurry: hurry.signal, hurriedMs: 50, delayMs: 5_000 });
-    await rig.clock.advance(20);
-    hurry.abort();
-    await rig.clock.advance(29);
-    expect(rig.b.offsets).toEqual([]);
-    await rig.clock.advance(1);
-    expect(rig.b.offsets).toEqual([0]);
-    rig.b.end();
-    expect(await rig.result).toEqual({ winner: 1 });
-    expectTidy(rig);
-  });
-
-  it("are one when the first uses the time it has left", async () => {
-    const hurry = new AbortController();
-    const rig = startRace({ hurry: hurry.signal, hurriedMs: 50, delayMs: 5_000 });
-    hurry.abort();
-    await rig.clock.advance(49);
-    rig.a.piece();
-    await rig.clock.advance(10);
-    expect(rig.b.offsets).toEqual([]);
-    rig.a.end();
-    expect(await rig.result).toEqual({ winner: 0 });
-    expectTidy(rig);
-  });
-
-  it("are one when somebody begins to wait and bytes are coming", async () => {
-    const hurry = new AbortController();
-    const rig = startRace({ hurry: hurry.signal, delayMs: 5_000 });
-    rig.a.piece();
-    hurry.abort();
-    expect(rig.b.offsets).toEqual([]);
-    rig.a.end();
-    expect(await rig.result).toEqual({ winner: 0 });
   });
 
   it("do not count a pause between steady pieces as a stall", async () => {
