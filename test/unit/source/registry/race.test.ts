@@ -2,7 +2,6 @@
 // Two lanes over one range: every order of what can happen to them, and the rules by name.
 import { describe, expect, it } from "vitest";
 import { DaemonError, type Fault } from "../../../../src/errors.ts";
-import { race } from "../../../../src/source/registry/race.ts";
 import { faultFrom } from "../../../support/faults.ts";
 import {
   CONTENT,
