@@ -8,9 +8,14 @@
 import { stat } from "node:fs/promises";
 import { release } from "node:os";
 import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
-import { FailureLog, controlOperations } from "./control/operations.ts";
+import type { ControlOperations } from "./control/control-operations.ts";
+import { EventHub } from "./control/event-hub.ts";
+import { failureOf } from "./control/failures.ts";
+import { KnownImages } from "./control/known-images.ts";
+import { bindingObserver, observedHandler } from "./control/observe.ts";
+import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
-import { type ControlOperations, ControlServer } from "./control/server.ts";
+import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
 import { Admission } from "./flow/admission.ts";
@@ -62,9 +67,11 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
     await rooms.door.stop(asDaemonError(error));
     throw error;
   }
-  rooms.door.start(rooms.handler, (error) => {
+  rooms.door.start(observedHandler(rooms.handler, rooms.events), (error) => {
+    rooms.readiness.stop(error);
     stopped.stop(error);
   });
+  rooms.readiness.ready();
   log.info(
     {
       cacheDir: config.cache.dir,
@@ -88,12 +95,14 @@ type Serving = Awaited<ReturnType<typeof buildServing>>;
 
 async function buildServing(config: Config, native: Native, log: RootLog["log"]) {
   const failures = new FailureLog();
+  const events = new EventHub({ clock, unixMs: Date.now });
   const rooms = await buildRooms({
     config,
     native,
     log,
     onFillFailure: (keys, error) => {
       for (const key of keys) failures.record(key, error);
+      events.publish({ type: "fill-failed", fsids: [...keys], failure: failureOf(error) });
     },
   });
   const { source, counts, pushed, slabs, engine, bindings, store, streams, admission } = rooms;
@@ -125,18 +134,29 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
     onFailure: (key, error) => {
       failures.record(key, error);
+      events.publish({ type: "open-failed", fsid: key, failure: failureOf(error) });
     },
   });
   const door = openDoor(config, native, log);
-  const status = await statusOf({ engine, door, counts });
+  bindings.observer = bindingObserver(events);
+  const readiness = new Readiness();
+  const stopping = new AbortController();
+  const version = await packageVersion();
+  const lastFailure = failures.last.bind(failures);
   const operations = controlOperations({
+    clock,
+    config,
+    version,
     names,
+    images: new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure }),
     failures,
     pushed,
-    domainId,
-    status,
+    readiness,
+    events,
+    status: statusOf({ engine, door, counts }, version),
     metrics: metricsOf(rooms),
-    trace: await traceOf(engine),
+    trace: traceOf(engine, version),
+    stopping: stopping.signal,
   });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
   const warmUp = async (): Promise<void> => {
@@ -144,11 +164,11 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     await rooms.metrics();
   };
   const handler = new Admission(opener, engine);
-  return { source, engine, names, opener, door, control, warmUp, handler };
+  const life = { readiness, events, stopping };
+  return { source, engine, names, opener, door, control, warmUp, handler, ...life };
 }
 
-async function traceOf(engine: Engine): Promise<ControlOperations["trace"]> {
-  const version = await packageVersion();
+function traceOf(engine: Engine, version: string): ControlOperations["trace"] {
   const traces = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
   return traces.record.bind(traces);
 }
@@ -174,12 +194,10 @@ function openDoor(config: Config, native: Native, log: RootLog["log"]): Cachefil
   return new CachefilesSession({ native, clock, log, deviceFd });
 }
 
-async function statusOf(parts: {
-  engine: Engine;
-  door: CachefilesSession;
-  counts: Status["source"];
-}): Promise<() => Status> {
-  const version = await packageVersion();
+function statusOf(
+  parts: { engine: Engine; door: CachefilesSession; counts: Status["source"] },
+  version: string,
+): () => Status {
   return () => ({
     version,
     pid: process.pid,
@@ -200,6 +218,8 @@ async function statusOf(parts: {
 async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Promise<void> {
   const error = new DaemonError({ code: "stopping" });
   rooms.handler.refuseNew(error);
+  rooms.readiness.stop(error);
+  rooms.events.stop();
   await rooms.control.close();
   const untilMs = clock.nowMs() + config.limits.drain_timeout;
   const isBusy = () => rooms.engine.waitingReads > 0 || rooms.opener.waitingCount > 0;
@@ -215,6 +235,7 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
       "images are still mounted: what is not cached of them cannot be read until they are mounted again",
     );
   }
+  rooms.stopping.abort(error);
   rooms.names.stop(error);
   rooms.engine.abort(error);
   await rooms.door.stop(error);
