@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Failures as the control socket tells them: one shape, and an HTTP status by kind.
 
-import { DaemonError } from "../errors.ts";
+import { type Code, DaemonError } from "../errors.ts";
 import type { Failure } from "./schema.ts";
 
 /** `error` as every answer that is not 200 has it. */
@@ -12,29 +12,25 @@ export function failureOf(error: DaemonError): Failure {
   return { code: fault.code, message, ...field, ...(hint === "" ? {} : { hint }) };
 }
 
+/** Where the kind of a failure does not say enough. */
+const STATUS: Partial<Record<Code, number>> = {
+  route_unknown: 404,
+  image_unknown: 404,
+  method_unsupported: 405,
+  request_slow: 408,
+  request_too_large: 413,
+  daemon_busy: 503,
+  daemon_not_ready: 503,
+  stopping: 503,
+};
+
 /** The status that `error` is answered with; the code in the body says more. */
-export function statusOf(error: DaemonError): number {
-  switch (error.fault.code) {
-    case "route_unknown":
-    case "image_unknown":
-      return 404;
-    case "method_unsupported":
-      return 405;
-    case "request_slow":
-      return 408;
-    case "request_too_large":
-      return 413;
-    case "daemon_busy":
-    case "daemon_not_ready":
-    case "stopping":
-      return 503;
-    default:
-      return statusOfKind(error);
-  }
+export function statusOf({ fault, policy }: DaemonError): number {
+  return STATUS[fault.code] ?? statusOfKind(policy.exitCode);
 }
 
-function statusOfKind({ policy }: DaemonError): number {
-  switch (policy.exitCode) {
+function statusOfKind(exitCode: number): number {
+  switch (exitCode) {
     case 2:
       return 400;
     case 4:

@@ -4,7 +4,7 @@
 
 import * as z from "zod";
 import { eventData } from "./image-schema.ts";
-import { type Route, isRepeatable } from "./route.ts";
+import { type Route, fieldsOf, isRepeatable } from "./route.ts";
 import { failure } from "./schema.ts";
 
 const ERROR = "#/components/schemas/Error";
@@ -67,7 +67,7 @@ function contentOf({ contentType, schema }: Route["gives"]): object {
 }
 
 function parametersOf(place: "path" | "query", schema: z.ZodObject): object[] {
-  return Object.entries(schema.shape).map(([name, field]) => {
+  return [...fieldsOf(schema)].map(([name, field]) => {
     const isOptional = field instanceof z.ZodOptional;
     const repeated = isRepeatable(schema, name) ? { style: "form", explode: true } : {};
     return {

@@ -133,8 +133,14 @@ function queryObject(schema: z.ZodObject, query: URLSearchParams): unknown {
 
 /** True for query parameters that may be given more than once. */
 export function isRepeatable(schema: z.ZodObject, name: string): boolean {
-  const field = Object.entries(schema.shape).find(([known]) => known === name)?.[1];
+  const field = fieldsOf(schema).get(name);
   return (field instanceof z.ZodOptional ? field.unwrap() : field) instanceof z.ZodArray;
+}
+
+/** The fields of an object's schema, by name. */
+export function fieldsOf(schema: z.ZodObject): ReadonlyMap<string, z.core.$ZodType> {
+  const shape: Readonly<Record<string, z.core.$ZodType>> = schema.shape;
+  return new Map(Object.entries(shape));
 }
 
 function bodyValue(schema: z.ZodType, text: string | undefined): unknown {

@@ -196,7 +196,10 @@ export class ControlServer {
     const length = Buffer.byteLength(text);
     response.writeHead(status, { "content-type": contentType, "content-length": length });
     const timer = setTimeout(() => response.destroy(), this.#limits.sendTimeoutMs);
-    for (const end of ["finish", "close"]) response.once(end, () => void clearTimeout(timer));
+    const taken = (): void => {
+      clearTimeout(timer);
+    };
+    response.once("finish", taken).once("close", taken);
     response.end(text);
   }
 
