@@ -105,7 +105,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
       events.publish({ type: "fill-failed", fsids: [...keys], failure: failureOf(error) });
     },
   });
-  const { source, counts, pushed, slabs, engine, bindings, store, streams, admission } = rooms;
+  const { source, slabs, engine, bindings, store, streams, admission } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
   const openTimeoutMs = config.limits.open_timeout;
@@ -139,6 +139,34 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   });
   const door = openDoor(config, native, log);
   bindings.observer = bindingObserver(events);
+  const { control, ...life } = await buildControl({
+    config,
+    log,
+    rooms,
+    names,
+    door,
+    failures,
+    events,
+  });
+  const warmUp = async (): Promise<void> => {
+    await rooms.warmUp();
+    await rooms.metrics();
+  };
+  const handler = new Admission(opener, engine);
+  return { source, engine, names, opener, door, control, warmUp, handler, ...life };
+}
+
+async function buildControl(parts: {
+  readonly config: Config;
+  readonly log: RootLog["log"];
+  readonly rooms: Rooms;
+  readonly names: NameResolver;
+  readonly door: CachefilesSession;
+  readonly failures: FailureLog;
+  readonly events: EventHub;
+}) {
+  const { config, log, rooms, names, door, failures, events } = parts;
+  const { engine, bindings, counts, pushed } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
   const version = await packageVersion();
@@ -159,13 +187,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     stopping: stopping.signal,
   });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
-  const warmUp = async (): Promise<void> => {
-    await rooms.warmUp();
-    await rooms.metrics();
-  };
-  const handler = new Admission(opener, engine);
-  const life = { readiness, events, stopping };
-  return { source, engine, names, opener, door, control, warmUp, handler, ...life };
+  return { control, readiness, events, stopping };
 }
 
 function traceOf(engine: Engine, version: string): ControlOperations["trace"] {
