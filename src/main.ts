@@ -10,9 +10,8 @@ import { release } from "node:os";
 import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
 import { EventHub } from "./control/event-hub.ts";
-import { failureOf } from "./control/failures.ts";
 import { KnownImages } from "./control/known-images.ts";
-import { bindingObserver, observedHandler } from "./control/observe.ts";
+import { bindingObserver, failureObserver, observedHandler } from "./control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
 import { ControlServer } from "./control/server.ts";
@@ -96,14 +95,12 @@ type Serving = Awaited<ReturnType<typeof buildServing>>;
 async function buildServing(config: Config, native: Native, log: RootLog["log"]) {
   const failures = new FailureLog();
   const events = new EventHub({ clock, unixMs: Date.now });
+  const failed = failureObserver(failures, events);
   const rooms = await buildRooms({
     config,
     native,
     log,
-    onFillFailure: (keys, error) => {
-      for (const key of keys) failures.record(key, error);
-      events.publish({ type: "fill-failed", fsids: [...keys], failure: failureOf(error) });
-    },
+    onFillFailure: failed.fill,
   });
   const { source, slabs, engine, bindings, store, streams, admission } = rooms;
   const domainId = config.kernel.domain_id;
@@ -132,10 +129,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     openTimeoutMs,
     names,
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
-    onFailure: (key, error) => {
-      failures.record(key, error);
-      events.publish({ type: "open-failed", fsid: key, failure: failureOf(error) });
-    },
+    onFailure: failed.open,
   });
   const door = openDoor(config, native, log);
   bindings.observer = bindingObserver(events);

@@ -8,9 +8,8 @@ import { onTestFinished } from "vitest";
 import { parseConfig } from "../../src/config/config.ts";
 import type { ControlOperations } from "../../src/control/control-operations.ts";
 import { EventHub } from "../../src/control/event-hub.ts";
-import { failureOf } from "../../src/control/failures.ts";
 import { KnownImages } from "../../src/control/known-images.ts";
-import { bindingObserver, observedHandler } from "../../src/control/observe.ts";
+import { bindingObserver, failureObserver, observedHandler } from "../../src/control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "../../src/control/operations.ts";
 import { type ControlLimits, ControlServer } from "../../src/control/server.ts";
 import { TraceRecorder } from "../../src/control/trace-recorder.ts";
@@ -124,11 +123,10 @@ export class ControlRig {
     return open;
   }
 
-  /** What main.ts does when a fill fails. */
+  /** A fill of this key fails, as the engine tells it. */
   failFill(fsid: string, detail: string): void {
     const error = new DaemonError({ code: "registry_unreachable", host: "h", detail });
-    this.failures.record(fsid, error);
-    this.events.publish({ type: "fill-failed", fsids: [fsid], failure: failureOf(error) });
+    failureObserver(this.failures, this.events).fill([fsid], error);
   }
 }
 
