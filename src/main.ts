@@ -100,7 +100,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     config,
     native,
     log,
-    onFillFailure: failed.fill,
+    onFillFailure: failed.ofFill,
   });
   const { source, slabs, engine, bindings, store, streams, admission } = rooms;
   const domainId = config.kernel.domain_id;
@@ -129,7 +129,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     openTimeoutMs,
     names,
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
-    onFailure: failed.open,
+    onFailure: failed.ofOpen,
   });
   const door = openDoor(config, native, log);
   bindings.observer = bindingObserver(events);

@@ -37,11 +37,11 @@ export function bindingObserver(events: EventHub) {
 /** Failures, kept for whoever asks for the last one of a key, and told to whoever listens. */
 export function failureObserver(failures: FailureLog, events: EventHub) {
   return {
-    fill(keys: readonly string[], error: DaemonError): void {
+    ofFill: (keys: readonly string[], error: DaemonError): void => {
       for (const key of keys) failures.record(key, error);
       events.publish({ type: "fill-failed", fsids: [...keys], failure: failureOf(error) });
     },
-    open(key: string, error: DaemonError): void {
+    ofOpen: (key: string, error: DaemonError): void => {
       failures.record(key, error);
       events.publish({ type: "open-failed", fsid: key, failure: failureOf(error) });
     },

@@ -126,7 +126,7 @@ export class ControlRig {
   /** A fill of this key fails, as the engine tells it. */
   failFill(fsid: string, detail: string): void {
     const error = new DaemonError({ code: "registry_unreachable", host: "h", detail });
-    failureObserver(this.failures, this.events).fill([fsid], error);
+    failureObserver(this.failures, this.events).ofFill([fsid], error);
   }
 }
 
