@@ -68,9 +68,10 @@ describe("the scripts", () => {
     }
   });
 
-  test.each(SHELLS.filter(isInstalled))("for %s are right for that shell", (shell) => {
-    const input = completionScript(shell);
-    const { status, stderr } = spawnSync(shell, ["-n"], { input, encoding: "utf8" });
+  test.each(SHELLS.filter(isInstalled))("for %s are right for that shell", async (shell) => {
+    const file = join(await tempDir(), "script");
+    await writeFile(file, completionScript(shell));
+    const { status, stderr } = spawnSync(shell, ["-n", file], { encoding: "utf8" });
     expect([status, stderr]).toEqual([0, ""]);
   });
 });
@@ -99,7 +100,7 @@ describe("the words", () => {
     async (path, command) => {
       const text = await helpOf(path);
       const said = new Set(
-        [...text.matchAll(/^ +(?:-\w, )?(--[a-z-]+)/gm)].map(([, name]) => name),
+        [...text.matchAll(/^ +(?:-\w, )?(--[a-z-]+)/gm)].map((found) => String(found[1])),
       );
       said.delete("--version");
       expect([...said].toSorted()).toEqual(command.options.map(({ name }) => name).toSorted());
