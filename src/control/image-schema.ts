@@ -62,8 +62,13 @@ export type ImageDetail = z.infer<typeof imageDetail>;
 /** GET /v1/cache */
 export const cacheAnswer = z.strictObject({
   dir: z.string(),
-  /** Blocks that the kernel's cache files take. */
+  /**
+   * Blocks that the kernel's cache files take. One that is filled for the first time has no name,
+   * and does not count, until the kernel closes it.
+   */
   usedBytes: bytes,
+  /** What is cached of objects that are open now, whether their files have a name or not. */
+  openBytes: bytes,
   files: z.int().nonnegative(),
   filesystem: z.strictObject({
     sizeBytes: bytes,

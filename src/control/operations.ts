@@ -93,7 +93,8 @@ export function controlOperations(parts: OperationsParts): ControlOperations {
     image: (name) => images.inspect(name),
     async cacheUsage() {
       const { dir, brun, bcull, bstop } = config.cache;
-      return { dir, ...(await diskUsage(dir)), limitsPercent: { brun, bcull, bstop } };
+      const openBytes = parts.status().objects.reduce((sum, each) => sum + each.cachedBytes, 0);
+      return { dir, ...(await diskUsage(dir)), openBytes, limitsPercent: { brun, bcull, bstop } };
     },
     lastFailure: (cookieKey) => failures.last(cookieKey),
     status: parts.status,
