@@ -24,8 +24,12 @@ export interface KnownImagesParts {
 
 type Known = CookieName & { readonly binding: Binding };
 type StreamDetail = ImageDetail["streams"][number];
-/** By volume and cookie key. */
-type OpenObjects = ReadonlyMap<string, OpenObjectFacts>;
+/** What is cached, in bytes, by volume and cookie key. */
+interface Cached {
+  readonly open: ReadonlyMap<string, OpenObjectFacts>;
+  /** Of what is not open. */
+  readonly onDisk: ReadonlyMap<string, number>;
+}
 
 export class KnownImages {
   readonly #parts: KnownImagesParts;
@@ -36,13 +40,9 @@ export class KnownImages {
 
   /** Images that can be mounted, the newest last. */
   async list(): Promise<ImageSummary[]> {
-    const open = this.#openObjects();
-    const images: ImageSummary[] = [];
-    for (const known of this.#parts.bindings.all()) {
-      if (known.binding.unbound === true) continue;
-      images.push(summaryOf(known, await this.#streamsOf(known, open)));
-    }
-    return images;
+    const bound = [...this.#parts.bindings.all()].filter(({ binding }) => binding.unbound !== true);
+    const cached = await this.#cachedOf(bound);
+    return bound.map((known) => summaryOf(known, this.#streamsOf(known, cached)));
   }
 
   /** Fault: image_unknown. Where several fit, an fsid counts before a reference, and the newest. */
@@ -53,7 +53,7 @@ export class KnownImages {
       all.findLast(({ binding }) => binding.reference === name) ??
       all.findLast(({ binding }) => binding.manifestDigest === name);
     if (known === undefined) throw new DaemonError({ code: "image_unknown", name });
-    const streams = await this.#streamsOf(known, this.#openObjects());
+    const streams = this.#streamsOf(known, await this.#cachedOf([known]));
     const past = this.#parts.lastFailure(known.cookieKey);
     return {
       ...summaryOf(known, streams),
@@ -63,43 +63,40 @@ export class KnownImages {
     };
   }
 
-  #openObjects(): OpenObjects {
-    const { openObjects } = this.#parts.engine;
-    return new Map(openObjects.map((each) => [idOf(each), each]));
+  // The disk is asked for what is not open, and all of it before anything is put together: with
+  // hundreds of mounts an answer must not cost hundreds of turns of the event loop.
+  async #cachedOf(images: readonly Known[]): Promise<Cached> {
+    const { engine, cacheDir } = this.#parts;
+    const open = new Map(engine.openObjects.map((each) => [idOf(each), each]));
+    const onDisk = new Map<string, number>();
+    for (const name of images.flatMap(namesOf)) {
+      const id = idOf(name);
+      if (open.has(id) || onDisk.has(id)) continue;
+      onDisk.set(id, await cachedOnDisk(cacheDir, name));
+    }
+    return { open, onDisk };
   }
 
-  async #streamsOf(known: Known, open: OpenObjects): Promise<StreamDetail[]> {
+  #streamsOf(known: Known, cached: Cached): StreamDetail[] {
     const { volumeKey, cookieKey, binding } = known;
-    const primary = await this.#streamOf(binding.stream, "bootstrap", {
-      open,
-      volumeKey,
-      keys: [cookieKey],
-    });
-    const devices: StreamDetail[] = [];
-    for (const device of binding.devices) {
-      const keys = deviceKeys(device.digest);
-      devices.push(await this.#streamOf(device, "device", { open, volumeKey, keys }));
-    }
+    const primary = this.#streamOf(binding.stream, "bootstrap", [{ volumeKey, cookieKey }], cached);
+    const devices = binding.devices.map((device) =>
+      this.#streamOf(device, "device", deviceNames(volumeKey, device), cached),
+    );
     return [primary, ...devices];
   }
 
-  async #streamOf(
+  #streamOf(
     record: StreamRecord,
     role: StreamDetail["role"],
-    at: { open: OpenObjects; volumeKey: string; keys: readonly string[] },
-  ): Promise<StreamDetail> {
-    const { volumeKey } = at;
-    const names = at.keys.map((cookieKey) => ({ volumeKey, cookieKey }));
-    const object = names.map((name) => at.open.get(idOf(name))).find((one) => one !== undefined);
-    let cached = object?.cachedBytes ?? 0;
-    if (object === undefined) {
-      for (const name of names) {
-        cached = Math.max(cached, await cachedOnDisk(this.#parts.cacheDir, name));
-      }
-    }
-    const { reads, readBytes, failedReads, fetchedBytes } = this.#parts.engine.countersOf(
-      streamKey(record),
-    );
+    names: readonly CookieName[],
+    { open, onDisk }: Cached,
+  ): StreamDetail {
+    const ids = names.map(idOf);
+    const object = ids.map((id) => open.get(id)).find((one) => one !== undefined);
+    const cached = object?.cachedBytes ?? Math.max(...ids.map((id) => onDisk.get(id) ?? 0));
+    const counters = this.#parts.engine.countersOf(streamKey(record));
+    const { reads, readBytes, failedReads, fetchedBytes } = counters;
     return {
       digest: record.digest,
       role,
@@ -132,9 +129,16 @@ function summaryOf(known: Known, streams: readonly StreamDetail[]): ImageSummary
   };
 }
 
+/** Every name that one of its streams may be opened by. */
+function namesOf({ volumeKey, cookieKey, binding }: Known): CookieName[] {
+  const devices = binding.devices.flatMap((device) => deviceNames(volumeKey, device));
+  return [{ volumeKey, cookieKey }, ...devices];
+}
+
 /** By what keys a device is opened: a digest whole or as a tag holds it, or its digits alone. */
-function deviceKeys(digest: string): string[] {
-  return [digest, digest.slice(0, TAG_LENGTH), digest.slice(digest.indexOf(":") + 1)];
+function deviceNames(volumeKey: string, { digest }: StreamRecord): CookieName[] {
+  const keys = [digest, digest.slice(0, TAG_LENGTH), digest.slice(digest.indexOf(":") + 1)];
+  return keys.map((cookieKey) => ({ volumeKey, cookieKey }));
 }
 
 function idOf({ volumeKey, cookieKey }: CookieName): string {
