@@ -4,7 +4,7 @@
 
 import { readdir, stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
-import { objectFile } from "./disk-names.ts";
+import { encodedObjectFile } from "./disk-names.ts";
 
 /** st_blocks counts in these (stat(2)), whatever the filesystem's own blocks are. */
 const STAT_BLOCK_BYTES = 512;
@@ -41,12 +41,12 @@ export async function diskUsage(cacheDir: string): Promise<DiskUsage> {
   return { usedBytes, files, filesystem: { ...sizes, inodes, freeInodes } };
 }
 
-/** What is cached under a key, in bytes of blocks; 0 when nothing is, or its name is encoded. */
+/** What is cached under a key, in bytes of blocks; 0 when nothing is. */
 export async function cachedOnDisk(
   cacheDir: string,
   name: { readonly volumeKey: string; readonly cookieKey: string },
 ): Promise<number> {
-  const file = objectFile(cacheDir, name);
+  const file = encodedObjectFile(cacheDir, name);
   return file === undefined ? 0 : ((await blocksOf(join(file.directory, file.name))) ?? 0);
 }
 

@@ -63,9 +63,13 @@ export class ControlServer {
     const { headersTimeoutMs: headersTimeout, requestTimeoutMs: requestTimeout } = this.#limits;
     const connectionsCheckingInterval = Math.min(1000, headersTimeout);
     const timeouts = { headersTimeout, requestTimeout, connectionsCheckingInterval };
-    this.#server = createServer(timeouts, (request, response) => {
+    const serve = (request: IncomingMessage, response: ServerResponse): void => {
       void this.#serve(request, response);
-    });
+    };
+    // There is one host here, whatever a client calls it.
+    this.#server = createServer({ ...timeouts, requireHostHeader: false }, serve);
+    // Node would refuse it with an empty body; RFC 9110 lets us ignore what is expected.
+    this.#server.on("checkExpectation", serve);
     this.#server.maxConnections = this.#limits.connectionsMax;
     this.#server.on("clientError", (error, socket) => {
       this.#refuse(socket, parserFailure(error, this.#limits.headersTimeoutMs));
@@ -212,6 +216,8 @@ export class ControlServer {
       socket.destroy();
       return;
     }
+    // After a CONNECT nobody else listens for it.
+    socket.on("error", () => socket.destroy());
     const { contentType, text } = jsonAnswer(failureOf(error));
     const head = [
       `HTTP/1.1 ${status} Refused`,

@@ -28,7 +28,7 @@ async function allOf(socket: Socket): Promise<string> {
   return text;
 }
 
-function failureIn(text: string): unknown {
+function bodyOf(text: string): unknown {
   return JSON.parse(text.slice(text.indexOf("\r\n\r\n") + 4));
 }
 
@@ -79,8 +79,21 @@ describe("a wrong request gets one clear error", () => {
     const rig = await ControlRig.start();
     const answer = await allOf(await client(rig, text));
     expect(answer.split(" ")[1]).toBe(status);
-    expect(failureIn(answer)).toMatchObject({ code });
+    expect(bodyOf(answer)).toMatchObject({ code });
     expect((await rig.ask("GET", "/v1/health")).status).toBe(200);
+  });
+});
+
+describe("an odd request that can be served", () => {
+  test.each([
+    ["without a host", "GET /v1/health HTTP/1.1\r\nconnection: close\r\n\r\n"],
+    ["of HTTP/1.0", "GET /v1/health HTTP/1.0\r\n\r\n"],
+    ["that expects something", "GET /v1/health HTTP/1.1\r\nexpect: x\r\nconnection: close\r\n\r\n"],
+  ])("%s is served", async (_, text) => {
+    const rig = await ControlRig.start();
+    const answer = await allOf(await client(rig, text));
+    expect(answer).toMatch(/^HTTP\/1.1 200 /);
+    expect(bodyOf(answer)).toMatchObject({ status: "ok" });
   });
 });
 
@@ -95,7 +108,7 @@ describe("a slow client", () => {
     const rig = await ControlRig.start({ limits });
     const answer = await allOf(await client(rig, text));
     expect(answer).toMatch(/^HTTP\/1.1 408 /);
-    expect(failureIn(answer)).toMatchObject({ code: "request_slow" });
+    expect(bodyOf(answer)).toMatchObject({ code: "request_slow" });
     expect((await rig.ask("GET", "/v1/health")).status).toBe(200);
   });
 
@@ -163,7 +176,7 @@ describe("a client that goes away", () => {
     socket.destroy();
     rig.names.publish(TAG, rig.names.image());
     rig.names.release();
-    expect(failureIn(await rig.names.settled(answer))).toMatchObject({ reference: TAG });
+    expect(bodyOf(await rig.names.settled(answer))).toMatchObject({ reference: TAG });
     expect(rig.names.resolved.length).toBe(1);
   });
 

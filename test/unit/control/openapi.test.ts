@@ -6,8 +6,10 @@ import { join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
 import * as z from "zod";
 import { ROUTES } from "../../../src/control/routes.ts";
+import { encodedObjectFile } from "../../../src/cache/disk-names.ts";
 import { ControlRig, type Reply } from "../../support/control-rig.ts";
-import { TAG } from "../../support/names-rig.ts";
+import { digestOf } from "../../support/flow-rig.ts";
+import { TAG, VOLUME } from "../../support/names-rig.ts";
 
 const schema = z.record(z.string(), z.unknown());
 const content = z.record(z.string(), z.looseObject({ schema }));
@@ -135,6 +137,30 @@ describe("a real answer is as the document says", () => {
     const failure = await rig.ask("GET", `/v1/failures?key=${encodeURIComponent(fsid)}`);
     expect(check("GET", "/v1/failures", failure)).toMatchObject({
       failure: { message: "registry h cannot be reached: it is down" },
+    });
+  });
+
+  test("of an image whose streams lie on disk under the kernel's names for them", async () => {
+    const device = new Uint8Array(4096).fill(7);
+    const image = rig.names.image({ devices: [device], tags: [""] });
+    rig.names.publish(TAG, image);
+    const { object } = await rig.open(TAG);
+    if (object === undefined) throw new Error("it was not opened");
+    rig.handler.closed(object);
+    for (const [cookieKey, blocks] of [
+      [TAG, 2],
+      [digestOf(device).slice(7), 1],
+    ] as const) {
+      const file = encodedObjectFile(rig.cacheDir, { volumeKey: VOLUME, cookieKey });
+      if (file === undefined) throw new Error("it has a file");
+      await mkdir(file.directory, { recursive: true });
+      await writeFile(join(file.directory, file.name), new Uint8Array(blocks * 4096));
+    }
+    const one = await rig.ask("GET", `/v1/images/${encodeURIComponent(TAG)}`);
+    expect(check("GET", "/v1/images/{name}", one)).toMatchObject({
+      open: false,
+      cachedBytes: 3 * 4096,
+      streams: [{ cachedBytes: 2 * 4096 }, { cachedBytes: 4096, open: false }],
     });
   });
 
