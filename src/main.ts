@@ -175,7 +175,7 @@ async function buildControl(parts: {
     pushed,
     readiness,
     events,
-    status: statusOf({ engine, door, counts }, version),
+    status: statusOf({ engine, door, counts, readiness }, version),
     metrics: metricsOf(rooms),
     trace: traceOf(engine, version),
     stopping: stopping.signal,
@@ -211,13 +211,18 @@ function openDoor(config: Config, native: Native, log: RootLog["log"]): Cachefil
 }
 
 function statusOf(
-  parts: { engine: Engine; door: CachefilesSession; counts: Status["source"] },
+  parts: {
+    engine: Engine;
+    door: CachefilesSession;
+    counts: Status["source"];
+    readiness: Readiness;
+  },
   version: string,
 ): () => Status {
   return () => ({
     version,
     pid: process.pid,
-    ready: true,
+    ready: parts.readiness.isReady,
     kernelMessages: parts.door.messages,
     source: parts.counts,
     cache: parts.door.writes,

@@ -52,6 +52,10 @@ export class Readiness {
     this.#problem = error;
   }
 
+  get isReady(): boolean {
+    return this.#problem === undefined;
+  }
+
   /** Throws why nothing is served. */
   check(): void {
     if (this.#problem !== undefined) throw this.#problem;
