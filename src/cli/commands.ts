@@ -34,7 +34,8 @@ export async function runCommand(words: string[]): Promise<number> {
     .fail((message: string | null, error: unknown) => {
       // Its own complaints come as a message, some also as a YError.
       if (error instanceof Error && error.name !== "YError") throw error;
-      throw new DaemonError({ code: "usage_invalid", detail: message ?? "" });
+      const detail = (message ?? "").trim().replaceAll(/\s*\n\s*/g, " ");
+      throw new DaemonError({ code: "usage_invalid", detail });
     });
   await parser.parseAsync();
   return 0;
