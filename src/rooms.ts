@@ -61,10 +61,9 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
       windowBytes: config.engine.window,
       windowBytesMax: Math.max(config.engine.window, config.engine.window_max),
       fillsNeighbours: true,
-      greetsHosts: true,
+      opensSpares: true,
       requestsPerHost: config.registry.connections,
       readTimeoutMs: config.limits.read_timeout,
-      answerHoldMs: config.engine.answer_hold,
     },
     onFillFailure: parts.onFillFailure,
   });

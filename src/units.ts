@@ -23,6 +23,7 @@ export const BLOCK_BYTES = 4096;
 
 export const KIB = 1024;
 export const MIB = 1024 * 1024;
+export const GIB = 1024 * MIB;
 
 export function alignDown(value: number, step: number): number {
   return value - (value % step);
@@ -35,6 +36,10 @@ export function alignUp(value: number, step: number): number {
 
 export function extentEnd(extent: Extent): number {
   return extent.offset + extent.length;
+}
+
+export function overlaps(a: Extent, b: Extent): boolean {
+  return a.offset < extentEnd(b) && b.offset < extentEnd(a);
 }
 
 const SHA256 = /^sha256:[0-9a-f]{64}$/;

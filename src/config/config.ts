@@ -105,7 +105,6 @@ export const configSchema = z.strictObject({
       window_max: bytes("4KiB", "64MiB")
         .refine((value) => value % BLOCK_BYTES === 0, "not a multiple of 4KiB")
         .prefault("8MiB"),
-      answer_hold: milliseconds("0ms", "1s").prefault("50ms"),
       integrity: z.enum(["prefer", "require"]).default("prefer"),
       writer_threads: z.int().min(1).max(64).default(4),
     })

@@ -5,20 +5,15 @@
 import { LRUCache } from "lru-cache";
 import { DaemonError } from "../errors.ts";
 import type { KernelObject, ReadRequest } from "../kernel/transport.ts";
-import { ignoreBecause } from "../source/ignore.ts";
 import type { Extent } from "../units.ts";
 import type { OpenObject } from "./open-object.ts";
 import { FetchQueue } from "./fetch-queue.ts";
 import { LinkMeter } from "./link-meter.ts";
 import { NeighbourFill } from "./neighbour-fill.ts";
+import { SpareConnections } from "./spare-connections.ts";
 import { queuedRead, refill, serveRead } from "./serve-request.ts";
-import {
-  type FlowParts,
-  type SharedParts,
-  type Stream,
-  type StreamCounters,
-  StreamFlow,
-} from "./stream-flow.ts";
+import { type SharedParts, StreamFlow } from "./stream-flow.ts";
+import type { FlowParts, Stream, StreamCounters } from "./stream.ts";
 
 export interface OpenObjectFacts {
   readonly volumeKey: string;
@@ -38,9 +33,6 @@ export interface EngineLoad {
 }
 
 const COUNTERS_MAX = 4096;
-const HOSTS_MAX = 256;
-/** Idle connections live a little longer. */
-const GREETED_MS = 25_000;
 
 interface Served {
   readonly flow: StreamFlow;
@@ -55,8 +47,6 @@ export class Engine {
   readonly #counters = new LRUCache<string, StreamCounters>({ max: COUNTERS_MAX });
 
   readonly #onOpened: ((streamKey: string) => void)[] = [];
-  readonly #greetedMs = new LRUCache<string, number>({ max: HOSTS_MAX });
-  readonly #stopping = new AbortController();
   #lastReadMs: number | undefined;
   /** Told of every READ of an open object before it is served; for a trace. */
   readObserver: ((stream: Stream, request: ReadRequest) => void) | undefined;
@@ -66,7 +56,8 @@ export class Engine {
     const { requestsPerHost } = parts.limits;
     const queue = new FetchQueue(parts.slabs, parts.clock, { requestsPerHost });
     const neighbours = new NeighbourFill(parts.clock);
-    this.#parts = { ...parts, queue, meter, neighbours, refill };
+    const spares = new SpareConnections({ clock: parts.clock, queue, meter });
+    this.#parts = { ...parts, queue, meter, neighbours, spares, refill };
   }
 
   /** `listener` is told of every object that has become ready to be filled. */
@@ -133,33 +124,6 @@ export class Engine {
     const served = { flow, object: flow.attach(kernel) };
     this.#served.set(kernel, served);
     void this.#load(served);
-    this.#greet(flow);
-  }
-
-  /**
-   * Asks a host that was left alone for one byte, before a reader asks for the first: names are
-   * resolved, a connection is made, a token fetched. How it ends does not matter.
-   */
-  #greet({ stream }: StreamFlow): void {
-    const { clock, limits, meter, queue } = this.#parts;
-    const nowMs = clock.nowMs();
-    const lastMs = Math.max(
-      queue.lastTurnMs(stream.host),
-      this.#greetedMs.get(stream.host) ?? -1e9,
-    );
-    const isKnown = queue.isBusy(stream.host) || nowMs - lastMs < GREETED_MS;
-    if (!limits.greetsHosts || isKnown || stream.map.sizeBytes === 0) return;
-    this.#greetedMs.set(stream.host, nowMs);
-    const deadlineMs = nowMs + limits.readTimeoutMs;
-    const measure = meter.began(stream.host, nowMs);
-    const onPiece = (piece: Uint8Array): void => measure.took(piece.length, clock.nowMs());
-    const { signal } = this.#stopping;
-    ignoreBecause(
-      "a reader will meet the same fault and tell it",
-      stream
-        .fetch({ offset: 0, length: 1 }, onPiece, { signal, deadlineMs, urgency: "prefetch" })
-        .finally(() => measure.ended()),
-    );
   }
 
   read(request: ReadRequest): void {
@@ -237,7 +201,7 @@ export class Engine {
 
   /** Cancels every fetch; whoever waits for one is failed with `error`. */
   abort(error: DaemonError): void {
-    this.#stopping.abort(error);
+    this.#parts.spares.stop();
     this.#parts.neighbours.stop();
     for (const flow of this.#flows.values()) flow.abort(error);
   }

@@ -4,7 +4,7 @@
 
 import { DaemonError } from "../errors.ts";
 import type { Clock } from "../platform/clock.ts";
-import { type Extent, extentEnd } from "../units.ts";
+import { type Extent, overlaps } from "../units.ts";
 
 /** How long a failure answers for the same bytes. */
 const MEMORY_MS = 1000;
@@ -54,8 +54,4 @@ export class FailureMemory {
     const now = this.#clock.nowMs();
     this.#entries = this.#entries.filter((entry) => entry.untilMs > now);
   }
-}
-
-export function overlaps(a: Extent, b: Extent): boolean {
-  return a.offset < extentEnd(b) && b.offset < extentEnd(a);
 }

@@ -9,7 +9,7 @@ import { type TurnLimits, pickNext } from "../planner/pick-next.ts";
 import { LRUCache } from "lru-cache";
 import { type Clock, cancelledBy } from "../platform/clock.ts";
 import type { Slab, SlabPool } from "../platform/slab-pool.ts";
-import type { Urgency } from "../units.ts";
+import { KIB, type Urgency } from "../units.ts";
 
 export interface TurnRequest {
   readonly host: string;
@@ -25,6 +25,8 @@ export interface TurnRequest {
 }
 
 const HOSTS_MAX = 256;
+/** How often a fetch's progress makes others look whether they may go. */
+const GRANT_STEP_BYTES = 128 * KIB;
 /** Of the pool, what read-ahead and prefetch may fill. */
 const BACKGROUND_SHARE = 3 / 4;
 
@@ -37,7 +39,10 @@ interface Waiting {
 /** One fetch's turn, from the moment it asks. */
 export class Turn {
   readonly host: string;
-  readonly bytes: number;
+  /** Stored bytes that are still to come. */
+  bytes: number;
+  readonly storedBytes: number;
+  hasCome = false;
   readonly slabBytes: number;
   readonly group: object;
   readonly backgroundBytesMax: number;
@@ -47,6 +52,7 @@ export class Turn {
   constructor(of: TurnRequest) {
     this.host = of.host;
     this.bytes = of.bytes;
+    this.storedBytes = of.bytes;
     this.slabBytes = of.slabBytes;
     this.group = of.group;
     this.backgroundBytesMax = of.backgroundBytesMax;
@@ -59,7 +65,8 @@ export class FetchQueue {
   readonly #slabs: SlabPool;
   readonly #limits: TurnLimits;
   readonly #waiting = new Map<Turn, Waiting>();
-  readonly #inAir = new Set<Turn>();
+  /** In the air, or in memory. */
+  readonly #held = new Set<Turn>();
   /** When a reader's fetch or read-ahead last began or ended, of each host. */
   readonly #lastMs = new LRUCache<string, number>({ max: HOSTS_MAX });
   readonly #clock: Clock;
@@ -78,7 +85,8 @@ export class FetchQueue {
 
   /** True while anything waits to be fetched from `host`, or is being. */
   isBusy(host: string): boolean {
-    return [...this.#waiting.keys(), ...this.#inAir].some((turn) => turn.host === host);
+    const isThere = (turn: Turn): boolean => turn.host === host && !turn.hasCome;
+    return [...this.#waiting.keys(), ...this.#held].some(isThere);
   }
 
   /** When something of `host` last began or ended. */
@@ -114,22 +122,32 @@ export class FetchQueue {
     this.#grant();
   }
 
+  /** So many stored bytes of it have come: what follows may set out before its last one is here. */
+  took(turn: Turn, bytes: number): void {
+    const before = Math.floor(turn.bytes / GRANT_STEP_BYTES);
+    turn.bytes = Math.max(0, turn.bytes - bytes);
+    if (Math.floor(turn.bytes / GRANT_STEP_BYTES) !== before) this.#grant();
+  }
+
   /** The host is free of it; its slab is still in use. */
   requestEnded(turn: Turn): void {
-    if (!this.#inAir.delete(turn)) return;
+    if (turn.hasCome || !this.#held.has(turn)) return;
+    turn.hasCome = true;
+    turn.bytes = 0;
     this.#lastMs.set(turn.host, this.#clock.nowMs());
     this.#grant();
   }
 
   release(turn: Turn, slab: Slab): void {
     this.requestEnded(turn);
+    this.#held.delete(turn);
     this.#slabs.release(slab);
     this.#grant();
   }
 
   #grant(): void {
     // Who is granted may at once ask for more.
-    if (this.#isGranting) return;
+    if (this.#isGranting || this.#waiting.size === 0) return;
     this.#isGranting = true;
     while (this.#grantOne());
     this.#isGranting = false;
@@ -138,14 +156,14 @@ export class FetchQueue {
   /** Whoever is next waits for memory alone: nobody overtakes it, or a large one would never go. */
   #grantOne(): boolean {
     if (this.#waiting.size === 0) return false;
-    const turn = pickNext([...this.#waiting.keys()], [...this.#inAir], this.#limits);
+    const turn = pickNext([...this.#waiting.keys()], [...this.#held], this.#limits);
     if (turn === undefined || !this.#mayFill(turn)) return false;
     const waiting = this.#waiting.get(turn);
     invariant(waiting !== undefined, "who is picked is waiting");
     try {
       const slab = this.#slabs.tryAcquire(turn.slabBytes);
       if (slab === undefined) return false;
-      this.#inAir.add(turn);
+      this.#held.add(turn);
       waiting.resolve(slab);
     } catch (error) {
       // No memory is to be had: this one fails, and the others still get their turn.

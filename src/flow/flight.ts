@@ -18,12 +18,12 @@ import type { FetchOptions } from "../source/source.ts";
 import type { Clock } from "../platform/clock.ts";
 import { minus } from "../planner/plan-fill.ts";
 import type { Slab } from "../platform/slab-pool.ts";
-import { type Extent, KIB, type Urgency, extentEnd } from "../units.ts";
+import { type Extent, MIB, type Urgency, extentEnd, overlaps } from "../units.ts";
 import { type FetchQueue, Turn } from "./fetch-queue.ts";
 import { type Intake, rawIntake, storedRoom, unitIntake } from "./intake.ts";
 import type { LinkMeter } from "./link-meter.ts";
 import { Arrivals } from "./arrivals.ts";
-import { overlaps } from "./failure-memory.ts";
+import type { WriteSource } from "./object-writes.ts";
 import type { OpenObject } from "./open-object.ts";
 
 /** Fetches stored bytes of one stream, in order, each once. */
@@ -34,7 +34,9 @@ export type FetchRange = (
 ) => Promise<void>;
 
 /** What a reader waits for is written with up to so much of what follows it. */
-const URGENT_WRITE_BYTES = 256 * KIB;
+const URGENT_WRITE_BYTES = MIB;
+/** What nobody waits for is written in such pieces, once there is one. */
+const BULK_WRITE_BYTES = 2 * MIB;
 
 export interface FlightParts {
   /** Whole units, and so whole blocks. */
@@ -58,8 +60,6 @@ export interface FlightParts {
   readonly backgroundBytesMax: number;
   /** The bytes were wrong once: they are to come another way. */
   readonly isSecondTry: boolean;
-  /** How long a patient reader's bytes may wait for the rest of the window. */
-  readonly answerHoldMs: number;
   /** Of a raw stream: given all bytes once they have arrived, before any is written; throws to refuse. */
   readonly verify?: ((bytes: Uint8Array) => void) | undefined;
   /** Cancelled, failed or over: nobody may join it any more. Called once or more often. */
@@ -71,10 +71,9 @@ export interface FlightParts {
 interface Target {
   /** Bytes from the start that are in the file, or bad. */
   written: number;
-  writing: boolean;
 }
 
-export class Flight {
+export class Flight implements WriteSource {
   readonly extent: Extent;
   /** Who it was launched for. */
   readonly urgency: Urgency;
@@ -97,8 +96,6 @@ export class Flight {
   #error: DaemonError | undefined;
   #pins = 0;
   #writesUnderWay = 0;
-  #holdOver = false;
-  #cancelHold: (() => void) | undefined;
   #drained: (() => void) | undefined;
 
   constructor(parts: FlightParts) {
@@ -119,9 +116,12 @@ export class Flight {
 
   /** What of it may still come. */
   get promised(): readonly Extent[] {
-    if (this.#bad.length === 0) return [this.extent];
+    // A fetch that has failed still brings what has come of it.
+    const hasFailed = this.#draining && this.#error !== undefined;
+    const all = hasFailed ? { ...this.extent, length: this.#usable } : this.extent;
+    if (this.#bad.length === 0) return [all];
     return minus(
-      [this.extent],
+      [all],
       this.#bad.map(({ extent }) => extent),
     );
   }
@@ -142,16 +142,22 @@ export class Flight {
   /** `object` wants what this flight promises, or has a new reader waiting for some of it. */
   addTarget(object: OpenObject): void {
     if (!this.#targets.has(object)) {
-      this.#targets.set(object, { written: 0, writing: false });
+      this.#targets.set(object, { written: 0 });
+      object.writes.add(this);
     }
     this.advance();
   }
 
   /** Nobody needs `object`'s copy any more; without targets and pins the fetch is cancelled. */
   removeTarget(object: OpenObject): void {
-    this.#targets.delete(object);
+    this.#forget(object);
     this.advance();
     this.#cancelWhenUnwanted();
+  }
+
+  #forget(object: OpenObject): void {
+    this.#targets.delete(object);
+    object.writes.delete(this);
   }
 
   /** Keeps the flight alive without a target until the returned function is called. */
@@ -207,7 +213,7 @@ export class Flight {
     }
     // No await from here on: who joined after the last look would read a slab already given back.
     this.#parts.onUnjoinable();
-    this.#cancelHold?.();
+    for (const object of this.#targets.keys()) object.writes.delete(this);
     if (this.#slab !== undefined) queue.release(this.#turn, this.#slab);
     this.#slab = undefined;
   }
@@ -217,6 +223,7 @@ export class Flight {
     const measure = meter.began(host, clock.nowMs());
     const onPiece = (piece: Uint8Array): void => {
       measure.took(piece.byteLength, clock.nowMs());
+      queue.took(this.#turn, piece.byteLength);
       this.#take(piece);
     };
     const { signal } = this.#abort;
@@ -225,7 +232,7 @@ export class Flight {
     try {
       await fetch(stored, onPiece, { signal, deadlineMs, ...by });
     } finally {
-      measure.ended();
+      measure.ended(clock.nowMs());
       queue.requestEnded(this.#turn);
     }
   }
@@ -252,7 +259,11 @@ export class Flight {
 
   /** Starts every write that is due. Called when bytes arrive, targets change, time passes. */
   advance(): void {
-    for (const [object, target] of this.#targets) this.#pump(object, target);
+    for (const object of this.#targets.keys()) object.writes.pump();
+    this.#settleDrain();
+  }
+
+  #settleDrain(): void {
     if (this.#draining && this.#isDrained()) this.#drained?.();
   }
 
@@ -268,37 +279,34 @@ export class Flight {
     this.#settleArrivals();
   }
 
-  #pump(object: OpenObject, target: Target): void {
+  /** Its promise never rejects. */
+  async write(object: OpenObject, run: Extent): Promise<void> {
     const slab = this.#slab;
-    if (slab === undefined || target.writing) return;
-    const run = this.#urgentRun(object) ?? this.#nextRun(object, target);
-    if (run === undefined) return;
+    invariant(slab !== undefined, "only what has come is written");
     const { offset: fileOffset, length } = run;
     const bytesOffset = fileOffset - this.extent.offset;
-    target.writing = true;
+    const target = this.#targets.get(object);
     this.#writesUnderWay += 1;
-    object.kernel.write(slab.bytes, { bytesOffset, length, fileOffset }).then(
-      () => {
-        this.#writesUnderWay -= 1;
-        target.writing = false;
-        if (!object.closed) object.markCached(run);
-        this.advance();
-      },
-      (error: unknown) => {
-        this.#writesUnderWay -= 1;
-        this.#targets.delete(object);
-        if (!object.closed) {
-          this.#parts.onFailure(this.#restFrom(target.written), asDaemonError(error), [object]);
-        }
-        this.#cancelWhenUnwanted();
-        this.advance();
-      },
-    );
+    try {
+      await object.kernel.write(slab.bytes, { bytesOffset, length, fileOffset });
+      if (!object.closed) object.markCached(run);
+      if (target !== undefined) this.#firstUnwritten(object, target);
+    } catch (error) {
+      this.#forget(object);
+      if (!object.closed) {
+        const rest = this.#restFrom(target?.written ?? 0);
+        this.#parts.onFailure(rest, asDaemonError(error), [object]);
+      }
+      this.#cancelWhenUnwanted();
+    } finally {
+      this.#writesUnderWay -= 1;
+      this.#settleDrain();
+    }
   }
 
-  /** What lets an impatient reader of `object` go on, and a little more. */
-  #urgentRun(object: OpenObject): Extent | undefined {
-    if (this.#usable === 0) return undefined;
+  /** What lets a reader of `object` go on, and a little more. */
+  urgentRun(object: OpenObject): Extent | undefined {
+    if (this.#usable === 0 || this.#slab === undefined) return undefined;
     const usable = { offset: this.extent.offset, length: this.#usable };
     for (const part of object.urgentParts(this.extent)) {
       const isHere = extentEnd(part) <= extentEnd(usable) && !this.#isBad(part);
@@ -314,30 +322,29 @@ export class Flight {
     return undefined;
   }
 
-  // Before the last byte is here, the rest is written only when patient readers have waited long
-  // enough: fewer, larger writes and kernel messages.
-  #nextRun(object: OpenObject, target: Target): Extent | undefined {
+  /** Bulk: nobody waits for it, so it goes in large writes. */
+  nextRun(object: OpenObject): Extent | undefined {
+    const target = this.#targets.get(object);
+    if (target === undefined || this.#slab === undefined) return undefined;
+    const run = this.#firstUnwritten(object, target);
+    if (run === undefined) this.#settleDrain();
+    if (run === undefined || (!this.#draining && run.length < BULK_WRITE_BYTES)) return undefined;
+    return { ...run, length: Math.min(run.length, BULK_WRITE_BYTES) };
+  }
+
+  /** Moves `written` up to it, past what is bad or, by whomever, in the file already. */
+  #firstUnwritten(object: OpenObject, target: Target): Extent | undefined {
     for (;;) {
       const end = this.#skipBad(target);
       if (end <= target.written) return undefined;
-      const usable = { offset: this.extent.offset + target.written, length: end - target.written };
-      if (!this.#draining && !this.#holdOver) {
-        this.#hold(object, usable);
-        return undefined;
+      const offset = this.extent.offset + target.written;
+      const [run] = object.blocks.missing({ offset, length: end - target.written });
+      if (run !== undefined) {
+        target.written = run.offset - this.extent.offset;
+        return run;
       }
-      // Verified bytes are in the file already: it was written by another flight, or was cached.
-      const [run] = object.blocks.missing(usable);
-      if (run !== undefined) return run;
       target.written = end;
     }
-  }
-
-  #hold(object: OpenObject, usable: Extent): void {
-    if (this.#cancelHold !== undefined || !object.isAwaiting(usable)) return;
-    this.#cancelHold = this.#parts.clock.after(this.#parts.answerHoldMs, () => {
-      this.#holdOver = true;
-      this.advance();
-    });
   }
 
   #isBad(part: Extent): boolean {
@@ -360,7 +367,6 @@ export class Flight {
 
   // What has arrived is still written; who needs more is failed now, not after the last pin.
   #fail(error: DaemonError): void {
-    this.#parts.onUnjoinable();
     this.#parts.onFailure(this.#restFrom(this.#usable), error, [...this.#targets.keys()]);
   }
 

@@ -4,20 +4,28 @@
 
 import { LRUCache } from "lru-cache";
 import type { LinkFacts } from "../planner/link-facts.ts";
-import { MIB } from "../units.ts";
+import { KIB, MIB } from "../units.ts";
 
 const HOSTS_MAX = 256;
-/** A sample of bandwidth is this long at least, or this many bytes: pieces come in bursts. */
-const SAMPLE_MS = 10;
-const SAMPLE_BYTES = MIB;
+/**
+ * A sample of bandwidth: so long that something is coming, or so many bytes. What comes after a
+ * pause of ours comes in a burst, and a shorter sample would take it for the link's speed.
+ */
+const SAMPLE_MS = 50;
+const SAMPLE_BYTES = 16 * MIB;
+/** Before anything is known, less will do. */
+const FIRST_SAMPLE_MS = 4;
+const FIRST_SAMPLE_BYTES = 64 * KIB;
 const SAMPLE_MS_MIN = 0.2;
-/** A better figure is believed at once by half, a worse one slowly: delays have many causes. */
-const BETTER_SHARE = 1 / 2;
-const WORSE_SHARE = 1 / 16;
+/** A better figure is believed sooner than a worse one: delays have many causes. */
+const BETTER_RTT_SHARE = 1 / 2;
+const WORSE_RTT_SHARE = 1 / 16;
+const FASTER_SHARE = 1 / 4;
+const SLOWER_SHARE = 1 / 8;
 
 export interface FetchMeasure {
   took(bytes: number, nowMs: number): void;
-  ended(): void;
+  ended(nowMs: number): void;
 }
 
 interface Host {
@@ -25,7 +33,9 @@ interface Host {
   bytesPerMs: number | undefined;
   /** Fetches that have had their first byte. */
   streaming: number;
-  sampleFromMs: number;
+  /** Up to when the time of the sample is counted. */
+  countedMs: number;
+  sampleMs: number;
   sampleBytes: number;
 }
 
@@ -46,21 +56,21 @@ export class LinkMeter {
       took: (bytes, nowMs) => {
         if (!isStreaming) {
           isStreaming = true;
-          of.rttMs = moved(of.rttMs, nowMs - beganMs, (a, b) => a < b);
-          if (of.streaming === 0) startSample(of, nowMs);
+          const ms = nowMs - beganMs;
+          const isBetter = ms < (of.rttMs ?? Infinity);
+          of.rttMs = moved(of.rttMs, ms, isBetter ? BETTER_RTT_SHARE : WORSE_RTT_SHARE);
+          if (of.streaming === 0) of.countedMs = nowMs;
           of.streaming += 1;
           return;
         }
         of.sampleBytes += bytes;
-        const ms = nowMs - of.sampleFromMs;
-        if (ms < SAMPLE_MS && of.sampleBytes < SAMPLE_BYTES) return;
-        const rate = of.sampleBytes / Math.max(ms, SAMPLE_MS_MIN);
-        of.bytesPerMs = moved(of.bytesPerMs, rate, (a, b) => a > b);
-        startSample(of, nowMs);
+        count(of, nowMs);
       },
-      ended() {
-        if (isStreaming) of.streaming -= 1;
+      ended(nowMs) {
+        if (!isStreaming) return;
         isStreaming = false;
+        count(of, nowMs);
+        of.streaming -= 1;
       },
     };
   }
@@ -68,11 +78,12 @@ export class LinkMeter {
   #hostOf(host: string): Host {
     const known = this.#hosts.get(host);
     if (known !== undefined) return known;
-    const made = {
+    const made: Host = {
       rttMs: undefined,
       bytesPerMs: undefined,
       streaming: 0,
-      sampleFromMs: 0,
+      countedMs: 0,
+      sampleMs: 0,
       sampleBytes: 0,
     };
     this.#hosts.set(host, made);
@@ -80,16 +91,21 @@ export class LinkMeter {
   }
 }
 
-function startSample(of: Host, nowMs: number): void {
-  of.sampleFromMs = nowMs;
+function count(of: Host, nowMs: number): void {
+  of.sampleMs += Math.max(0, nowMs - of.countedMs);
+  of.countedMs = nowMs;
+  const isFirst = of.bytesPerMs === undefined;
+  const isLong = of.sampleMs >= SAMPLE_MS || of.sampleBytes >= SAMPLE_BYTES;
+  const isEnough =
+    isFirst && of.sampleMs >= FIRST_SAMPLE_MS && of.sampleBytes >= FIRST_SAMPLE_BYTES;
+  if (!isLong && !isEnough) return;
+  const rate = of.sampleBytes / Math.max(of.sampleMs, SAMPLE_MS_MIN);
+  const isFaster = rate > (of.bytesPerMs ?? 0);
+  of.bytesPerMs = moved(of.bytesPerMs, rate, isFaster ? FASTER_SHARE : SLOWER_SHARE);
+  of.sampleMs = 0;
   of.sampleBytes = 0;
 }
 
-function moved(
-  known: number | undefined,
-  seen: number,
-  isBetter: (a: number, b: number) => boolean,
-): number {
-  if (known === undefined) return seen;
-  return known + (seen - known) * (isBetter(seen, known) ? BETTER_SHARE : WORSE_SHARE);
+function moved(known: number | undefined, seen: number, share: number): number {
+  return known === undefined ? seen : known + (seen - known) * share;
 }

@@ -30,7 +30,8 @@ import { type Digest, isDigest } from "../units.ts";
 import type { Engine } from "./engine.ts";
 import { inspectPrimary } from "./inspect-image.ts";
 import { NameLocks } from "./name-locks.ts";
-import type { PinnedHead, Stream } from "./stream-flow.ts";
+import type { PinnedHead } from "./stream-flow.ts";
+import type { Stream } from "./stream.ts";
 import type { Streams } from "./streams.ts";
 
 /** A name that has a binding does not wait longer than this for a registry that is away. */

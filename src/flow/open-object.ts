@@ -9,15 +9,14 @@ import type { BlockSet } from "../cache/block-set.ts";
 import { DaemonError } from "../errors.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { KernelObject, ReadRequest } from "../kernel/transport.ts";
-import { type Extent, extentEnd } from "../units.ts";
+import { type Extent, extentEnd, overlaps } from "../units.ts";
 import type { Neighbourhood } from "../planner/neighbourhood.ts";
 import type { ReadPattern } from "../planner/read-pattern.ts";
-import { FailureMemory, overlaps } from "./failure-memory.ts";
+import { FailureMemory } from "./failure-memory.ts";
+import { ObjectWrites } from "./object-writes.ts";
 
 export interface Waiter {
   readonly request: ReadRequest;
-  /** A sequential reader, which loses nothing when its answer waits for the whole window. */
-  readonly patient: boolean;
   /** When it began to wait, on the engine's clock. */
   readonly sinceMs: number;
   readonly cancelDeadline: () => void;
@@ -30,6 +29,7 @@ export class OpenObject {
   readonly neighbourhood: Neighbourhood;
   readonly failures: FailureMemory;
   readonly waiters = new Set<Waiter>();
+  readonly writes = new ObjectWrites(this);
   /** Reads that came while loading; undefined once ready. */
   queued: Waiter[] | undefined = [];
   closed = false;
@@ -82,8 +82,7 @@ export class OpenObject {
 
   /** What impatient readers still need of `extent`, in the order they came. */
   *urgentParts(extent: Extent): Generator<Extent, void> {
-    for (const { patient, request } of this.waiters) {
-      if (patient) continue;
+    for (const { request } of this.waiters) {
       const offset = Math.max(request.extent.offset, extent.offset);
       const end = Math.min(extentEnd(request.extent), extentEnd(extent));
       if (offset >= end) continue;

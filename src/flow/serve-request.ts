@@ -8,10 +8,10 @@
 
 import { DaemonError } from "../errors.ts";
 import type { ReadRequest } from "../kernel/transport.ts";
-import { backgroundPiece, demandBytes, fullBytes, strayBytes } from "../planner/link-facts.ts";
+import { demandBytes, fullBytes, orderedPiece, strayBytes } from "../planner/link-facts.ts";
 import { minus, planAhead, planFill } from "../planner/plan-fill.ts";
 import type { Track, Verdict } from "../planner/read-pattern.ts";
-import { BLOCK_BYTES, type Extent, extentEnd } from "../units.ts";
+import { BLOCK_BYTES, type Extent, alignUp, extentEnd } from "../units.ts";
 import { holdingsOf } from "./holdings.ts";
 import type { OpenObject, Waiter } from "./open-object.ts";
 import type { StreamFlow } from "./stream-flow.ts";
@@ -30,7 +30,7 @@ export function serveRead(
   const verdict = object.pattern.note(
     extent,
     (held) => flow.isHeld(object, held),
-    fullBytes(flow.way),
+    alignUp(fullBytes(flow.way) * flow.expansion, BLOCK_BYTES),
   );
 
   const missing = object.blocks.missing(extent);
@@ -46,7 +46,7 @@ export function serveRead(
     return;
   }
   if (verdict.track.kind === "random") for (const flight of flow.flights) flight.withdraw();
-  const waiter = waiterOf(flow, object, { request, patient: verdict.patient, sinceMs });
+  const waiter = waiterOf(flow, object, { request, sinceMs });
   object.waiters.add(waiter);
   if (!fill(flow, object, { waiter, verdict })) return;
   readAhead(flow, object, verdict);
@@ -110,7 +110,7 @@ function fetchDeadlineMs({ parts }: StreamFlow, { sinceMs }: Waiter): number {
 /** Fetches what a reader is likely to ask for next, at lower urgency and in small pieces. */
 function readAhead(flow: StreamFlow, object: OpenObject, { track, ahead }: Verdict): void {
   const { clock, limits } = flow.parts;
-  const pieceMax = backgroundPiece(flow.way, flow.fetchMax);
+  const pieceMax = orderedPiece(flow.way, flow.orderedMax);
   const deadlineMs = clock.nowMs() + 0.95 * limits.readTimeoutMs;
   for (const extent of [...restOfWindow(flow, track), ...ahead]) {
     for (const piece of planAhead(extent, holdingsOf(flow, object), pieceMax)) {
@@ -168,13 +168,13 @@ function refuse(flow: StreamFlow, request: ReadRequest, refused: Extent): void {
 
 /** A READ that waits for its object to finish loading: served then, or failed when that hangs. */
 export function queuedRead(flow: StreamFlow, object: OpenObject, request: ReadRequest): Waiter {
-  return waiterOf(flow, object, { request, patient: false, sinceMs: flow.parts.clock.nowMs() });
+  return waiterOf(flow, object, { request, sinceMs: flow.parts.clock.nowMs() });
 }
 
 function waiterOf(
   flow: StreamFlow,
   object: OpenObject,
-  asked: Pick<Waiter, "request" | "patient" | "sinceMs">,
+  asked: Pick<Waiter, "request" | "sinceMs">,
 ): Waiter {
   const { clock, limits, log } = flow.parts;
   const { request, sinceMs } = asked;

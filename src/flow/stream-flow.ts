@@ -3,91 +3,47 @@
 // already on their way joins that flight, in whatever object or mount they wait.
 
 import { BlockSet } from "../cache/block-set.ts";
-import type { DecodeUnit } from "../decoder/unit-decoder.ts";
 import { DaemonError } from "../errors.ts";
-import type { ChunkMap, CutLimits } from "../image/chunk-map.ts";
+import type { CutLimits } from "../image/chunk-map.ts";
 import type { KernelObject } from "../kernel/transport.ts";
-import type { Clock } from "../platform/clock.ts";
-import type { Log } from "../platform/log.ts";
-import { type SharedPieces, type Way, backgroundBytesMax } from "../planner/link-facts.ts";
+import { type Way, backgroundBytesMax } from "../planner/link-facts.ts";
 import { minus } from "../planner/plan-fill.ts";
 import { Neighbourhood } from "../planner/neighbourhood.ts";
 import { ReadPattern } from "../planner/read-pattern.ts";
-import type { SlabPool } from "../platform/slab-pool.ts";
-import { BLOCK_BYTES, type Digest, type Extent, type Urgency, alignUp } from "../units.ts";
-import { FailureMemory, overlaps } from "./failure-memory.ts";
+import {
+  BLOCK_BYTES,
+  type Extent,
+  MIB,
+  type Urgency,
+  alignDown,
+  alignUp,
+  overlaps,
+} from "../units.ts";
+import { FailureMemory } from "./failure-memory.ts";
 import type { FetchQueue } from "./fetch-queue.ts";
 import { type FetchRange, Flight } from "./flight.ts";
 import type { LinkMeter } from "./link-meter.ts";
 import type { NeighbourFill } from "./neighbour-fill.ts";
 import { OpenObject, type Waiter } from "./open-object.ts";
+import type { SpareConnections } from "./spare-connections.ts";
+import type { FlowParts, Stream, StreamCounters } from "./stream.ts";
 
-export interface FlowLimits {
-  /** Read-ahead past a first miss, bytes. */
-  readonly windowBytes: number;
-  /** Read-ahead of a reader who goes on in order, bytes; `windowBytes` at least. */
-  readonly windowBytesMax: number;
-  /** True: an idle link, or one that is not full, is used for what lies around misses. */
-  readonly fillsNeighbours: boolean;
-  /** True: a host is asked for a byte when something of it is opened, so that the way is there. */
-  readonly greetsHosts: boolean;
-  /** Requests to one host at once, 1 or more. */
-  readonly requestsPerHost: number;
-  /** A READ is answered, with data or without, within this time. */
-  readonly readTimeoutMs: number;
-  /** How long a sequential reader's answer may wait for the rest of its window. */
-  readonly answerHoldMs: number;
-}
-
-/** Of one stream since it was first opened. */
-export interface StreamCounters {
-  /** READs the kernel asked for: a reader found nothing cached. */
-  reads: number;
-  readBytes: number;
-  failedReads: number;
-  /** Stored bytes asked of the source. */
-  fetchedBytes: number;
-  fetches: number;
-}
-
-export interface FlowParts {
-  readonly clock: Clock;
-  readonly log: Log;
-  readonly slabs: SlabPool;
-  readonly limits: FlowLimits;
-  /** A fill of these keys failed; for whoever asks why their mount did. */
-  readonly onFillFailure: (cookieKeys: readonly string[], error: DaemonError) => void;
-}
+/** One fetch fills no more of the pool than one part in so many, unless one unit does. */
+const POOL_SHARES = 16;
+const ORDERED_BYTES_MAX = 4 * MIB;
 
 /** What all streams share: who fetches when, and how fast their hosts are. */
 export interface SharedParts extends FlowParts {
   readonly queue: FetchQueue;
   readonly meter: LinkMeter;
   readonly neighbours: NeighbourFill;
+  readonly spares: SpareConnections;
   /** Fetches anew what a reader waits for, after what was under way for others has failed. */
   readonly refill: (
     flow: StreamFlow,
     object: OpenObject,
     of: { readonly waiter: Waiter; readonly refused: Extent | undefined },
   ) => void;
-}
-
-export interface Stream {
-  /** Tells streams apart: a digest may name a raw layer here and a Nydus blob there. */
-  readonly key: string;
-  readonly digest: Digest;
-  readonly map: ChunkMap;
-  /** Where it comes from, for the log: host and repository. */
-  readonly where: string;
-  /** What is reached over one link and limited together: a registry's host. */
-  readonly host: string;
-  readonly fetch: FetchRange;
-  /** How ranges that nobody waits for are best cut, now; undefined: any will do. */
-  readonly rangeHint?: (() => SharedPieces | undefined) | undefined;
-  /** For maps with units. */
-  readonly decode: DecodeUnit;
-  /** Checks a raw stream's whole content; used when one flight carries all of it. */
-  readonly verifyWhole?: ((bytes: Uint8Array) => void) | undefined;
 }
 
 export interface Launch {
@@ -126,8 +82,12 @@ export class StreamFlow {
   /** What was refused a moment ago, and logged. */
   readonly refusals: FailureMemory;
   readonly streamEnd: number;
+  /** Logical bytes to one stored byte, on average. */
+  readonly expansion: number;
   /** What one fetch may carry. */
   readonly fetchMax: CutLimits;
+  /** What one fetch for a reader in order may carry. */
+  readonly orderedMax: CutLimits;
 
   readonly counters: StreamCounters;
   readonly #aborted = new WeakSet<Flight>();
@@ -139,8 +99,16 @@ export class StreamFlow {
     this.failures = new FailureMemory(parts.clock);
     this.refusals = new FailureMemory(parts.clock);
     this.streamEnd = alignUp(stream.map.sizeBytes, BLOCK_BYTES);
+    const stored = stream.map.stored({ offset: 0, length: this.streamEnd });
+    this.expansion = stored.length === 0 ? 1 : stream.map.sizeBytes / stored.length;
     const { slabBytes } = parts.slabs;
     this.fetchMax = { logicalBytesMax: slabBytes, storedBytesMax: slabBytes };
+    const share = Math.floor(parts.slabs.bytesMax / POOL_SHARES);
+    const orderedBytes = Math.max(
+      slabBytes,
+      Math.min(ORDERED_BYTES_MAX, alignDown(share, slabBytes)),
+    );
+    this.orderedMax = { logicalBytesMax: orderedBytes, storedBytesMax: orderedBytes };
   }
 
   /** To its host, as it is known now. */
@@ -166,12 +134,14 @@ export class StreamFlow {
   /** Adds an object the kernel has just opened; flights under way will fill it too. */
   attach(kernel: KernelObject): OpenObject {
     const blocks = new BlockSet(this.stream.map.sizeBytes);
-    const { windowBytes, windowBytesMax } = this.parts.limits;
+    const { windowBytes, ...limits } = this.parts.limits;
     const { streamEnd } = this;
+    // The next window is in the air while he reads this one.
+    const aheadBytesMax = alignUp(2 * limits.windowBytesMax * this.expansion, BLOCK_BYTES);
     const object = new OpenObject({
       kernel,
       blocks,
-      pattern: new ReadPattern({ windowBytes, windowBytesMax, streamEnd }),
+      pattern: new ReadPattern({ windowBytes, aheadBytesMax, streamEnd }),
       neighbourhood: new Neighbourhood({ windowBytes, streamEnd }),
       clock: this.parts.clock,
     });
@@ -218,7 +188,6 @@ export class StreamFlow {
       queue: this.parts.queue,
       meter: this.parts.meter,
       clock: this.parts.clock,
-      answerHoldMs: this.parts.limits.answerHoldMs,
       backgroundBytesMax: backgroundBytesMax(this.way),
       isSecondTry,
       verify: this.#verifyOf(extent),
@@ -233,6 +202,9 @@ export class StreamFlow {
       if (object.queued === undefined && object.blocks.missing(extent).length > 0) {
         flight.addTarget(object);
       }
+    }
+    if (by.urgency === "demand" && this.parts.limits.opensSpares) {
+      this.parts.spares.openBeside(this.stream, by.deadlineMs);
     }
     // run() never rejects: its failures come through onFailure.
     void flight.run().then(() => watch?.onEnd());

@@ -12,7 +12,7 @@ import { type Origin, type Source, formatOrigin } from "../source/source.ts";
 import type { Content, StreamRecord } from "../state/bindings.ts";
 import type { StreamStore } from "../state/stream-store.ts";
 import { type Digest, MIB } from "../units.ts";
-import type { Stream } from "./stream-flow.ts";
+import type { Stream } from "./stream.ts";
 
 /** Maps of blobs that nobody has open are kept, this many of them and this many bytes. */
 const IDLE_MAPS_MAX = 64;

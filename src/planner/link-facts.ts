@@ -29,6 +29,8 @@ export interface Way {
 const PIECE_MS = 50;
 const PIECE_BYTES_MIN = 256 * KIB;
 const PIECE_BYTES_MAX = MIB;
+const ORDERED_MS = 50;
+const ORDERED_BYTES_MIN = MIB;
 /** Passing over a gap as if it were wanted may cost this share of a round trip, and this much. */
 const GAP_RTT_SHARE = 1 / 4;
 const GAP_BYTES_MAX = 256 * KIB;
@@ -36,6 +38,7 @@ const GAP_BYTES_MAX = 256 * KIB;
 const STRAY_RTT_SHARE = 1 / 4;
 /** Enough in the air for the link to be full, and a bit for its pauses; no more. */
 const AHEAD_MS = 50;
+const AIR_MS = 40;
 const AHEAD_BYTES_MIN = 2 * MIB;
 const AHEAD_BYTES_MAX = 16 * MIB;
 
@@ -69,6 +72,18 @@ export function demandBytes(link: LinkFacts | undefined): number {
   return link === undefined ? PIECE_BYTES_MAX : pieceBytes(link);
 }
 
+/**
+ * Limits of one request for what a reader in order will ask for next. What comes in one stream comes
+ * in order: he follows it, and the next request goes out long before the last byte of this one. Who
+ * comes meanwhile shares the link with fewer requests the longer they are.
+ */
+export function orderedPiece(way: Way, most: CutLimits): PieceLimits {
+  if (way.shared !== undefined) return backgroundPiece(way, most);
+  const bytes = alignDown((way.link?.bytesPerMs ?? 0) * ORDERED_MS, BLOCK_BYTES);
+  const storedBytesMax = Math.min(Math.max(bytes, ORDERED_BYTES_MIN), most.storedBytesMax);
+  return { ...most, storedBytesMax, alignBytes: 1 };
+}
+
 /** A gap up to this long is fetched along: one request is cheaper than two. */
 export function gapBytes(link: LinkFacts | undefined): number {
   if (link === undefined) return 0;
@@ -83,16 +98,16 @@ export function strayBytes(link: LinkFacts | undefined): number {
   return Math.max(BLOCK_BYTES, alignDown(bytes, BLOCK_BYTES));
 }
 
-/** What is in the air while the link is full, twice over; whole blocks. Peers are slow to begin. */
+/** Stored bytes to be ahead of a reader so that the link stays full. Peers are slow to begin. */
 export function fullBytes({ link, shared }: Way): number {
   if (shared !== undefined) return shared.preferBytes;
-  return link === undefined ? 0 : alignDown(2 * link.bytesPerMs * link.rttMs, BLOCK_BYTES);
+  return link === undefined ? 0 : link.bytesPerMs * (2 * link.rttMs + AHEAD_MS);
 }
 
 /** Read-ahead and prefetch in the air to one host at most, stored bytes. */
 export function backgroundBytesMax({ link, shared }: Way): number {
   if (shared !== undefined) return 2 * shared.preferBytes;
   if (link === undefined) return AHEAD_BYTES_MIN;
-  const bytes = link.bytesPerMs * (2 * link.rttMs + AHEAD_MS);
+  const bytes = link.bytesPerMs * (link.rttMs + AIR_MS);
   return Math.min(Math.max(bytes, AHEAD_BYTES_MIN), AHEAD_BYTES_MAX);
 }

@@ -8,16 +8,24 @@
 
 import type { Urgency } from "../units.ts";
 
-/** A fetch, waiting or in the air. */
+/** A fetch: it waits, is in the air, or has come and is being written. */
 export interface Candidate {
   readonly host: string;
   readonly urgency: Urgency;
   readonly deadlineMs: number;
-  /** Stored bytes. */
+  /** Stored bytes that are still to come. */
   readonly bytes: number;
+  /** All its stored bytes. */
+  readonly storedBytes: number;
+  /** Its request is over: the host is free of it. */
+  readonly hasCome: boolean;
   /** For whom: its bytes in the air are counted together. */
   readonly group: object;
-  /** Read-ahead and prefetch in the air to its host at most, stored bytes; one request always may be. */
+  /**
+   * Read-ahead and prefetch in the air to its host at most, stored bytes; one request always may be.
+   * Twice as much may be in the air or in memory: what is written slower than it comes, comes no
+   * faster for being in memory.
+   */
   readonly backgroundBytesMax: number;
 }
 
@@ -29,42 +37,51 @@ export interface TurnLimits {
 const RANK: Readonly<Record<Urgency, number>> = { demand: 0, ahead: 1, prefetch: 2 };
 /** Of a host's requests, kept free of read-ahead and prefetch. */
 const KEPT_FOR_DEMAND = 2;
+const HELD_FACTOR = 2;
 
-/** Undefined: nobody may go now. `waiting` is in the order they came. */
+/**
+ * Undefined: nobody may go now. `waiting` is in the order they came; `held` is what has a place at
+ * its host or memory.
+ */
 export function pickNext<T extends Candidate>(
   waiting: readonly T[],
-  inAir: readonly Candidate[],
+  held: readonly Candidate[],
   limits: TurnLimits,
 ): T | undefined {
   let best: T | undefined;
   for (const one of waiting) {
-    if (!mayGo(one, inAir, limits)) continue;
-    if (best === undefined || compare(one, best, inAir) < 0) best = one;
+    if (!mayGo(one, held, limits)) continue;
+    if (best === undefined || compare(one, best, held) < 0) best = one;
   }
   return best;
 }
 
-function mayGo(one: Candidate, inAir: readonly Candidate[], limits: TurnLimits): boolean {
-  const there = inAir.filter(({ host }) => host === one.host);
-  if (there.length >= limits.requestsPerHost) return false;
+function mayGo(one: Candidate, held: readonly Candidate[], limits: TurnLimits): boolean {
+  const there = held.filter(({ host }) => host === one.host);
+  const inAir = there.filter(({ hasCome }) => !hasCome);
+  if (inAir.length >= limits.requestsPerHost) return false;
   if (one.urgency === "demand") return true;
-  const background = there.filter(({ urgency }) => urgency !== "demand");
+  const isBackground = ({ urgency }: Candidate): boolean => urgency !== "demand";
   const requestsMax = Math.max(1, limits.requestsPerHost - KEPT_FOR_DEMAND);
-  if (background.length >= requestsMax) return false;
-  if (background.length === 0) return true;
-  return sumOf(background) + one.bytes <= one.backgroundBytesMax;
+  const requests = inAir.filter(isBackground);
+  if (requests.length >= requestsMax) return false;
+  const stored = there
+    .filter(isBackground)
+    .reduce((sum, { storedBytes }) => sum + storedBytes, one.storedBytes);
+  if (stored > one.storedBytes && stored > HELD_FACTOR * one.backgroundBytesMax) return false;
+  return requests.length === 0 || sumOf(requests) + one.bytes <= one.backgroundBytesMax;
 }
 
-function compare(a: Candidate, b: Candidate, inAir: readonly Candidate[]): number {
+function compare(a: Candidate, b: Candidate, held: readonly Candidate[]): number {
   return (
     RANK[a.urgency] - RANK[b.urgency] ||
-    bytesOf(a.group, inAir) - bytesOf(b.group, inAir) ||
+    bytesOf(a.group, held) - bytesOf(b.group, held) ||
     a.deadlineMs - b.deadlineMs
   );
 }
 
-function bytesOf(group: object, inAir: readonly Candidate[]): number {
-  return sumOf(inAir.filter((one) => one.group === group));
+function bytesOf(group: object, held: readonly Candidate[]): number {
+  return sumOf(held.filter((one) => one.group === group));
 }
 
 function sumOf(candidates: readonly Candidate[]): number {

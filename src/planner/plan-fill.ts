@@ -12,7 +12,7 @@
 // gap costs less than a request of its own become one fetch.
 
 import type { ChunkMap, CutLimits } from "../image/chunk-map.ts";
-import { BLOCK_BYTES, type Extent, alignDown, extentEnd } from "../units.ts";
+import { BLOCK_BYTES, type Extent, alignDown, extentEnd, overlaps } from "../units.ts";
 
 /** What plans are made from. */
 export interface Holdings {
@@ -110,10 +110,6 @@ function worthwhile(pieces: readonly Extent[], lacks: readonly Extent[]): Extent
     const offset = Math.max(piece.offset, first.offset);
     return [{ offset, length: Math.min(extentEnd(piece), extentEnd(last)) - offset }];
   });
-}
-
-function overlaps(a: Extent, b: Extent): boolean {
-  return a.offset < extentEnd(b) && b.offset < extentEnd(a);
 }
 
 /** Whole units of `extent` that are neither cached nor in flight. */

@@ -26,14 +26,12 @@ export interface Verdict {
   readonly track: Track;
   /** To be fetched before it is asked for, nearest first; may be cached or under way already. */
   readonly ahead: readonly Extent[];
-  /** A reader in order: its answer may wait for a larger write. */
-  readonly patient: boolean;
 }
 
 export interface PatternLimits {
   /** Of a reader without a history. */
   readonly windowBytes: number;
-  readonly windowBytesMax: number;
+  readonly aheadBytesMax: number;
   readonly streamEnd: number;
 }
 
@@ -100,7 +98,6 @@ export class ReadPattern {
     return {
       track: this.#begin(read, this.isRandom ? "random" : "first"),
       ahead: [],
-      patient: false,
     };
   }
 
@@ -128,19 +125,19 @@ export class ReadPattern {
 
   /** Tops up what is ahead once half of it is used; the window doubles with each top-up. */
   #forward(track: MutableTrack, read: Extent, fullBytes: number): Verdict {
-    const { windowBytes, windowBytesMax, streamEnd } = this.#limits;
+    const { windowBytes, aheadBytesMax, streamEnd } = this.#limits;
     const end = extentEnd(read);
     track.last = read;
     track.kind = "sequential";
     const from = Math.max(track.aheadEnd, end);
-    if (from - end > track.windowBytes / 2) return { track, ahead: [], patient: true };
-    track.windowBytes = Math.min(Math.max(2 * track.windowBytes, fullBytes), windowBytesMax);
+    if (from - end > track.windowBytes / 2) return { track, ahead: [] };
+    track.windowBytes = Math.min(Math.max(2 * track.windowBytes, fullBytes), aheadBytesMax);
     // Whole first windows, but for the stream's end: the rest of one would be a request of its own.
     const room = Math.max(0, Math.min(end + track.windowBytes, streamEnd) - from);
     const isLast = from + room >= streamEnd;
     const length = isLast || room < windowBytes ? room : alignDown(room, windowBytes);
     track.aheadEnd = from + length;
-    return { track, ahead: length > 0 ? [{ offset: from, length }] : [], patient: true };
+    return { track, ahead: length > 0 ? [{ offset: from, length }] : [] };
   }
 
   #isBackward({ kind, last, windowBytes }: MutableTrack, read: Extent): boolean {
@@ -153,10 +150,10 @@ export class ReadPattern {
     track.kind = "backward";
     track.last = read;
     track.aheadEnd = extentEnd(read);
-    if (track.streak < BACKWARD_STREAK) return { track, ahead: [], patient: false };
+    if (track.streak < BACKWARD_STREAK) return { track, ahead: [] };
     const from = Math.max(0, read.offset - track.windowBytes);
-    track.windowBytes = Math.min(2 * track.windowBytes, this.#limits.windowBytesMax);
-    return { track, ahead: nearestFirst(from, read.offset), patient: false };
+    track.windowBytes = Math.min(2 * track.windowBytes, this.#limits.aheadBytesMax);
+    return { track, ahead: nearestFirst(from, read.offset) };
   }
 
   /** Two equal steps over what nobody has fetched; later ones may pass over what was. */
@@ -182,7 +179,7 @@ export class ReadPattern {
       offset: read.offset + this.#stride * (index + 1),
       length: read.length,
     })).filter(({ offset, length }) => offset >= 0 && offset + length <= this.#limits.streamEnd);
-    return { track: this.#begin(read, "strided"), ahead, patient: false };
+    return { track: this.#begin(read, "strided"), ahead };
   }
 }
 

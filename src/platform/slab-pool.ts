@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // A bounded pool of page-aligned buffers ("slabs"), the only memory that fetched bytes pass
-// through: it is what limits bytes in flight. Fresh memory is dear (38 ms a MiB in a slow
-// guest), so slabs are made on first use and then kept. Who gets the next one when all are lent
-// is not the pool's to say.
+// through: it is what limits bytes in flight. Who gets the next one when there is no room is not
+// the pool's to say.
 //
-// A slab is one or more times `slabBytes` long, doubled until it is long enough: chunks may be
-// larger than the usual fetch, and the few sizes are found again.
+//   arena  |slab |slab       |.....|slab |...........|   in slots of `slabBytes`
+//
+// Fresh memory is dear (38 ms a MiB in a slow guest, and much of it at once makes V8 collect
+// garbage), so slabs are cut from one arena that is never given back, each where the lowest room
+// is: what has been touched is used again.
 
 import { invariant } from "../errors.ts";
-import { KIB } from "../units.ts";
+import { GIB, KIB, alignUp } from "../units.ts";
 
 export interface Slab {
   readonly bytes: Uint8Array;
@@ -16,12 +18,29 @@ export interface Slab {
 
 /** 2 ms of a slow guest at a time. */
 const WARM_STEP_BYTES = 64 * KIB;
+/** What one allocation gives everywhere. */
+const ARENA_BYTES_MAX = GIB;
 
 export interface SlabPoolOptions {
+  /** A slab is one or more times this long. */
   readonly slabBytes: number;
-  /** Bytes of all slabs together, in slabs of `slabBytes`. */
+  /** Of the shortest slabs. */
   readonly slabsMax: number;
+  /** Page-aligned memory, zeroed. */
   readonly allocate: (bytes: number) => Uint8Array;
+}
+
+interface Arena {
+  readonly bytes: Uint8Array;
+  /** Of each slot: 1 when it is lent. */
+  readonly lent: Uint8Array;
+}
+
+interface Place {
+  /** Undefined: memory of its own, for what is longer than all arenas. */
+  readonly arena: Arena | undefined;
+  readonly slot: number;
+  readonly slots: number;
 }
 
 export class SlabPool {
@@ -29,10 +48,9 @@ export class SlabPool {
   readonly slabsMax: number;
   readonly #bytesMax: number;
   readonly #allocate: (bytes: number) => Uint8Array;
-  readonly #free: Slab[] = [];
-  readonly #lent = new Set<Slab>();
-  /** Of all slabs, lent and free. */
-  #bytes = 0;
+  readonly #arenas: Arena[] = [];
+  readonly #lent = new Map<Slab, Place>();
+  #slotsMade = 0;
   #lentBytes = 0;
 
   constructor(options: SlabPoolOptions) {
@@ -59,9 +77,14 @@ export class SlabPool {
 
   /** The length of the slab that `acquire(bytes)` gives: what it costs of the pool. */
   slabSize(bytes: number): number {
-    let size = this.slabBytes;
-    while (size < bytes) size *= 2;
-    return size;
+    return Math.max(this.slabBytes, alignUp(bytes, this.slabBytes));
+  }
+
+  /** True when `tryAcquire(bytes)` would give one. */
+  hasRoom(bytes: number): boolean {
+    const size = this.slabSize(bytes);
+    if (size > this.#bytesMax) return this.#lentBytes === 0;
+    return this.#findRoom(size / this.slabBytes) !== undefined;
   }
 
   /**
@@ -70,11 +93,17 @@ export class SlabPool {
    */
   tryAcquire(bytes = this.slabBytes): Slab | undefined {
     const size = this.slabSize(bytes);
-    const slab = this.#takeFree(size) ?? this.#make(size);
-    if (slab === undefined) return undefined;
-    this.#lent.add(slab);
-    this.#lentBytes += slab.bytes.length;
-    return slab;
+    if (size > this.#bytesMax) {
+      if (this.#lentBytes > 0) return undefined;
+      return this.#lend(this.#allocate(size), { arena: undefined, slot: 0, slots: 0 });
+    }
+    const slots = size / this.slabBytes;
+    const room = this.#findRoom(slots);
+    if (room === undefined) return undefined;
+    const arena = room.arena ?? this.#makeArena();
+    arena.lent.fill(1, room.slot, room.slot + slots);
+    const from = room.slot * this.slabBytes;
+    return this.#lend(arena.bytes.subarray(from, from + size), { arena, slot: room.slot, slots });
   }
 
   /** Makes the slab of a first fetch, in memory that is there: the first reader waits for none. */
@@ -90,25 +119,45 @@ export class SlabPool {
 
   /** Gives a slab back. Nothing may still read or write it. */
   release(slab: Slab): void {
-    invariant(this.#lent.delete(slab), "a slab is given back once");
+    const place = this.#lent.get(slab);
+    invariant(place !== undefined, "a slab is given back once");
+    this.#lent.delete(slab);
     this.#lentBytes -= slab.bytes.length;
-    this.#free.push(slab);
+    place.arena?.lent.fill(0, place.slot, place.slot + place.slots);
   }
 
-  #takeFree(size: number): Slab | undefined {
-    const index = this.#free.findLastIndex((slab) => slab.bytes.length === size);
-    return index === -1 ? undefined : this.#free.splice(index, 1)[0];
+  #lend(bytes: Uint8Array, place: Place): Slab {
+    const slab = { bytes };
+    this.#lent.set(slab, place);
+    this.#lentBytes += bytes.length;
+    return slab;
   }
 
-  #make(size: number): Slab | undefined {
-    while (this.#bytes + size > this.#bytesMax) {
-      const idle = this.#free.shift();
-      if (idle === undefined) break;
-      this.#bytes -= idle.bytes.length;
+  /** The lowest free slots in a row; without an arena: in one that is yet to be made. */
+  #findRoom(slots: number): { arena: Arena | undefined; slot: number } | undefined {
+    // Beside one that is longer than the pool there is none, wherever it lies.
+    if (this.#lentBytes + slots * this.slabBytes > this.#bytesMax) return undefined;
+    for (const arena of this.#arenas) {
+      let free = 0;
+      for (let slot = 0; slot < arena.lent.length; slot += 1) {
+        free = arena.lent[slot] === 0 ? free + 1 : 0;
+        if (free === slots) return { arena, slot: slot + 1 - slots };
+      }
     }
-    if (this.#bytes + size > this.#bytesMax && this.#bytes > 0) return undefined;
-    const bytes = this.#allocate(size);
-    this.#bytes += size;
-    return { bytes };
+    return this.#nextArenaSlots >= slots ? { arena: undefined, slot: 0 } : undefined;
+  }
+
+  get #nextArenaSlots(): number {
+    const most = Math.max(1, Math.floor(ARENA_BYTES_MAX / this.slabBytes));
+    return Math.min(most, this.slabsMax - this.#slotsMade);
+  }
+
+  #makeArena(): Arena {
+    const slots = this.#nextArenaSlots;
+    const bytes = this.#allocate(slots * this.slabBytes);
+    const arena = { bytes, lent: new Uint8Array(slots) };
+    this.#arenas.push(arena);
+    this.#slotsMade += slots;
+    return arena;
   }
 }

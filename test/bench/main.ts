@@ -22,7 +22,7 @@ const { values, positionals } = parseArgs({
     help: { type: "boolean", default: false },
     json: { type: "string", default: join(tmpdir(), `erofsd-bench-${process.pid}.json`) },
     kernel: { type: "string", default: "uml-6.12" },
-    /** Workloads of the host, all when none is named. */
+    /** Workloads of the host or beside peers, all when none is named. */
     only: { type: "string", multiple: true, default: [] },
     strict: { type: "boolean", default: false },
   },
@@ -42,7 +42,7 @@ async function run(report: Report, part: string): Promise<void> {
     case "dragonfly":
       return await benchDragonfly(report, home);
     case "peers":
-      return await benchPeers(report, home, values.kernel);
+      return await benchPeers(report, home, values);
     case "record":
       return await recordTrace(report, home, values.kernel);
     default:

@@ -17,8 +17,8 @@ export class PoisonedSlabPool extends SlabPool {
   /** What has been done to slabs that should not have been. */
   readonly violations: string[] = [];
   onLent: (slab: Slab) => void = () => undefined;
-  readonly #leases = new Map<ArrayBufferLike, number>();
-  readonly #lent = new Set<Slab>();
+  /** The loans, by slab. */
+  readonly #lent = new Map<Slab, number>();
   #lastLease = 0;
 
   constructor(options: Omit<SlabPoolOptions, "allocate">) {
@@ -32,10 +32,9 @@ export class PoisonedSlabPool extends SlabPool {
     if (Buffer.compare(slab.bytes, poison(slab.bytes.length)) !== 0) {
       this.violations.push("a slab was written after it had been given back");
     }
-    this.#leases.set(slab.bytes.buffer, (this.#lastLease += 1));
-    this.#lent.add(slab);
+    this.#lent.set(slab, (this.#lastLease += 1));
     this.onLent(slab);
-    const lentBytes = [...this.#lent].reduce((sum, one) => sum + one.bytes.length, 0);
+    const lentBytes = [...this.#lent.keys()].reduce((sum, one) => sum + one.bytes.length, 0);
     if (lentBytes > this.slabsMax * this.slabBytes && this.#lent.size > 1) {
       this.violations.push(`${lentBytes} bytes of slabs are lent`);
     }
@@ -43,7 +42,6 @@ export class PoisonedSlabPool extends SlabPool {
   }
 
   override release(slab: Slab): void {
-    this.#leases.delete(slab.bytes.buffer);
     this.#lent.delete(slab);
     slab.bytes.fill(POISON);
     super.release(slab);
@@ -51,6 +49,11 @@ export class PoisonedSlabPool extends SlabPool {
 
   /** Tells one loan of a slab's memory from the next; undefined while nobody has it. */
   leaseOf(bytes: Uint8Array): number | undefined {
-    return this.#leases.get(bytes.buffer);
+    const { buffer, byteOffset } = bytes;
+    for (const [{ bytes: slab }, lease] of this.#lent) {
+      const isWithin = byteOffset >= slab.byteOffset && byteOffset < slab.byteOffset + slab.length;
+      if (buffer === slab.buffer && isWithin) return lease;
+    }
+    return undefined;
   }
 }

@@ -54,10 +54,9 @@ export class RafsRig {
       windowBytes: MIB,
       windowBytesMax: 8 * MIB,
       fillsNeighbours: false,
-      greetsHosts: false,
+      opensSpares: false,
       requestsPerHost: 8,
       readTimeoutMs: 10_000,
-      answerHoldMs: 0,
     };
     const { log, slabs } = this;
     this.engine = new Engine({ clock, log, slabs, limits, onFillFailure: () => undefined });

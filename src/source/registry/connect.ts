@@ -3,7 +3,8 @@
 // memory is what a slow machine has least of; without TLS each connection reads into two buffers
 // of its own in turn. The bytes are copied into a slab at once, so two are enough.
 
-import { type Socket, connect as connectSocket } from "node:net";
+import { type Socket, type TcpNetConnectOpts, connect as connectSocket } from "node:net";
+import type { ReadableOptions } from "node:stream";
 import { buildConnector } from "undici";
 import { KIB } from "../../units.ts";
 
@@ -28,13 +29,16 @@ function connectPlain(
   callback: buildConnector.Callback,
 ): void {
   const buffers = new ReadBuffers();
-  const socket: Socket = connectSocket({
+  // Node's types do not know that a socket takes what its stream takes.
+  const options: TcpNetConnectOpts & ReadableOptions = {
     host: to.host.replace(/^\[(.*)\]$/, "$1"),
     port: to.port,
     keepAlive: true,
     keepAliveInitialDelay: KEEP_ALIVE_PROBE_MS,
     noDelay: true,
     autoSelectFamily: true,
+    // A piece that fills the queue would stop the socket, and start it again when it is looked at.
+    highWaterMark: 4 * BUFFER_BYTES,
     onread: {
       buffer: () => buffers.next(),
       callback: (bytes, buffer) => {
@@ -42,7 +46,8 @@ function connectPlain(
         return socket.push(buffer.subarray(0, bytes));
       },
     },
-  });
+  };
+  const socket: Socket = connectSocket(options);
   let isSettled = false;
   const settle = (error: Error | null): void => {
     if (isSettled) return;

@@ -26,7 +26,7 @@ import { contentPieces } from "./content.ts";
 import { startTrace } from "./start-trace.ts";
 
 /** Changes whenever what is made changes. */
-const VERSION = 3;
+const VERSION = 4;
 
 const extent = z.object({ offset: z.number(), length: z.number() });
 const imageSchema = z.object({
@@ -66,7 +66,7 @@ const MAKERS = {
   "raw-64": (to: Host) => rawImage(to, "raw-64", [64 * MIB]),
   "raw-small": (to: Host) => rawImage(to, "raw-small", smallSizes()),
   "rafs-64": (to: Host) => rafsImage(to, "rafs-64", { bytes: 64 * MIB, chunkBytes: MIB }),
-  "rafs-256": (to: Host) => rafsImage(to, "rafs-256", { bytes: 256 * MIB, chunkBytes: MIB }),
+  "rafs-1024": (to: Host) => rafsImage(to, "rafs-1024", { bytes: 1024 * MIB, chunkBytes: MIB }),
   "rafs-256-fine": (to: Host) =>
     rafsImage(to, "rafs-256-fine", { bytes: 256 * MIB, chunkBytes: 256 * KIB }),
   "raw-start": (to: Host) => rawImage(to, "raw-start", [START_BYTES]),
@@ -113,7 +113,7 @@ function parse(text: string): HostImages["images"] {
     "raw-64": of("raw-64"),
     "raw-small": of("raw-small"),
     "rafs-64": of("rafs-64"),
-    "rafs-256": of("rafs-256"),
+    "rafs-1024": of("rafs-1024"),
     "rafs-256-fine": of("rafs-256-fine"),
     "raw-start": of("raw-start"),
     "rafs-start": of("rafs-start"),

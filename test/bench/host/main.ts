@@ -263,7 +263,7 @@ async function prefetch(bench: HostBench): Promise<void> {
 }
 
 async function loopback(bench: HostBench): Promise<void> {
-  const image = bench.images["rafs-256"];
+  const image = bench.images["rafs-1024"];
   bench.report.heading("loopback, no link: verified zstd chunks");
   const download = bench.download(image, image.storedBytes, true);
   const scratch = await mkdtemp(join(tmpdir(), "erofsd-bench-"));

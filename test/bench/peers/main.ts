@@ -29,7 +29,13 @@ const RATIOS: Readonly<Partial<Record<Workload, number>>> = {
 };
 const PREFETCHED_RATIO = 1.15;
 
-export async function benchPeers(report: Report, home: string, kernel: string): Promise<void> {
+export async function benchPeers(
+  report: Report,
+  home: string,
+  of: { kernel: string; only: readonly string[] },
+): Promise<void> {
+  const { kernel } = of;
+  const workloads = WORKLOADS.filter((name) => of.only.length === 0 || of.only.includes(name));
   const peers = process.env["EROFSD_PEERS"] ?? "";
   for (const program of PROGRAMS) {
     await access(join(peers, program)).catch((cause: unknown) => {
@@ -42,53 +48,31 @@ export async function benchPeers(report: Report, home: string, kernel: string): 
   const out = await mkdtemp(join(home, "out-"));
   const run = join(fileURLToPath(findPackageRoot()), "scripts/guest/run");
   const guest = [run, "--kernel", kernel, "--limit", String(LIMIT_SECONDS), "--out", out, "--"];
-  await capture([...guest, process.execPath, GUEST, peers, layout], (line) => {
+  await capture([...guest, process.execPath, GUEST, peers, layout, ...workloads], (line) => {
     console.log(`  ${line}`);
   });
   const results = measuredList.parse(JSON.parse(await readFile(join(out, "results.json"), "utf8")));
-  for (const line of linesOf(results)) report.add(line);
+  for (const line of linesOf(results, workloads)) report.add(line);
   await rm(out, { recursive: true });
 }
 
-function linesOf(results: readonly Measured[]): Line[] {
+function linesOf(results: readonly Measured[], workloads: readonly Workload[]): Line[] {
   const find = (workload: Measured["workload"], daemon: Measured["daemon"]): Measured => {
     const found = results.find((one) => one.workload === workload && one.daemon === daemon);
     if (found === undefined) throw new Error(`the guest did not measure ${workload}, ${daemon}`);
     return found;
   };
-  const lines = WORKLOADS.map((workload): Line => {
-    const [ours, theirs] = [find(workload, "ours"), find(workload, "nydusd")];
-    const goal = RATIOS[workload];
-    const details: Record<string, number> = { ...ours.details };
-    for (const [key, number] of Object.entries(theirs.details)) details[`nydusd: ${key}`] = number;
-    return {
-      part: "peers",
-      name: workload,
-      value: ours.seconds,
-      unit: "s",
-      reference: { name: "nydusd", value: theirs.seconds },
-      ...(goal === undefined ? {} : { goal: { kind: "at most", value: goal } }),
-      details,
-    };
-  });
+  const lines = workloads.map((workload) =>
+    besideNydusd(workload, find(workload, "ours"), find(workload, "nydusd")),
+  );
+  const has = (...names: Workload[]): boolean => names.every((name) => workloads.includes(name));
   const download = find("download", "curl");
   return [
     ...lines,
-    {
-      part: "peers",
-      name: "start, prefetch on beside off",
-      value: find("prefetched start", "ours").seconds,
-      unit: "s",
-      reference: { name: "off", value: find("start", "ours").seconds },
-      goal: { kind: "at most", value: PREFETCHED_RATIO },
-    },
-    {
-      part: "peers",
-      name: "first 4 KiB after the mount",
-      value: find("first 4 KiB", "ours").seconds * 1000,
-      unit: "ms",
-      goal: { kind: "at most", value: ROUND_TRIP_MS + 30 },
-    },
+    ...(has("start", "prefetched start")
+      ? [besideOff(find("prefetched start", "ours"), find("start", "ours"))]
+      : []),
+    ...(has("first 4 KiB") ? [firstBlock(find("first 4 KiB", "ours"))] : []),
     {
       part: "peers",
       name: "plain download of the blob",
@@ -97,4 +81,40 @@ function linesOf(results: readonly Measured[]): Line[] {
       details: download.details,
     },
   ];
+}
+
+function besideNydusd(workload: Workload, ours: Measured, theirs: Measured): Line {
+  const goal = RATIOS[workload];
+  const details: Record<string, number> = { ...ours.details };
+  for (const [key, number] of Object.entries(theirs.details)) details[`nydusd: ${key}`] = number;
+  return {
+    part: "peers",
+    name: workload,
+    value: ours.seconds,
+    unit: "s",
+    reference: { name: "nydusd", value: theirs.seconds },
+    ...(goal === undefined ? {} : { goal: { kind: "at most", value: goal } }),
+    details,
+  };
+}
+
+function besideOff(prefetched: Measured, off: Measured): Line {
+  return {
+    part: "peers",
+    name: "start, prefetch on beside off",
+    value: prefetched.seconds,
+    unit: "s",
+    reference: { name: "off", value: off.seconds },
+    goal: { kind: "at most", value: PREFETCHED_RATIO },
+  };
+}
+
+function firstBlock(ours: Measured): Line {
+  return {
+    part: "peers",
+    name: "first 4 KiB after the mount",
+    value: ours.seconds * 1000,
+    unit: "ms",
+    goal: { kind: "at most", value: ROUND_TRIP_MS + 30 },
+  };
 }

@@ -147,8 +147,8 @@ export const PLANTED: readonly PlantedFault[] = [
   {
     name: "the huge file's reader keeps the wire",
     file: "planner/pick-next.ts",
-    find: "bytesOf(a.group, inAir) - bytesOf(b.group, inAir) ||",
-    replace: "bytesOf(b.group, inAir) - bytesOf(a.group, inAir) ||",
+    find: "bytesOf(a.group, held) - bytesOf(b.group, held) ||",
+    replace: "bytesOf(b.group, held) - bytesOf(a.group, held) ||",
     rule: 4,
     found: /goes before a demand turn/,
   },
@@ -219,16 +219,16 @@ export const PLANTED: readonly PlantedFault[] = [
   {
     name: "windows grow without end",
     file: "planner/read-pattern.ts",
-    find: "Math.min(Math.max(2 * track.windowBytes, fullBytes), windowBytesMax)",
-    replace: "Math.max(4 * track.windowBytes, fullBytes, windowBytesMax)",
+    find: "Math.min(Math.max(2 * track.windowBytes, fullBytes), aheadBytesMax)",
+    replace: "Math.max(4 * track.windowBytes, fullBytes, aheadBytesMax)",
     rule: 7,
     found: /bytes are read ahead, over/,
   },
   {
     name: "one request too many goes to a host",
     file: "planner/pick-next.ts",
-    find: "if (there.length >= limits.requestsPerHost) return false;",
-    replace: "if (there.length > limits.requestsPerHost) return false;",
+    find: "if (inAir.length >= limits.requestsPerHost) return false;",
+    replace: "if (inAir.length > limits.requestsPerHost) return false;",
     rule: 7,
     found: /requests are in the air|goes over the limits/,
   },
@@ -243,19 +243,18 @@ export const PLANTED: readonly PlantedFault[] = [
   {
     name: "who waits for a large buffer is overtaken by small ones",
     file: "flow/fetch-queue.ts",
-    find: "const turn = pickNext([...this.#waiting.keys()], [...this.#inAir], this.#limits);",
+    find: "const turn = pickNext([...this.#waiting.keys()], [...this.#held], this.#limits);",
     replace:
       "const fits = (of: Turn) => this.#slabs.lentBytes + this.#slabs.slabSize(of.slabBytes) <= this.#slabs.bytesMax;\n" +
-      "    const turn = pickNext([...this.#waiting.keys()].filter(fits), [...this.#inAir], this.#limits);",
+      "    const turn = pickNext([...this.#waiting.keys()].filter(fits), [...this.#held], this.#limits);",
     rule: 7,
     found: /goes before a demand turn|waits that could go|starved/,
   },
   {
     name: "the host's place is not given back",
     file: "flow/fetch-queue.ts",
-    find: "if (!this.#inAir.delete(turn)) return;",
-    replace:
-      "if (!this.#inAir.has(turn) || turn.bytes % 3 === 0 || !this.#inAir.delete(turn)) return;",
+    find: "if (turn.hasCome || !this.#held.has(turn)) return;",
+    replace: "if (turn.hasCome || !this.#held.has(turn) || turn.storedBytes % 3 === 0) return;",
     rule: 7,
     found: /waits that could go|goes before|starved|never answered/,
   },

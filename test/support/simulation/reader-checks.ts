@@ -3,8 +3,7 @@
 // one answer in time, and no answer missing once the bytes are there.
 
 import { DaemonError } from "../../../src/errors.ts";
-import { overlaps } from "../../../src/flow/failure-memory.ts";
-import { BLOCK_BYTES, type Extent, extentEnd } from "../../../src/units.ts";
+import { BLOCK_BYTES, type Extent, extentEnd, overlaps } from "../../../src/units.ts";
 import type { FakeObject, FakeRead, WriteRange } from "../fake-kernel.ts";
 import { blocks } from "../flow-rig.ts";
 import type { SimulatedStream } from "./streams.ts";

@@ -2,7 +2,7 @@
 // The streams of a simulation: raw ones, and streams of units, as the engine is given them.
 
 import { DaemonError } from "../../../src/errors.ts";
-import type { Stream } from "../../../src/flow/stream-flow.ts";
+import type { Stream } from "../../../src/flow/stream.ts";
 import { streamKey } from "../../../src/flow/streams.ts";
 import type { SizedBlobLocation } from "../../../src/source/source.ts";
 import type { StreamRecord } from "../../../src/state/bindings.ts";

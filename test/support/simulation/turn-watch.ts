@@ -45,13 +45,17 @@ export interface Standing {
   readonly host: string;
   readonly urgency: Urgency;
   readonly deadlineMs: number;
+  /** Stored bytes to come, and all of them. */
   readonly bytes: number;
+  readonly storedBytes: number;
   readonly group: object;
 }
 
 export interface Snapshot {
   readonly waiting: readonly Standing[];
   readonly inAir: readonly Standing[];
+  /** In the air, or in memory. */
+  readonly held: readonly Standing[];
   /** With the slab that has just been lent. */
   readonly lentBytes: number;
 }
@@ -109,6 +113,12 @@ export class TurnWatch {
     );
   }
 
+  get held(): SeenTurn[] {
+    return [...this.#live].filter(
+      (seen) => !seen.isGone && this.#queue?.isWaiting(seen.turn) !== true,
+    );
+  }
+
   /** Listeners on the turns' signals that are not its own. */
   get listeners(): number {
     for (const [signal, own] of this.#own) signal.removeEventListener("abort", own);
@@ -163,8 +173,10 @@ export class TurnWatch {
   }
 
   lent(slab: Slab, lentBytes: number): void {
-    const [waiting, inAir] = [this.waiting, this.inAir].map((seen) => seen.map(standing));
-    this.#snapshots.set(slab, { waiting: waiting ?? [], inAir: inAir ?? [], lentBytes });
+    const [waiting = [], inAir = [], held = []] = [this.waiting, this.inAir, this.held].map(
+      (seen) => seen.map(standing),
+    );
+    this.#snapshots.set(slab, { waiting, inAir, held, lentBytes });
   }
 
   granted(seen: SeenTurn, slab: Slab): void {
@@ -190,8 +202,8 @@ export class TurnWatch {
 }
 
 function standing(seen: SeenTurn): Standing {
-  const { host, urgency, deadlineMs, bytes, group } = seen.turn;
-  return { seen, host, urgency, deadlineMs, bytes, group };
+  const { host, urgency, deadlineMs, bytes, storedBytes, group } = seen.turn;
+  return { seen, host, urgency, deadlineMs, bytes, storedBytes, group };
 }
 
 function methodOf<O extends object, K extends keyof O>(of: O, name: K): O[K] {

@@ -3,9 +3,16 @@
 // what is in the air. The rules are told here anew, not taken from the planner.
 
 import type { StreamFlow } from "../../../src/flow/stream-flow.ts";
-import { overlaps } from "../../../src/flow/failure-memory.ts";
 import type { LinkFacts } from "../../../src/planner/link-facts.ts";
-import { BLOCK_BYTES, type Extent, KIB, MIB, extentEnd } from "../../../src/units.ts";
+import {
+  BLOCK_BYTES,
+  type Extent,
+  KIB,
+  MIB,
+  alignUp,
+  extentEnd,
+  overlaps,
+} from "../../../src/units.ts";
 import type { FlowRig } from "../flow-rig.ts";
 import type { ScriptedFetch } from "../scripted-source.ts";
 import type { ReaderChecks } from "./reader-checks.ts";
@@ -14,7 +21,13 @@ import type { SeenTurn, Snapshot, Standing, TurnWatch } from "./turn-watch.ts";
 import type { World } from "./world.ts";
 
 const PIECE_MS = 50;
+const AIR_MS = 40;
 const PIECE_BYTES_MIN = 256 * KIB;
+/** One fetch for a reader in order: so much, and no more than this part of the memory. */
+const ORDERED_BYTES_MAX = 4 * MIB;
+const ORDERED_SHARE = 1 / 16;
+/** Of what may be in the air, what may be in the air or not yet written. */
+const HELD_FACTOR = 2;
 /** Of the memory, what is not kept for demand. */
 const BACKGROUND_SHARE = 3 / 4;
 const KEPT_FOR_DEMAND = 2;
@@ -71,7 +84,9 @@ export class WireChecks {
     if (by.isSecondTry === true) this.#checkWhole(stream, what, stored);
     const link = this.watch.factsOf(flow.stream.host);
     if (!isWholeAgain) this.#checkNeeded(stream, { what, parts, link });
-    if (parts.length > 1) this.#checkLength(extent, { what, urgency, link, stored });
+    // What lies around jumps is a guess; it is watched, as prefetch is.
+    const isGuess = urgency === "ahead" && by.watch !== undefined;
+    if (parts.length > 1) this.#checkLength(extent, { what, urgency, isGuess, link, stored });
   }
 
   /** One fetch per unit: none of it is under way, but for what has come and was wrong. */
@@ -123,13 +138,24 @@ export class WireChecks {
   /** More than one unit is fetched at once only within a buffer, in the background within 50 ms. */
   #checkLength(
     extent: Extent,
-    of: { what: string; urgency: string; link: LinkFacts | undefined; stored: Extent },
+    of: {
+      what: string;
+      urgency: string;
+      isGuess: boolean;
+      link: LinkFacts | undefined;
+      stored: Extent;
+    },
   ): void {
-    const { slabBytes } = this.#rig.slabs;
-    if (extent.length > slabBytes) this.#say(`${of.what} is longer than a buffer`);
+    const { slabBytes, bytesMax } = this.#rig.slabs;
+    const share = Math.min(ORDERED_BYTES_MAX, bytesMax * ORDERED_SHARE);
+    const ahead = Math.max(slabBytes, share);
+    const longest = of.urgency === "ahead" ? ahead : slabBytes;
+    if (extent.length > longest) this.#say(`${of.what} is longer than ${longest} bytes`);
     if (of.urgency === "demand") return;
-    const ofLink = Math.max((of.link?.bytesPerMs ?? 0) * PIECE_MS, PIECE_BYTES_MIN);
-    const max = of.urgency === "prefetch" ? MIB : Math.min(ofLink, MIB);
+    const ofLink = (of.link?.bytesPerMs ?? 0) * PIECE_MS;
+    const guess = Math.min(Math.max(ofLink, PIECE_BYTES_MIN), MIB) / 4;
+    const ordered = Math.min(Math.max(ofLink, MIB), Math.max(ahead, PIECE_BYTES_MIN));
+    const max = of.urgency === "prefetch" ? MIB : of.isGuess ? guess : ordered;
     if (of.stored.length > max) this.#say(`${of.what} is ${of.stored.length} bytes, over ${max}`);
   }
 
@@ -141,20 +167,23 @@ export class WireChecks {
     const { windowBytes = 0, windowBytesMax = 0 } = limits;
     const strides = 4 * (readBytes + UNIT_SLACK_BYTES);
     const neighbour = limits.fillsNeighbours === true ? this.#rig.slabs.slabBytes : 0;
-    const window = Math.max(windowBytes, windowBytesMax, strides);
+    // The window he is in, and the next; both are counted as they are stored.
+    const windows = 2 * windowBytesMax * Math.max(...this.#streams.map(expansionOf));
+    const window = Math.max(windowBytes, windows, strides);
     const max = window + UNIT_SLACK_BYTES + neighbour;
     if (this.#aheadBytes > max) this.#say(`${this.#aheadBytes} bytes are read ahead, over ${max}`);
     this.#aheadBytes = undefined;
   }
 
   /** Nobody who should have gone first was waiting. */
-  granted(seen: SeenTurn, { waiting, inAir, lentBytes }: Snapshot): void {
+  granted(seen: SeenTurn, at: Snapshot): void {
+    const { waiting, inAir, lentBytes } = at;
     const me = waiting.find((one) => one.seen === seen);
     if (me === undefined) return;
     const what = `a ${me.urgency} turn of ${me.bytes} bytes`;
-    if (!this.#mayGo(me, inAir)) this.#say(`${what} goes over the limits of ${me.host}`);
+    if (!this.#mayGo(me, at)) this.#say(`${what} goes over the limits of ${me.host}`);
     for (const other of waiting) {
-      if (other === me || !this.#mayGo(other, inAir)) continue;
+      if (other === me || !this.#mayGo(other, at)) continue;
       if (isBefore(other, me, inAir)) this.#say(`${what} goes before a ${other.urgency} turn`);
     }
     if (me.urgency === "demand") return;
@@ -165,21 +194,24 @@ export class WireChecks {
     }
   }
 
-  #mayGo(one: Standing, inAir: readonly Standing[]): boolean {
+  #mayGo(one: Standing, { inAir, held }: Pick<Snapshot, "inAir" | "held">): boolean {
     const { requestsPerHost = 1 } = this.#world.rig.limits;
     const there = inAir.filter(({ host }) => host === one.host);
     if (there.length >= requestsPerHost) return false;
     if (one.urgency === "demand") return true;
     const background = there.filter(({ urgency }) => urgency !== "demand");
     if (background.length >= Math.max(1, requestsPerHost - KEPT_FOR_DEMAND)) return false;
-    if (background.length === 0) return true;
-    return bytesOf(background) + one.bytes <= this.#aheadMax(one.host);
+    const max = this.#aheadMax(one.host);
+    const kept = held.filter(({ host, urgency }) => host === one.host && urgency !== "demand");
+    const stored = kept.reduce((sum, { storedBytes }) => sum + storedBytes, one.storedBytes);
+    if (kept.length > 0 && stored > HELD_FACTOR * max) return false;
+    return background.length === 0 || bytesOf(background) + one.bytes <= max;
   }
 
   /** Only what is never too much counts as able to go, and only what always is as not. */
   #aheadMax(host: string): number {
     const { rttMs, bytesPerMs } = this.watch.factsOf(host) ?? { rttMs: 0, bytesPerMs: 0 };
-    const bytes = bytesPerMs * (2 * rttMs + PIECE_MS);
+    const bytes = bytesPerMs * (rttMs + AIR_MS);
     return Math.min(Math.max(bytes, AHEAD_BYTES_SURE), AHEAD_BYTES_MAX);
   }
 
@@ -205,10 +237,7 @@ export class WireChecks {
       const { requestsPerHost = 1 } = this.#world.rig.limits;
       return inAir.filter((one) => one.turn.host === turn.host).length < requestsPerHost;
     });
-    const fits = able.every(
-      ({ slabBytes }) =>
-        slabs.lentBytes === 0 || slabs.lentBytes + slabs.slabSize(slabBytes) <= slabs.bytesMax,
-    );
+    const fits = able.every(({ slabBytes }) => slabs.lentBytes === 0 || slabs.hasRoom(slabBytes));
     if (able.length > 0 && fits) this.#say("a demand turn waits that could go");
     for (const { turn, launch } of waiting) {
       if (launch === undefined || turn.urgency === "demand") continue;
@@ -241,6 +270,13 @@ function isBefore(a: Standing, b: Standing, inAir: readonly Standing[]): boolean
   const held = ({ group }: Standing): number => bytesOf(inAir.filter((one) => one.group === group));
   const order = [RANK[a.urgency] - RANK[b.urgency], held(a) - held(b), a.deadlineMs - b.deadlineMs];
   return (order.find((difference) => difference !== 0) ?? 0) < 0;
+}
+
+/** Logical bytes to a stored one. */
+function expansionOf({ map }: SimulatedStream): number {
+  if (map === undefined) return 1;
+  const all = { offset: 0, length: alignUp(map.sizeBytes, BLOCK_BYTES) };
+  return map.sizeBytes / map.stored(all).length;
 }
 
 function bytesOf(standings: readonly Standing[]): number {

@@ -50,7 +50,7 @@ describe("the defaults", () => {
 
   test("hold for what a table leaves out", () => {
     const config = parse('[engine]\nwindow = "64KiB"\n[cache]\nbrun = 20');
-    expect(config.engine).toMatchObject({ window: 65_536, answer_hold: 50, integrity: "prefer" });
+    expect(config.engine).toMatchObject({ window: 65_536, integrity: "prefer" });
     expect(config.cache).toMatchObject({ brun: 20, bcull: 5 });
   });
 });

@@ -8,7 +8,7 @@ import { FlowRig, type RigOptions, blocks, patternBytes } from "../../support/fl
 import { turns } from "../../support/turns.ts";
 
 const B = BLOCK_BYTES;
-const ROOMY: RigOptions = { slabsMax: 64, limits: { requestsPerHost: 32 } };
+const ROOMY: RigOptions = { slabsMax: 16, limits: { requestsPerHost: 32 } };
 
 async function opened(
   options: RigOptions = ROOMY,
@@ -35,6 +35,16 @@ describe("a reader in order", () => {
     expect(rig.asked.slice(2)).toEqual(["ahead 16-24", "ahead 24-32", "ahead 32-40"]);
   });
 
+  test("gets more in one request than others, where there is memory for it", async () => {
+    const { rig, object } = await opened({ slabsMax: 64, limits: { requestsPerHost: 32 } });
+    rig.read(object, 0, 1);
+    rig.read(object, 4, 5);
+    await rig.drain();
+    rig.read(object, 13, 14);
+    await turns();
+    expect(rig.asked.slice(2)).toEqual(["ahead 16-40"]);
+  });
+
   test("who finds its READ cached is still read ahead for", async () => {
     const { rig, object } = await opened(ROOMY, (fake) => {
       fake.extents = [blocks(0, 10)];
@@ -58,7 +68,7 @@ describe("a reader in order", () => {
   });
 
   test("is answered by read-ahead that it catches up with: it becomes demand", async () => {
-    const { rig, object } = await opened({ slabsMax: 64, limits: { requestsPerHost: 3 } });
+    const { rig, object } = await opened({ slabsMax: 16, limits: { requestsPerHost: 3 } });
     rig.read(object, 0, 1);
     rig.read(object, 8, 9);
     await turns();
@@ -136,7 +146,7 @@ describe("a reader that jumps about", () => {
   });
 
   test("makes the engine give up read-ahead that waits, and nothing that a reader waits for", async () => {
-    const { rig, object } = await opened({ slabsMax: 64, limits: { requestsPerHost: 3 } });
+    const { rig, object } = await opened({ slabsMax: 16, limits: { requestsPerHost: 3 } });
     rig.read(object, 0, 1);
     const joined = rig.read(object, 8, 9);
     await turns();

@@ -3,25 +3,47 @@
 
 import { describe, expect, test } from "vitest";
 import { LinkMeter } from "../../../src/flow/link-meter.ts";
-import { MIB } from "../../../src/units.ts";
+import { KIB, MIB } from "../../../src/units.ts";
 
 /** One fetch: its first byte after `rttMs`, then `bytes` in the next 100 ms. */
 function fetchOnce(meter: LinkMeter, rttMs: number, bytes: number, host = "a"): void {
   const measure = meter.began(host, 1_000);
   measure.took(1, 1_000 + rttMs);
   measure.took(bytes, 1_100 + rttMs);
-  measure.ended();
+  measure.ended(1_100 + rttMs);
 }
 
 describe("a link", () => {
-  test("is unknown until a fetch has brought more than its first piece", () => {
+  test("is unknown until a fetch has brought enough after its first piece", () => {
     const meter = new LinkMeter();
-    expect(meter.facts("a")).toBeUndefined();
     const measure = meter.began("a", 1_000);
     measure.took(50_000, 1_020);
+    measure.took(64 * KIB, 1_023);
     expect(meter.facts("a")).toBeUndefined();
-    measure.took(1_000, 1_030);
-    expect(meter.facts("a")).toEqual({ rttMs: 20, bytesPerMs: 100 });
+    measure.took(1_000, 1_024);
+    expect(meter.facts("a")).toEqual({ rttMs: 20, bytesPerMs: (64 * KIB + 1_000) / 4 });
+  });
+
+  test("is measured over many short fetches, without the time between them", () => {
+    const meter = new LinkMeter();
+    for (let n = 0; n < 5; n += 1) {
+      const measure = meter.began("a", n * 1_000);
+      measure.took(1, n * 1_000 + 20);
+      measure.took(10_000, n * 1_000 + 30);
+      measure.ended(n * 1_000 + 30);
+    }
+    expect(meter.facts("a")).toEqual({ rttMs: 20, bytesPerMs: 1_000 });
+  });
+
+  test("is not taken to be fast for what comes in a burst after a pause", () => {
+    const meter = new LinkMeter();
+    fetchOnce(meter, 20, 100_000);
+    const measure = meter.began("a", 2_000);
+    measure.took(1, 2_020);
+    measure.took(40_000, 2_021);
+    expect(meter.facts("a")?.bytesPerMs).toBe(1_000);
+    measure.took(10_000, 2_070);
+    expect(meter.facts("a")?.bytesPerMs).toBe(1_000);
   });
 
   test("is each host's own", () => {
@@ -36,7 +58,7 @@ describe("a link", () => {
     const meter = new LinkMeter();
     const both = [meter.began("a", 1_000), meter.began("a", 1_000)];
     for (const measure of both) measure.took(1, 1_020);
-    for (let ms = 1; ms <= 20; ms += 1) {
+    for (let ms = 1; ms <= 60; ms += 1) {
       for (const measure of both) measure.took(500, 1_020 + ms);
     }
     expect(meter.facts("a")?.bytesPerMs).toBeGreaterThan(950);
@@ -52,12 +74,12 @@ describe("a link", () => {
     expect(meter.facts("a")).toEqual({ rttMs: 20, bytesPerMs: 1_000 });
   });
 
-  test("is believed to be better soon, and worse only after many fetches", () => {
+  test("is believed to be better sooner than worse", () => {
     const meter = new LinkMeter();
     fetchOnce(meter, 20, 100_000);
-    fetchOnce(meter, 10, 300_000);
+    fetchOnce(meter, 10, 500_000);
     expect(meter.facts("a")).toEqual({ rttMs: 15, bytesPerMs: 2_000 });
-    fetchOnce(meter, 31, 40_000);
+    fetchOnce(meter, 31, 120_000);
     expect(meter.facts("a")).toEqual({ rttMs: 16, bytesPerMs: 1_900 });
   });
 
@@ -65,20 +87,20 @@ describe("a link", () => {
     const meter = new LinkMeter();
     const measure = meter.began("a", 1_000);
     measure.took(1, 1_000);
-    measure.took(MIB, 1_000);
-    expect(meter.facts("a")).toEqual({ rttMs: 0, bytesPerMs: MIB / 0.2 });
+    measure.took(16 * MIB, 1_000);
+    expect(meter.facts("a")).toEqual({ rttMs: 0, bytesPerMs: (16 * MIB) / 0.2 });
   });
 });
 
 describe("a fetch that ends", () => {
   test("before its first byte, or twice, counts for nothing", () => {
     const meter = new LinkMeter();
-    meter.began("a", 1_000).ended();
+    meter.began("a", 1_000).ended(1_500);
     const measure = meter.began("a", 1_000);
     measure.took(1, 1_020);
-    measure.ended();
-    measure.ended();
-    // Were it counted twice, this one's sample would not begin with it.
+    measure.ended(1_020);
+    measure.ended(1_020);
+    // Were it counted twice, the time before this one's first byte would count.
     fetchOnce(meter, 20, 100_000);
     expect(meter.facts("a")).toEqual({ rttMs: 20, bytesPerMs: 1_000 });
   });

@@ -3,7 +3,7 @@
 // time does to its readers, and to nobody else.
 
 import { describe, expect, test } from "vitest";
-import type { Stream } from "../../../src/flow/stream-flow.ts";
+import type { Stream } from "../../../src/flow/stream.ts";
 import { BLOCK_BYTES } from "../../../src/units.ts";
 import type { FakeObject } from "../../support/fake-kernel.ts";
 import { FlowRig, type RigOptions, blocks, sameBytes } from "../../support/flow-rig.ts";

@@ -7,6 +7,7 @@ import {
   backgroundPiece,
   fullBytes,
   gapBytes,
+  orderedPiece,
   pieceBytes,
   strayBytes,
 } from "../../../src/planner/link-facts.ts";
@@ -59,10 +60,37 @@ test("a stray gets a quarter of a round trip of what follows it, a block at leas
   expect(strayBytes({ rttMs: 0.1, bytesPerMs: 100 })).toBe(BLOCK_BYTES);
 });
 
-test("enough is read ahead to fill two round trips and 50 ms, within 2 and 16 MiB", () => {
+test("enough is in the air to fill a round trip and 40 ms, within 2 and 16 MiB", () => {
   const most = (link: LinkFacts): number => backgroundBytesMax({ link, shared: undefined });
-  expect([slow, middle, fast].map(most)).toEqual([2 * MIB, 2 * MIB, 9_000_000]);
+  expect([slow, middle, fast].map(most)).toEqual([2 * MIB, 2 * MIB, 6_000_000]);
   expect(most({ rttMs: 300, bytesPerMs: 100_000 })).toBe(16 * MIB);
+});
+
+test("a reader in order is to have two round trips and 50 ms of the link ahead of him", () => {
+  const full = (link: LinkFacts): number => fullBytes({ link, shared: undefined });
+  expect([slow, middle, fast].map(full)).toEqual([90_000, 1_800_000, 9_000_000]);
+  expect(fullBytes({ link: undefined, shared: undefined })).toBe(0);
+});
+
+test("what he gets in one request is 50 ms of the link, as far as memory allows, 1 MiB at least", () => {
+  const most = { logicalBytesMax: 4 * MIB, storedBytesMax: 4 * MIB };
+  const stored = (link: LinkFacts | undefined): number =>
+    orderedPiece({ link, shared: undefined }, most).storedBytesMax;
+  const faster: LinkFacts = { rttMs: 20, bytesPerMs: 50_000 };
+  expect([undefined, slow, middle, faster, fast].map(stored)).toEqual([
+    MIB,
+    MIB,
+    MIB,
+    610 * BLOCK_BYTES,
+    4 * MIB,
+  ]);
+  expect(
+    orderedPiece({ link: fast, shared: undefined }, { ...most, storedBytesMax: 256 * KIB }),
+  ).toMatchObject({ storedBytesMax: 256 * KIB });
+  const shared = { alignBytes: 4 * MIB, preferBytes: 16 * MIB };
+  expect(orderedPiece({ link: fast, shared }, most)).toEqual(
+    backgroundPiece({ link: fast, shared }, most),
+  );
 });
 
 test("what peers share goes out in their pieces, more of it at once, and a reader in order gets as much", () => {

@@ -11,8 +11,9 @@ const [huge, other, third] = [{ name: "huge" }, { name: "other" }, { name: "thir
 
 function one(urgency: Urgency, more: Partial<Candidate> = {}): Candidate {
   const backgroundBytesMax = 2 * MIB;
-  const base = { host: "a", deadlineMs: 1_000, bytes: MIB, group: huge, backgroundBytesMax };
-  return { urgency, ...base, ...more };
+  const base = { host: "a", deadlineMs: 1_000, bytes: MIB, hasCome: false, group: huge };
+  const { bytes } = { ...base, ...more };
+  return { urgency, ...base, backgroundBytesMax, storedBytes: bytes, ...more };
 }
 
 function limits(requestsPerHost = 8): TurnLimits {
@@ -81,6 +82,16 @@ describe("who may not go", () => {
     expect(pickNext(asked("ahead", 99 * MIB), [], limits())).toBeDefined();
   });
 
+  test("no more is read ahead than twice that while it is not written", () => {
+    const come = (storedBytes: number): Candidate =>
+      one("ahead", { bytes: 0, storedBytes, hasCome: true });
+    const held = [come(MIB), come(2 * MIB)];
+    expect(pickNext([one("ahead", { bytes: MIB })], held, limits(1))).toBeDefined();
+    expect(pickNext([one("ahead", { bytes: MIB + 1 })], held, limits(1))).toBeUndefined();
+    expect(pickNext([one("demand", { bytes: MIB + 1 })], held, limits(1))).toBeDefined();
+    expect(pickNext([one("ahead", { bytes: 99 * MIB })], [], limits(1))).toBeDefined();
+  });
+
   test("what one host has in the air is no burden to another", () => {
     const inAir = [one("ahead"), one("ahead"), one("demand")];
     expect(pickNext([one("ahead", { host: "b" })], inAir, limits(3))).toBeDefined();
@@ -93,22 +104,24 @@ test("nobody who may go is of a more urgent class than who is picked, and limits
     urgency: fc.constantFrom<Urgency>("demand", "ahead", "prefetch"),
     deadlineMs: fc.nat(5),
     bytes: fc.integer({ min: 1, max: 3 * MIB }),
+    storedBytes: fc.integer({ min: 1, max: 3 * MIB }),
+    hasCome: fc.boolean(),
     group: fc.constantFrom(huge, other, third),
     backgroundBytesMax: fc.constantFrom(1, 2 * MIB, 16 * MIB),
   });
   const many = fc.array(candidate, { maxLength: 8 });
   fc.assert(
-    fc.property(many, many, fc.integer({ min: 1, max: 5 }), (waiting, inAir, perHost) => {
-      const next = pickNext(waiting, inAir, limits(perHost));
+    fc.property(many, many, fc.integer({ min: 1, max: 5 }), (waiting, held, perHost) => {
+      const next = pickNext(waiting, held, limits(perHost));
       const isFree = (host: string): boolean =>
-        inAir.filter((there) => there.host === host).length < perHost;
+        held.filter((there) => there.host === host && !there.hasCome).length < perHost;
       const demand = waiting.filter(({ urgency, host }) => urgency === "demand" && isFree(host));
       if (demand.length > 0) expect(next?.urgency).toBe("demand");
       if (next === undefined) return;
       expect(waiting).toContain(next);
       expect(isFree(next.host)).toBe(true);
-      const background = inAir.filter(
-        ({ host, urgency }) => host === next.host && urgency !== "demand",
+      const background = held.filter(
+        ({ host, urgency, hasCome }) => host === next.host && !hasCome && urgency !== "demand",
       );
       if (next.urgency !== "demand") {
         expect(background.length).toBeLessThan(Math.max(1, perHost - 2));

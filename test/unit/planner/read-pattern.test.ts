@@ -11,7 +11,7 @@ import { fuzzRuns } from "../../support/fuzz-runs.ts";
 const STREAM = 100_000;
 const LIMITS = {
   windowBytes: 8 * BLOCK_BYTES,
-  windowBytesMax: 32 * BLOCK_BYTES,
+  aheadBytesMax: 32 * BLOCK_BYTES,
   streamEnd: STREAM * BLOCK_BYTES,
 };
 /** Further than one who reads in order may pass over, in either direction. */
@@ -19,7 +19,6 @@ const FAR = 1_000;
 
 interface Seen {
   readonly kind: PatternKind;
-  readonly patient: boolean;
   readonly ahead: readonly [first: number, end: number][];
 }
 
@@ -33,19 +32,19 @@ class Reader {
 
   /** A READ of blocks [first, end) of which the engine fetches up to `fetched` along with it. */
   read(first: number, end = first + 1, fetched = end): Seen {
-    const { track, ahead, patient } = this.pattern.note(blocks(first, end), this.isHeld);
+    const { track, ahead } = this.pattern.note(blocks(first, end), this.isHeld);
     this.pattern.planned(track, fetched * BLOCK_BYTES);
     const inBlocks = ({ offset, length }: Extent): [number, number] => [
       offset / BLOCK_BYTES,
       (offset + length) / BLOCK_BYTES,
     ];
-    return { kind: track.kind, patient, ahead: ahead.map(inBlocks) };
+    return { kind: track.kind, ahead: ahead.map(inBlocks) };
   }
 }
 
 describe("a first READ", () => {
   test("is of a reader who waits for nothing but its bytes, and asks for nothing ahead", () => {
-    expect(new Reader().read(10)).toEqual({ kind: "first", patient: false, ahead: [] });
+    expect(new Reader().read(10)).toEqual({ kind: "first", ahead: [] });
   });
 });
 
@@ -53,7 +52,7 @@ describe("a reader in order", () => {
   test("gets windows that double, up to the largest, each topped up by whole first windows when half of it is used", () => {
     const reader = new Reader();
     reader.read(0, 1, 8);
-    expect(reader.read(1)).toEqual({ kind: "sequential", patient: true, ahead: [] });
+    expect(reader.read(1)).toEqual({ kind: "sequential", ahead: [] });
     expect(reader.read(2).ahead).toEqual([]);
     expect(reader.read(3).ahead).toEqual([[8, 16]]);
     expect(reader.read(8, 9).ahead).toEqual([[16, 40]]);
@@ -66,7 +65,7 @@ describe("a reader in order", () => {
   test("is known by a READ at the end of what was planned for it, not only at its own end", () => {
     const reader = new Reader();
     reader.read(0, 1, 8);
-    expect(reader.read(8)).toEqual({ kind: "sequential", patient: true, ahead: [[9, 25]] });
+    expect(reader.read(8)).toEqual({ kind: "sequential", ahead: [[9, 25]] });
   });
 
   test("may pass over the gap between two files, and over what is held", () => {
@@ -76,7 +75,7 @@ describe("a reader in order", () => {
     const strayed = new Reader();
     strayed.read(0, 1, 8);
     expect(strayed.read(8 + 33).kind).toBe("first");
-    const held = new Reader({ windowBytes: 64 * BLOCK_BYTES, windowBytesMax: 64 * BLOCK_BYTES });
+    const held = new Reader({ windowBytes: 64 * BLOCK_BYTES, aheadBytesMax: 64 * BLOCK_BYTES });
     held.isHeld = ({ offset, length }) => offset === 8 * BLOCK_BYTES && length === 50 * BLOCK_BYTES;
     held.read(0, 1, 8);
     expect(held.read(58).kind).toBe("sequential");
@@ -97,7 +96,7 @@ describe("a reader in order", () => {
       const seen = reader.read(start + 8);
       expect(seen).toEqual({
         kind: "sequential",
-        patient: true,
+
         ahead: [[start + 9, start + 25]],
       });
     }
@@ -118,10 +117,10 @@ describe("a reader that goes backward", () => {
   test("gets what lies before it, nearest first in 256 KiB steps, from its third READ on", () => {
     const reader = new Reader({
       windowBytes: 128 * BLOCK_BYTES,
-      windowBytesMax: 256 * BLOCK_BYTES,
+      aheadBytesMax: 256 * BLOCK_BYTES,
     });
     reader.read(1000);
-    expect(reader.read(999)).toEqual({ kind: "backward", patient: false, ahead: [] });
+    expect(reader.read(999)).toEqual({ kind: "backward", ahead: [] });
     expect(reader.read(998).ahead).toEqual([
       [934, 998],
       [870, 934],
@@ -137,7 +136,7 @@ describe("a reader that goes backward", () => {
   test("is not read past the start of the stream", () => {
     const reader = new Reader({
       windowBytes: 128 * BLOCK_BYTES,
-      windowBytesMax: 256 * BLOCK_BYTES,
+      aheadBytesMax: 256 * BLOCK_BYTES,
     });
     reader.read(5);
     reader.read(4);
@@ -159,7 +158,7 @@ describe("a strided reader", () => {
     expect(reader.read(FAR).kind).toBe("first");
     expect(reader.read(2 * FAR)).toEqual({
       kind: "strided",
-      patient: false,
+
       ahead: [3, 4, 5, 6].map((step) => [step * FAR, step * FAR + 1]),
     });
   });
@@ -181,7 +180,7 @@ describe("a strided reader", () => {
   });
 
   test("is not one whose steps lie within what is held: that one reads in order", () => {
-    const reader = new Reader({ windowBytes: 64 * BLOCK_BYTES, windowBytesMax: 256 * BLOCK_BYTES });
+    const reader = new Reader({ windowBytes: 64 * BLOCK_BYTES, aheadBytesMax: 256 * BLOCK_BYTES });
     reader.isHeld = () => true;
     reader.read(0, 1, 64);
     reader.read(64, 65, 192);
@@ -233,17 +232,16 @@ test("whatever is read, what is planned ahead lies in the stream and is bounded 
       let asked = 0;
       for (const [first, length] of reads) {
         const extent = blocks(first, first + length);
-        const { track, ahead, patient } = pattern.note(extent, () => held[(asked += 1)] === true);
+        const { track, ahead } = pattern.note(extent, () => held[(asked += 1)] === true);
         for (const one of ahead) {
           expect(one.length).toBeGreaterThan(0);
           expect(one.offset >= 0 && extentEnd(one) <= streamEnd).toBe(true);
         }
         const bytes = ahead.reduce((sum, one) => sum + one.length, 0);
         const isStrided = track.kind === "strided";
-        expect(bytes).toBeLessThanOrEqual(isStrided ? 4 * extent.length : LIMITS.windowBytesMax);
-        expect(track.windowBytes).toBeLessThanOrEqual(LIMITS.windowBytesMax);
+        expect(bytes).toBeLessThanOrEqual(isStrided ? 4 * extent.length : LIMITS.aheadBytesMax);
+        expect(track.windowBytes).toBeLessThanOrEqual(LIMITS.aheadBytesMax);
         expect(track.aheadEnd).toBeGreaterThanOrEqual(extentEnd(track.last));
-        expect(patient).toBe(track.kind === "sequential");
       }
     }),
     { numRuns: fuzzRuns(500) },
