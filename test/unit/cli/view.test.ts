@@ -250,9 +250,9 @@ describe("erofsd config", () => {
   test("show has every key that the schema has", () => {
     const view = viewConfig(parseConfig("", "defaults"));
     expect(Object.keys(view).toSorted()).toEqual(Object.keys(configSchema.shape).toSorted());
-    expect(parseConfig('[engine]\nanswer_hold = "0ms"', "x").engine.answer_hold).toBe(0);
-    expect(viewConfig(parseConfig('[engine]\nanswer_hold = "0ms"', "x"))).toMatchObject({
-      engine: { answer_hold: "0ms" },
+    const config = parseConfig('[limits]\ndrain_timeout = "0s"\nread_timeout = "1500ms"', "x");
+    expect(viewConfig(config)).toMatchObject({
+      limits: { drain_timeout: "0ms", read_timeout: "1500ms", open_timeout: "15s" },
     });
   });
 });
