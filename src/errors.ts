@@ -44,6 +44,13 @@ export type Fault =
   | { code: "daemon_unreachable"; socketPath: string; detail: string }
   | { code: "socket_in_use"; socketPath: string }
   | { code: "request_invalid"; field: string; detail: string }
+  | { code: "request_slow"; timeoutMs: number }
+  | { code: "request_too_large"; field: string; bytesMax: number }
+  | { code: "route_unknown"; path: string }
+  | { code: "method_unsupported"; method: string; path: string; allowed: readonly string[] }
+  | { code: "image_unknown"; name: string }
+  | { code: "daemon_busy"; detail: string }
+  | { code: "daemon_not_ready"; detail: string }
   | { code: "mount_failed"; target: string; detail: string }
   | { code: "addon_missing"; detail: string }
   | { code: "internal"; detail: string };
@@ -222,6 +229,13 @@ export const ERROR_POLICY = {
     "another erofsd answers there; give this one its own control.socket",
   ),
   request_invalid: policy("never", EINVAL, USAGE, "correct the field"),
+  request_slow: policy("never", ETIMEDOUT, USAGE, "send the whole request at once"),
+  request_too_large: policy("never", EINVAL, USAGE, "send less"),
+  route_unknown: policy("never", ENOENT, USAGE, "GET /openapi.json lists what there is"),
+  method_unsupported: policy("never", EINVAL, USAGE, "GET /openapi.json lists what there is"),
+  image_unknown: policy("never", ENOENT, IMAGE, "`erofsd images` lists what there is"),
+  daemon_busy: policy("same-source", EIO, DAEMON, "try again in a moment"),
+  daemon_not_ready: policy("same-source", EIO, DAEMON, "try again in a moment"),
   mount_failed: policy("never", EIO, DAEMON, "the daemon's log has the cause"),
   internal: policy("never", EIO, 1, "this is a bug in erofsd: report it with the log"),
   addon_missing: policy(
@@ -338,6 +352,19 @@ export function describeFault(fault: Fault): string {
       return `a running daemon answers at ${fault.socketPath}`;
     case "request_invalid":
       return `${fault.field}: ${fault.detail}`;
+    case "request_slow":
+      return `the request was not there within ${fault.timeoutMs} ms`;
+    case "request_too_large":
+      return `${fault.field}: longer than ${fault.bytesMax} bytes`;
+    case "route_unknown":
+      return `there is no ${fault.path}`;
+    case "method_unsupported":
+      return `${fault.path} does not take ${fault.method}, only ${fault.allowed.join(", ")}`;
+    case "image_unknown":
+      return `no image is known as "${fault.name}"`;
+    case "daemon_busy":
+    case "daemon_not_ready":
+      return fault.detail;
     case "mount_failed":
       return `mounting ${fault.target} failed: ${fault.detail}`;
     default:

@@ -8,9 +8,13 @@
 import { stat } from "node:fs/promises";
 import { release } from "node:os";
 import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
-import { FailureLog, controlOperations } from "./control/operations.ts";
+import type { ControlOperations } from "./control/control-operations.ts";
+import { EventHub } from "./control/event-hub.ts";
+import { KnownImages } from "./control/known-images.ts";
+import { bindingObserver, failureObserver, observedHandler } from "./control/observe.ts";
+import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
-import { type ControlOperations, ControlServer } from "./control/server.ts";
+import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
 import { Admission } from "./flow/admission.ts";
@@ -62,9 +66,11 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
     await rooms.door.stop(asDaemonError(error));
     throw error;
   }
-  rooms.door.start(rooms.handler, (error) => {
+  rooms.door.start(observedHandler(rooms.handler, rooms.events), (error) => {
+    rooms.readiness.stop(error);
     stopped.stop(error);
   });
+  rooms.readiness.ready();
   log.info(
     {
       cacheDir: config.cache.dir,
@@ -88,15 +94,15 @@ type Serving = Awaited<ReturnType<typeof buildServing>>;
 
 async function buildServing(config: Config, native: Native, log: RootLog["log"]) {
   const failures = new FailureLog();
+  const events = new EventHub({ clock, unixMs: Date.now });
+  const failed = failureObserver(failures, events);
   const rooms = await buildRooms({
     config,
     native,
     log,
-    onFillFailure: (keys, error) => {
-      for (const key of keys) failures.record(key, error);
-    },
+    onFillFailure: failed.ofFill,
   });
-  const { source, counts, pushed, slabs, engine, bindings, store, streams, admission } = rooms;
+  const { source, slabs, engine, bindings, store, streams, admission } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
   const openTimeoutMs = config.limits.open_timeout;
@@ -123,32 +129,62 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     openTimeoutMs,
     names,
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
-    onFailure: (key, error) => {
-      failures.record(key, error);
-    },
+    onFailure: failed.ofOpen,
   });
   const door = openDoor(config, native, log);
-  const status = await statusOf({ engine, door, counts });
-  const operations = controlOperations({
+  bindings.observer = bindingObserver(events);
+  const { control, ...life } = await buildControl({
+    config,
+    log,
+    rooms,
     names,
+    door,
     failures,
-    pushed,
-    domainId,
-    status,
-    metrics: metricsOf(rooms),
-    trace: await traceOf(engine),
+    events,
   });
-  const control = new ControlServer({ socketPath: config.control.socket, operations, log });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
     await rooms.metrics();
   };
   const handler = new Admission(opener, engine);
-  return { source, engine, names, opener, door, control, warmUp, handler };
+  return { source, engine, names, opener, door, control, warmUp, handler, ...life };
 }
 
-async function traceOf(engine: Engine): Promise<ControlOperations["trace"]> {
+async function buildControl(parts: {
+  readonly config: Config;
+  readonly log: RootLog["log"];
+  readonly rooms: Rooms;
+  readonly names: NameResolver;
+  readonly door: CachefilesSession;
+  readonly failures: FailureLog;
+  readonly events: EventHub;
+}) {
+  const { config, log, rooms, names, door, failures, events } = parts;
+  const { engine, bindings, counts, pushed } = rooms;
+  const readiness = new Readiness();
+  const stopping = new AbortController();
   const version = await packageVersion();
+  const lastFailure = failures.last.bind(failures);
+  const operations = controlOperations({
+    clock,
+    config,
+    version,
+    names,
+    images: new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure }),
+    failures,
+    pushed,
+    readiness,
+    events,
+    status: statusOf({ engine, door, counts, readiness }, version),
+    metrics: metricsOf(rooms),
+    trace: traceOf(engine, version),
+    stopping: stopping.signal,
+  });
+  const control = new ControlServer({ socketPath: config.control.socket, operations, log });
+  return { control, readiness, events, stopping };
+}
+
+function traceOf(engine: Engine, version: string): ControlOperations["trace"] {
   const traces = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
   return traces.record.bind(traces);
 }
@@ -174,16 +210,19 @@ function openDoor(config: Config, native: Native, log: RootLog["log"]): Cachefil
   return new CachefilesSession({ native, clock, log, deviceFd });
 }
 
-async function statusOf(parts: {
-  engine: Engine;
-  door: CachefilesSession;
-  counts: Status["source"];
-}): Promise<() => Status> {
-  const version = await packageVersion();
+function statusOf(
+  parts: {
+    engine: Engine;
+    door: CachefilesSession;
+    counts: Status["source"];
+    readiness: Readiness;
+  },
+  version: string,
+): () => Status {
   return () => ({
     version,
     pid: process.pid,
-    ready: true,
+    ready: parts.readiness.isReady,
     kernelMessages: parts.door.messages,
     source: parts.counts,
     cache: parts.door.writes,
@@ -200,6 +239,8 @@ async function statusOf(parts: {
 async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Promise<void> {
   const error = new DaemonError({ code: "stopping" });
   rooms.handler.refuseNew(error);
+  rooms.readiness.stop(error);
+  rooms.events.stop();
   await rooms.control.close();
   const untilMs = clock.nowMs() + config.limits.drain_timeout;
   const isBusy = () => rooms.engine.waitingReads > 0 || rooms.opener.waitingCount > 0;
@@ -215,6 +256,7 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
       "images are still mounted: what is not cached of them cannot be read until they are mounted again",
     );
   }
+  rooms.stopping.abort(error);
   rooms.names.stop(error);
   rooms.engine.abort(error);
   await rooms.door.stop(error);

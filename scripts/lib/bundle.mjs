@@ -20,6 +20,7 @@ const ROOMS =
   /src\/((rooms|nydusd-[^/]+)\.ts|(decoder|flow|image|planner|state|cache|platform(?!\/metrics)|config)\/|kernel\/(?!mount)|source\/(source|sources|blob-file|registry\/(access|options|credentials\/(environment|grant|host-keys|pushed)))\.ts)|node_modules\/(zod|lru-cache|smol-toml|fastest-levenshtein)\//;
 
 const SOURCES = /src\/source\/(?!bootstrap-layer|layer-stream)/;
+const CONTROL = /src\/control\/(?!client|openapi|trace-format)/;
 const METRICS = /(platform\/|registry-)metrics\.ts$|node_modules\/(prom-client|tdigest|bintrees|@opentelemetry)\//;
 
 const groups = [
@@ -28,6 +29,7 @@ const groups = [
   { name: "http-client", test: /node_modules\/undici\//, priority: 2 },
   { name: "log", test: /platform\/log\.ts$|node_modules\/(pino|sonic-boom)/, priority: 2 },
   { name: "rooms", test: ROOMS, priority: 1 },
+  { name: "control", test: CONTROL, priority: 1 },
   { name: "sources", test: SOURCES, priority: 0 },
 ];
 

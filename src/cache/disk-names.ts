@@ -20,16 +20,45 @@ export function objectFile(
   { volumeKey, cookieKey }: { volumeKey: string; cookieKey: string },
 ): ObjectFile | undefined {
   if (!PLAIN.test(volumeKey) || !PLAIN.test(cookieKey)) return undefined;
+  const directory = directoryOf(cacheDir, volumeKey, Buffer.from(cookieKey, "latin1"));
+  return { directory, name: `D${cookieKey}` };
+}
+
+function directoryOf(cacheDir: string, volumeKey: string, cookieKey: Uint8Array): string {
   const volume = Buffer.from(volumeKey, "latin1");
   const salt = fscacheHash(0, Buffer.concat([Buffer.of(volume.length), volume, Buffer.of(0)]));
-  const fan = fscacheHash(salt, Buffer.from(cookieKey, "latin1")) & 0xff;
-  const directory = join(
-    cacheDir,
-    "cache",
-    `I${volumeKey}`,
-    `@${fan.toString(16).padStart(2, "0")}`,
-  );
-  return { directory, name: `D${cookieKey}` };
+  const fan = fscacheHash(salt, cookieKey) & 0xff;
+  return join(cacheDir, "cache", `I${volumeKey}`, `@${fan.toString(16).padStart(2, "0")}`);
+}
+
+/**
+ * The same for keys that the kernel encodes, too; undefined for the few short ones that it writes
+ * in hex. Only for looking: what deletes files keeps to names that are what they say.
+ */
+export function encodedObjectFile(
+  cacheDir: string,
+  { volumeKey, cookieKey }: { volumeKey: string; cookieKey: string },
+): ObjectFile | undefined {
+  const plain = objectFile(cacheDir, { volumeKey, cookieKey });
+  if (plain !== undefined || !PLAIN.test(volumeKey)) return plain;
+  const key = Buffer.from(cookieKey);
+  if (HEX_LENGTHS.has(key.length)) return undefined;
+  return { directory: directoryOf(cacheDir, volumeKey, key), name: encodedName(key) };
+}
+
+/** Keys of which hex words may be shorter than the other encoding. */
+const HEX_LENGTHS = new Set([0, 1, 2, 4]);
+const DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_-";
+
+/** `E`, how many bytes are missing to a multiple of three, and four digits for each three bytes. */
+function encodedName(key: Uint8Array): string {
+  const groups = Math.ceil(key.length / 3);
+  let name = `E${groups * 3 - key.length}`;
+  for (let at = 0; at < groups * 3; at += 3) {
+    const bits = (key[at] ?? 0) | ((key[at + 1] ?? 0) << 8) | ((key[at + 2] ?? 0) << 16);
+    for (const shift of [0, 6, 12, 18]) name += DIGITS.charAt((bits >>> shift) & 63);
+  }
+  return name;
 }
 
 /** 32 bits, over the data zero-padded to whole words. */

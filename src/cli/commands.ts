@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // The commands and their help. Each is thin: it asks the daemon, and for mounts the kernel.
 
-import { readFile } from "node:fs/promises";
 import yargs, { type Argv } from "yargs";
-import { DEFAULT_CONFIG_PATH, DEFAULT_SOCKET_PATH, loadConfig } from "../config/config.ts";
+import { DEFAULT_CONFIG_PATH } from "../config/config.ts";
 import { ask } from "../control/client.ts";
 import { statusAnswer } from "../control/schema.ts";
 import { DaemonError } from "../errors.ts";
 import { packageVersion } from "../platform/package-root.ts";
+import { jsonOption, socketOptions, socketPath } from "./socket-options.ts";
+import { addViewCommands } from "./view-commands.ts";
 
 const EXIT_STATUS = `Exit status: 0 done, 1 a bug, 2 wrong usage or configuration,
-3 this machine lacks something, 4 the registry, 5 the image, 6 the daemon.`;
+3 this machine lacks something, 4 the registry, 5 the image, 6 the daemon.
+Errors are a line on stderr, and a hint. Colours only on a terminal, none with NO_COLOR.`;
 
 const CONFIG_FILE = `configuration file (default ${DEFAULT_CONFIG_PATH}, if it exists)`;
 const REFERENCE = "host[:port]/repo[:tag][@digest], or oci:PATH[:tag]";
@@ -32,14 +34,15 @@ export async function runCommand(words: string[]): Promise<number> {
     .fail((message: string | null, error: unknown) => {
       // Its own complaints come as a message, some also as a YError.
       if (error instanceof Error && error.name !== "YError") throw error;
-      throw new DaemonError({ code: "usage_invalid", detail: message ?? "" });
+      const detail = (message ?? "").trim().replaceAll(/\s*\n\s*/g, " ");
+      throw new DaemonError({ code: "usage_invalid", detail });
     });
   await parser.parseAsync();
   return 0;
 }
 
 function addCommands(parser: Argv): Argv {
-  return addTraceCommands(addCredentialCommands(addImageCommands(parser)));
+  return addTraceCommands(addCredentialCommands(addViewCommands(addImageCommands(parser))));
 }
 
 function addImageCommands(parser: Argv): Argv {
@@ -54,10 +57,9 @@ function addImageCommands(parser: Argv): Argv {
       "mount <reference> <directory>",
       "mount an image",
       (y) =>
-        socketOptions(y)
+        jsonOption(socketOptions(y))
           .positional("reference", { type: "string", demandOption: true, describe: REFERENCE })
-          .positional("directory", { type: "string", demandOption: true })
-          .option("json", { type: "boolean", default: false, describe: "print JSON" }),
+          .positional("directory", { type: "string", demandOption: true }),
       async (given) => {
         const { mountCommand } = await import("./mount-command.ts");
         await mountCommand({ ...given, socketPath: await socketPath(given) });
@@ -78,12 +80,7 @@ function addImageCommands(parser: Argv): Argv {
     .command(
       "status",
       "what the daemon is doing",
-      (y) =>
-        socketOptions(y).option("json", {
-          type: "boolean",
-          default: false,
-          describe: "print JSON",
-        }),
+      (y) => jsonOption(socketOptions(y)),
       async (given) => {
         const { printStatus } = await import("./status-command.ts");
         const path = await socketPath(given);
@@ -156,27 +153,4 @@ function traceOptions(y: Argv) {
     .conflicts("file", "output")
     .option("seconds", { type: "number", requiresArg: true, describe: "end by itself" })
     .option("key", { type: "string", array: true, requiresArg: true, describe: TRACE_KEY });
-}
-
-function socketOptions<T>(y: Argv<T>) {
-  return y
-    .option("socket", {
-      type: "string",
-      requiresArg: true,
-      describe: `control socket (default ${DEFAULT_SOCKET_PATH})`,
-    })
-    .option("config", {
-      type: "string",
-      requiresArg: true,
-      describe: "take the socket's path from this configuration",
-    });
-}
-
-/** The socket named on the command line, else the given or the default configuration's. */
-async function socketPath(given: { socket?: string | undefined; config?: string | undefined }) {
-  if (given.socket !== undefined) return given.socket;
-  if (given.config !== undefined) return (await loadConfig(given.config)).control.socket;
-  const hasDefault = await readFile(DEFAULT_CONFIG_PATH).catch(() => undefined);
-  if (hasDefault === undefined) return DEFAULT_SOCKET_PATH;
-  return (await loadConfig(DEFAULT_CONFIG_PATH)).control.socket;
 }

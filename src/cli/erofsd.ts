@@ -9,6 +9,12 @@ import { DaemonError } from "../errors.ts";
 const [command, ...rest] = process.argv.slice(2);
 const wantsHelp = rest.some((word) => word === "--help" || word === "-h");
 
+// `erofsd images | head`: whoever reads has had enough.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+  process.exit();
+});
+
 try {
   if (command === "serve" && !wantsHelp) {
     const { serve } = await import("../main.ts");

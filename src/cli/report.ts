@@ -12,7 +12,10 @@ export function reportError(error: unknown): number {
 }
 
 function describe(error: unknown): { code: string; message: string; hint: string } {
-  if (error instanceof RemoteError) return error.failure;
+  if (error instanceof RemoteError) {
+    const { code, message, hint = "" } = error.failure;
+    return { code, message, hint };
+  }
   if (error instanceof DaemonError) {
     return { code: error.fault.code, message: error.message, hint: error.policy.hint };
   }

@@ -12,6 +12,18 @@ const DURATION_UNITS: Readonly<Record<string, number>> = {
   h: 3_600_000,
 };
 
+type Units = Readonly<Record<string, number>>;
+
+/** Which schemas are quantities, and with which units: for showing them as people write them. */
+export const quantityUnits = z.registry<{ readonly units: Units }>();
+
+/** A quantity as people write it, in the largest unit that divides it: 1048576 is "1MiB". */
+export function writeQuantity(value: number, units: Units): string {
+  const fitting = Object.entries(units).filter(([, factor]) => value % factor === 0);
+  const [unit, factor] = fitting.reduce((a, b) => (value !== 0 && b[1] > a[1] ? b : a));
+  return `${value / factor}${unit}`;
+}
+
 /** A size in bytes between `min` and `max`, written with its unit: "64KiB". */
 export function bytes(min: string, max: string) {
   return quantity("a size", SIZE_UNITS, { min, max, example: "1MiB" });
@@ -24,12 +36,12 @@ export function milliseconds(min: string, max: string) {
 
 function quantity(
   what: string,
-  units: Readonly<Record<string, number>>,
+  units: Units,
   range: { min: string; max: string; example: string },
 ) {
   const min = parseQuantity(range.min, units) ?? 0;
   const max = parseQuantity(range.max, units) ?? 0;
-  return z
+  const schema = z
     .string({ error: `${what} as text, for example "${range.example}"` })
     .transform((text, context) => {
       const value = parseQuantity(text, units);
@@ -44,9 +56,11 @@ function quantity(
       }
       return value;
     });
+  quantityUnits.add(schema, { units });
+  return schema;
 }
 
-function parseQuantity(text: string, units: Readonly<Record<string, number>>): number | undefined {
+function parseQuantity(text: string, units: Units): number | undefined {
   const [, digits, unit] = /^(\d+(?:\.\d+)?)\s*([A-Za-z]+)$/.exec(text) ?? [];
   const factor = unit === undefined ? undefined : units[unit];
   if (digits === undefined || factor === undefined) return undefined;

@@ -4,7 +4,8 @@
 import { Client } from "undici";
 import * as z from "zod";
 import { DaemonError } from "../errors.ts";
-import { errorBody, type Failure } from "./schema.ts";
+import { failure, type Failure } from "./schema.ts";
+import { strangerAt } from "./socket-place.ts";
 
 /** Resolving an image may take as long as the daemon allows itself; this only ends a hang. */
 const ANSWER_TIMEOUT_MS = 120_000;
@@ -25,6 +26,7 @@ export async function ask<T>(
   socketPath: string,
   request: { method: "GET" | "POST" | "DELETE"; path: string; body?: object; answer: z.ZodType<T> },
 ): Promise<T> {
+  await refuseStrangers(socketPath);
   const client = new Client("http://erofsd", {
     socketPath,
     headersTimeout: ANSWER_TIMEOUT_MS,
@@ -36,7 +38,7 @@ export async function ask<T>(
     const response = await client.request({ method, path, body });
     const json: unknown = await response.body.json();
     if (response.statusCode === 200) return request.answer.parse(json);
-    throw new RemoteError(errorBody.parse(json).error);
+    throw new RemoteError(failure.parse(json));
   } catch (error) {
     if (error instanceof RemoteError) throw error;
     const detail = explain(error);
@@ -55,12 +57,13 @@ export async function* askStream(
   path: string,
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array, void> {
+  await refuseStrangers(socketPath);
   const timeouts = { headersTimeout: ANSWER_TIMEOUT_MS, bodyTimeout: 0 };
   const client = new Client("http://erofsd", { socketPath, ...timeouts });
   try {
     const response = await client.request({ method: "GET", path, signal });
     if (response.statusCode !== 200) {
-      throw new RemoteError(errorBody.parse(await response.body.json()).error);
+      throw new RemoteError(failure.parse(await response.body.json()));
     }
     for await (const piece of response.body) if (piece instanceof Uint8Array) yield piece;
   } catch (error) {
@@ -71,6 +74,13 @@ export async function* askStream(
   } finally {
     await client.destroy();
   }
+}
+
+/** What is said here may be a password: another user's socket is not spoken to. */
+async function refuseStrangers(socketPath: string): Promise<void> {
+  const detail = await strangerAt(socketPath);
+  if (detail !== undefined)
+    throw new DaemonError({ code: "daemon_unreachable", socketPath, detail });
 }
 
 function explain(error: unknown): string {

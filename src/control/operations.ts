@@ -3,14 +3,23 @@
 // since the kernel shows whoever mounts only ENOBUFS or EIO.
 
 import { LRUCache } from "lru-cache";
+import { diskUsage } from "../cache/usage.ts";
+import { viewConfig } from "../config/config-view.ts";
+import type { Config } from "../config/config.ts";
 import { DaemonError } from "../errors.ts";
 import type { NameResolver } from "../flow/name-resolver.ts";
 import { cookieKeyProblem } from "../kernel/cachefiles/keys.ts";
+import { type Clock, cancelledBy } from "../platform/clock.ts";
 import type { PushedCredentials } from "../source/registry/credentials/pushed.ts";
-import type { PastFailure, RegisteredImage, Status } from "./schema.ts";
-import type { ControlOperations } from "./server.ts";
+import type { ControlOperations } from "./control-operations.ts";
+import type { EventHub } from "./event-hub.ts";
+import { failureOf } from "./failures.ts";
+import type { KnownImages } from "./known-images.ts";
+import type { PastFailure, RegisterRequest, RegisteredImage, Status } from "./schema.ts";
 
 const FAILURES_MAX = 1024;
+/** Under way at once; whoever is gone may have left some. */
+const REGISTRATIONS_MAX = 64;
 const FAILURE_KEPT_MS = 10 * 60_000;
 
 export class FailureLog {
@@ -20,9 +29,7 @@ export class FailureLog {
   });
 
   record(cookieKey: string, error: DaemonError): void {
-    const { code } = error.fault;
-    const hint = error.policy.hint;
-    this.#failures.set(cookieKey, { code, message: error.message, hint, atMs: Date.now() });
+    this.#failures.set(cookieKey, { ...failureOf(error), atMs: Date.now() });
   }
 
   last(cookieKey: string): PastFailure {
@@ -30,40 +37,133 @@ export class FailureLog {
   }
 }
 
-export function controlOperations(parts: {
-  readonly names: NameResolver;
+/** Where the daemon is in its life: `starting -> ready -> stopping`, or its door's last word. */
+export class Readiness {
+  #problem: DaemonError | undefined = new DaemonError({
+    code: "daemon_not_ready",
+    detail: "the daemon is starting",
+  });
+
+  ready(): void {
+    this.#problem = undefined;
+  }
+
+  stop(error: DaemonError): void {
+    this.#problem = error;
+  }
+
+  get isReady(): boolean {
+    return this.#problem === undefined;
+  }
+
+  /** Throws why nothing is served. */
+  check(): void {
+    if (this.#problem !== undefined) throw this.#problem;
+  }
+}
+
+export interface OperationsParts {
+  readonly clock: Clock;
+  readonly config: Config;
+  readonly version: string;
+  readonly names: Pick<NameResolver, "prepare">;
+  readonly images: KnownImages;
   readonly failures: FailureLog;
   readonly pushed: PushedCredentials;
-  readonly domainId: string;
+  readonly readiness: Readiness;
+  readonly events: EventHub;
   readonly status: () => Status;
   readonly metrics: ControlOperations["metrics"];
   readonly trace: ControlOperations["trace"];
-}): ControlOperations {
+  /** Aborts when the daemon stops, and with it what is being registered. */
+  readonly stopping: AbortSignal;
+}
+
+/** What the daemon answers its control socket with. */
+export function controlOperations(parts: OperationsParts): ControlOperations {
+  const { clock, config, version, images, failures, events } = parts;
+  const startMs = clock.nowMs();
   return {
-    async register({ reference, fsid }, signal): Promise<RegisteredImage> {
-      const problem = fsid === undefined ? undefined : cookieKeyProblem(fsid);
-      if (fsid !== undefined && problem !== undefined) {
-        throw new DaemonError({ code: "key_refused", key: fsid, detail: problem });
-      }
-      const { cookieKey, binding } = await parts.names.prepare(reference, { fsid, signal });
-      return {
-        reference: binding.reference,
-        manifestDigest: binding.manifestDigest,
-        fsid: cookieKey,
-        domainId: parts.domainId,
-        // A Nydus bootstrap names its devices itself.
-        devices: binding.devices
-          .filter(({ format }) => format === undefined)
-          .map(({ digest }) => digest),
-        sizeBytes: [binding.stream, ...binding.devices].reduce((sum, each) => sum + each.size, 0),
-      };
+    health() {
+      const uptimeSeconds = Math.round(clock.nowMs() - startMs) / 1000;
+      return { status: "ok", version, pid: process.pid, uptimeSeconds };
     },
-    lastFailure: (cookieKey) => parts.failures.last(cookieKey),
+    checkReady() {
+      parts.readiness.check();
+    },
+    config: () => viewConfig(config),
+    register: sharedRegistration(parts),
+    images: () => images.list(),
+    image: (name) => images.inspect(name),
+    async cacheUsage() {
+      const { dir, brun, bcull, bstop } = config.cache;
+      const openBytes = parts.status().objects.reduce((sum, each) => sum + each.cachedBytes, 0);
+      return { dir, ...(await diskUsage(dir)), openBytes, limitsPercent: { brun, bcull, bstop } };
+    },
+    lastFailure: (cookieKey) => failures.last(cookieKey),
     status: parts.status,
     metrics: parts.metrics,
     trace: parts.trace,
+    events: (signal) => events.listen(signal),
     ...credentialOperations(parts.pushed),
   };
+}
+
+/** Whoever asks for the same at the same time shares the work, which goes on when nobody waits. */
+function sharedRegistration(parts: OperationsParts): ControlOperations["register"] {
+  const underWay = new Map<string, Promise<RegisteredImage>>();
+  return async (request, signal) => {
+    const key = JSON.stringify([request.reference, request.fsid]);
+    let work = underWay.get(key);
+    if (work === undefined) {
+      if (underWay.size >= REGISTRATIONS_MAX) {
+        const detail = `${REGISTRATIONS_MAX} images are being registered already`;
+        throw new DaemonError({ code: "daemon_busy", detail });
+      }
+      work = registerImage(parts, request).finally(() => underWay.delete(key));
+      underWay.set(key, work);
+    }
+    return whileWaited(work, signal);
+  };
+}
+
+async function registerImage(
+  { names, config, stopping }: OperationsParts,
+  { reference, fsid }: RegisterRequest,
+): Promise<RegisteredImage> {
+  const problem = fsid === undefined ? undefined : cookieKeyProblem(fsid);
+  if (fsid !== undefined && problem !== undefined) {
+    throw new DaemonError({ code: "key_refused", key: fsid, detail: problem });
+  }
+  const { cookieKey, binding } = await names.prepare(reference, { fsid, signal: stopping });
+  return {
+    reference: binding.reference,
+    manifestDigest: binding.manifestDigest,
+    fsid: cookieKey,
+    domainId: config.kernel.domain_id,
+    // A Nydus bootstrap names its devices itself.
+    devices: binding.devices
+      .filter(({ format }) => format === undefined)
+      .map(({ digest }) => digest),
+    sizeBytes: [binding.stream, ...binding.devices].reduce((sum, each) => sum + each.size, 0),
+  };
+}
+
+/** As `work` settles, or `cancelled` as soon as `signal` aborts; `work` does not notice. */
+async function whileWaited<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  let leave: () => void = () => undefined;
+  const left = new Promise<never>((_, reject) => {
+    leave = () => {
+      reject(cancelledBy(signal));
+    };
+  });
+  signal.addEventListener("abort", leave, { once: true });
+  if (signal.aborted) leave();
+  try {
+    return await Promise.race([work, left]);
+  } finally {
+    signal.removeEventListener("abort", leave);
+  }
 }
 
 export function credentialOperations(

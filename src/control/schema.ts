@@ -4,13 +4,18 @@
 
 import * as z from "zod";
 
-export const API_VERSION = "v1";
-
-const failure = z.strictObject({ code: z.string(), message: z.string(), hint: z.string() });
+/** Every answer that is not 200, and every failure that is told of later. */
+export const failure = z.strictObject({
+  /** One of the codes of src/errors.ts; what programs should look at. */
+  code: z.string(),
+  /** What failed and where, for people. */
+  message: z.string(),
+  /** What of a request was wrong: a field of its body, of its query or of its path, or `body`. */
+  field: z.string().optional(),
+  /** What to do about it. */
+  hint: z.string().optional(),
+});
 export type Failure = z.infer<typeof failure>;
-
-/** Every answer that is not 200. */
-export const errorBody = z.strictObject({ error: failure });
 
 /** POST /v1/images: make a reference mountable under a key of the daemon's choosing, or a given one. */
 export const registerRequest = z.strictObject({
@@ -18,6 +23,7 @@ export const registerRequest = z.strictObject({
   /** The cookie key to mount it by; default: a digest. */
   fsid: z.string().min(1).max(252).optional(),
 });
+export type RegisterRequest = z.infer<typeof registerRequest>;
 
 const secret = z
   .string()
@@ -58,19 +64,23 @@ export const registeredImage = z.strictObject({
 export type RegisteredImage = z.infer<typeof registeredImage>;
 
 /** GET /v1/failures?key=KEY: the last failure of a key, for whoever saw only ENOBUFS. */
+export const failureQuery = z.strictObject({ key: z.string().min(1).max(4096) });
 export const failureAnswer = z.strictObject({
   failure: failure.extend({ atMs: z.number() }).optional(),
 });
 export type PastFailure = z.infer<typeof failureAnswer>["failure"];
 
 /** GET /v1/trace?seconds=N&key=KEY: what readers ask for, as trace-format.ts has it, while it happens. */
-export const traceWish = z.strictObject({
+export const traceQuery = z.strictObject({
   /** How long; default: until whoever asked goes away. */
   seconds: z.coerce.number().positive().max(86_400).optional(),
   /** Cookie keys or digests of streams; none: all. */
-  keys: z.array(z.string().min(1).max(252)).max(64),
+  key: z.array(z.string().min(1).max(252)).max(64).optional(),
 });
-export type TraceWish = z.infer<typeof traceWish>;
+export interface TraceWish {
+  readonly seconds?: number | undefined;
+  readonly keys: readonly string[];
+}
 
 /** GET /v1/status */
 export const statusAnswer = z.strictObject({
@@ -93,3 +103,16 @@ export const statusAnswer = z.strictObject({
   ),
 });
 export type Status = z.infer<typeof statusAnswer>;
+
+/** GET /v1/health: that the daemon answers at all. */
+export const healthAnswer = z.strictObject({
+  status: z.literal("ok"),
+  version: z.string(),
+  pid: z.int(),
+  /** Since the daemon's start. */
+  uptimeSeconds: z.number(),
+});
+export type Health = z.infer<typeof healthAnswer>;
+
+/** GET /v1/ready: 200 while the kernel's requests are served, else the error daemon_not_ready. */
+export const readyAnswer = z.strictObject({ ready: z.literal(true) });

@@ -1,216 +1,272 @@
 // SPDX-License-Identifier: Apache-2.0
-// The control socket: HTTP on a unix socket, mode 0600. Reads are GET, acts are POST.
-// Limits: 64 KiB a body, 64 connections, 10 s for a request to arrive.
+// The control socket: HTTP/1.1 on a unix socket, mode 0600 (socket-place.ts says who gets in).
+// Whatever goes wrong is answered with one JSON object, also what Node's parser refuses. A client
+// that is slow, or asks too much, is answered with an error and costs a bounded amount of memory.
 
 import { once } from "node:events";
-import { lstat, mkdir, unlink } from "node:fs/promises";
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
-import { dirname } from "node:path";
-import * as z from "zod";
+import type { Duplex } from "node:stream";
 import { DaemonError, asDaemonError } from "../errors.ts";
 import type { Log } from "../platform/log.ts";
-import { isAnswered, listenPrivately } from "../platform/private-socket.ts";
-import {
-  type DropCredentials,
-  type PastFailure,
-  type PushCredentials,
-  type RegisteredImage,
-  type Status,
-  type TraceWish,
-  dropCredentials,
-  pushCredentials,
-  registerRequest,
-  traceWish,
-} from "./schema.ts";
+import { listenPrivately } from "../platform/private-socket.ts";
+import type { ControlOperations } from "./control-operations.ts";
+import { failureOf, parserFailure, statusOf } from "./failures.ts";
+import { readBody } from "./read-body.ts";
+import { type Answer, type Asked, METHODS, type Route, jsonAnswer } from "./route.ts";
+import { ROUTES } from "./routes.ts";
+import { errnoName, takePlace, unfit } from "./socket-place.ts";
 
-const BODY_BYTES_MAX = 64 * 1024;
-const CONNECTIONS_MAX = 64;
-const REQUEST_TIMEOUT_MS = 10_000;
-
-/** What the daemon can be asked; each method may reject with a DaemonError. */
-export interface ControlOperations {
-  register(request: z.infer<typeof registerRequest>, signal: AbortSignal): Promise<RegisteredImage>;
-  lastFailure(cookieKey: string): PastFailure;
-  status(): Status;
-  /** In Prometheus' text format. */
-  metrics(): Promise<{ readonly contentType: string; readonly text: string }>;
-  pushCredentials(request: PushCredentials): void;
-  /** False when there were none. */
-  dropCredentials(request: DropCredentials): boolean;
-  /** Lines of JSON as they come, until they end or `signal` aborts. */
-  trace(wish: TraceWish, signal: AbortSignal): AsyncIterable<string>;
+export interface ControlLimits {
+  readonly bodyBytesMax: number;
+  /** Under way at once; more are answered 503. */
+  readonly requestsMax: number;
+  /** More are closed unanswered. */
+  readonly connectionsMax: number;
+  /** Until a request's head is there, and until all of it is. */
+  readonly headersTimeoutMs: number;
+  readonly requestTimeoutMs: number;
+  /** Until a client has taken what it was sent. */
+  readonly sendTimeoutMs: number;
+  /** How long streams may take to end when the server closes. */
+  readonly closeGraceMs: number;
 }
 
-interface Answer {
-  readonly status: number;
-  readonly contentType: string;
-  readonly text: string | AsyncIterable<string>;
-}
+export const CONTROL_LIMITS: ControlLimits = {
+  bodyBytesMax: 64 * 1024,
+  requestsMax: 64,
+  connectionsMax: 256,
+  headersTimeoutMs: 5000,
+  requestTimeoutMs: 10_000,
+  sendTimeoutMs: 30_000,
+  closeGraceMs: 200,
+};
 
 export class ControlServer {
   readonly #server: Server;
   readonly #socketPath: string;
+  readonly #operations: ControlOperations;
+  readonly #log: Log;
+  readonly #limits: ControlLimits;
+  readonly #responses = new Set<ServerResponse>();
+  #onIdle: (() => void) | undefined;
 
-  constructor(parts: { socketPath: string; operations: ControlOperations; log: Log }) {
+  constructor(parts: {
+    readonly socketPath: string;
+    readonly operations: ControlOperations;
+    readonly log: Log;
+    readonly limits?: Partial<ControlLimits>;
+  }) {
     this.#socketPath = parts.socketPath;
-    this.#server = createServer({ requestTimeout: REQUEST_TIMEOUT_MS }, (request, response) => {
-      const gone = goneSignal(response);
-      answer(request, parts.operations, gone)
-        .then((answered) => send(response, answered, gone))
-        .catch((error: unknown) => {
-          const fault = asDaemonError(error);
-          const { code } = fault.fault;
-          const { method, url } = request;
-          parts.log.debug({ code, method, url }, `control request failed: ${fault.message}`);
-          const failure = { code, message: fault.message, hint: fault.policy.hint };
-          if (response.headersSent) response.destroy();
-          else void send(response, json(statusOf(fault), { error: failure }), gone);
-        });
+    this.#operations = parts.operations;
+    this.#log = parts.log;
+    this.#limits = { ...CONTROL_LIMITS, ...parts.limits };
+    const { headersTimeoutMs: headersTimeout, requestTimeoutMs: requestTimeout } = this.#limits;
+    const connectionsCheckingInterval = Math.min(1000, headersTimeout);
+    const timeouts = { headersTimeout, requestTimeout, connectionsCheckingInterval };
+    const serve = (request: IncomingMessage, response: ServerResponse): void => {
+      void this.#serve(request, response);
+    };
+    // There is one host here, whatever a client calls it.
+    this.#server = createServer({ ...timeouts, requireHostHeader: false }, serve);
+    // Node would refuse it with an empty body; RFC 9110 lets us ignore what is expected.
+    this.#server.on("checkExpectation", serve);
+    this.#server.maxConnections = this.#limits.connectionsMax;
+    this.#server.on("clientError", (error, socket) => {
+      this.#refuse(socket, parserFailure(error, this.#limits.headersTimeoutMs));
     });
-    this.#server.maxConnections = CONNECTIONS_MAX;
+    this.#server.on("connect", (request: IncomingMessage, socket: Duplex) => {
+      const path = request.url ?? "";
+      const fault = {
+        code: "method_unsupported",
+        method: "CONNECT",
+        path,
+        allowed: METHODS,
+      } as const;
+      this.#refuse(socket, { status: 405, error: new DaemonError(fault) });
+    });
   }
 
-  /** Listens; a socket left by a dead daemon is replaced. Faults: socket_in_use, syscall_failed. */
+  /**
+   * Listens; a socket left by a dead daemon is replaced. Two daemons do not get here at once: the
+   * kernel's device, which has one user, is opened before. Faults: socket_in_use, config_invalid.
+   */
   async listen(): Promise<void> {
     const path = this.#socketPath;
-    await mkdir(dirname(path), { recursive: true, mode: 0o755 });
-    await refuseOtherFiles(path);
-    if (await isAnswered(path)) throw new DaemonError({ code: "socket_in_use", socketPath: path });
-    await unlink(path).catch((error: unknown) => {
-      if (!(error instanceof Error && "code" in error && error.code === "ENOENT")) throw error;
+    await takePlace(path);
+    await listenPrivately(this.#server, path).catch((error: unknown) => {
+      throw unfit(path, `cannot be listened at: ${errnoName(error)}`);
     });
-    await listenPrivately(this.#server, path);
   }
 
+  /** Streams that have ended get a moment to say so; everything else is cut off. */
   async close(): Promise<void> {
-    this.#server.closeAllConnections();
-    await new Promise<void>((resolve) => {
+    const closed = new Promise<void>((resolve) => {
       this.#server.close(() => {
         resolve();
       });
     });
-  }
-}
-
-async function answer(
-  request: IncomingMessage,
-  operations: ControlOperations,
-  gone: AbortSignal,
-): Promise<Answer> {
-  const url = new URL(request.url ?? "/", "http://erofsd");
-  const route = `${request.method} ${url.pathname}`;
-  switch (route) {
-    case "GET /v1/status":
-      return json(200, operations.status());
-    case "GET /v1/metrics":
-      return { status: 200, ...(await operations.metrics()) };
-    case "GET /v1/failures": {
-      const key = url.searchParams.get("key");
-      if (key === null) throw invalid("key", "the query names no key");
-      return json(200, { failure: operations.lastFailure(key) });
+    if (this.#responses.size > 0) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, this.#limits.closeGraceMs);
+        this.#onIdle = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
     }
-    case "POST /v1/images": {
-      const body = parseBody(registerRequest, await readBody(request));
-      return json(200, await operations.register(body, gone));
-    }
-    case "GET /v1/trace": {
-      const seconds = url.searchParams.get("seconds") ?? undefined;
-      const wish = checked(traceWish, { seconds, keys: url.searchParams.getAll("key") });
-      const text = operations.trace(wish, gone);
-      return { status: 200, contentType: "application/x-ndjson", text };
-    }
-    case "POST /v1/credentials":
-      operations.pushCredentials(parseBody(pushCredentials, await readBody(request)));
-      return json(200, {});
-    case "DELETE /v1/credentials": {
-      const asked = checked(dropCredentials, Object.fromEntries(url.searchParams));
-      return json(200, { deleted: operations.dropCredentials(asked) });
-    }
-    default:
-      throw invalid(route, "no such operation");
+    this.#server.closeAllConnections();
+    await closed;
   }
-}
 
-/** Aborts when whoever asked is gone, or has its answer. */
-function goneSignal(response: ServerResponse): AbortSignal {
-  const gone = new AbortController();
-  response.once("close", () => {
-    gone.abort();
-  });
-  return gone.signal;
-}
-
-function parseBody<T>(schema: z.ZodType<T>, text: string): T {
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch {
-    // The reason would quote the text, which may be a password.
-    throw invalid("body", "it is not JSON");
+  // Never rejects: what goes wrong is answered.
+  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const isBusy = this.#responses.size >= this.#limits.requestsMax;
+    this.#responses.add(response);
+    const gone = new AbortController();
+    response.once("close", () => {
+      gone.abort();
+      this.#responses.delete(response);
+      if (this.#responses.size === 0) this.#onIdle?.();
+    });
+    try {
+      if (isBusy) {
+        const detail = `${this.#limits.requestsMax} requests are under way already`;
+        throw new DaemonError({ code: "daemon_busy", detail });
+      }
+      const answer = await this.#answer(request, gone.signal);
+      await this.#send(response, 200, answer, gone.signal);
+    } catch (error) {
+      // Nobody is left to be told.
+      if (gone.signal.aborted) return;
+      this.#sendFailure(request, response, asDaemonError(error));
+    }
   }
-  return checked(schema, json);
-}
 
-function checked<T>(schema: z.ZodType<T>, value: unknown): T {
-  const result = schema.safeParse(value);
-  if (result.success) return result.data;
-  const [issue] = result.error.issues;
-  throw invalid(issue?.path.map(String).join(".") || "body", issue?.message ?? "not as expected");
-}
-
-async function readBody(request: IncomingMessage): Promise<string> {
-  request.setEncoding("utf8");
-  let text = "";
-  let isTooLong = false;
-  // Read to its end in any case: a connection left half read could not carry the answer.
-  for await (const piece of request) {
-    const more = String(piece);
-    isTooLong ||= text.length + more.length > BODY_BYTES_MAX;
-    if (!isTooLong) text += more;
+  async #answer(request: IncomingMessage, gone: AbortSignal): Promise<Answer> {
+    const { method = "", url = "" } = request;
+    const [path = "", query = ""] = url.split(/\?(.*)/s);
+    const { route, params } = findRoute(method, path);
+    const asked: Asked = {
+      params,
+      query: new URLSearchParams(query),
+      body: await readBody(request, this.#limits.bodyBytesMax),
+    };
+    return route.respond(this.#operations, asked, gone);
   }
-  if (isTooLong) throw invalid("body", `longer than ${BODY_BYTES_MAX} bytes`);
-  return text;
-}
 
-function json(status: number, body: object): Answer {
-  return { status, contentType: "application/json", text: `${JSON.stringify(body)}\n` };
-}
+  #sendFailure(request: IncomingMessage, response: ServerResponse, error: DaemonError): void {
+    const { method, url } = request;
+    const { code } = error.fault;
+    this.#log.debug({ code, method, url }, `control request failed: ${error.message}`);
+    if (response.headersSent) {
+      response.destroy();
+      return;
+    }
+    if (error.fault.code === "method_unsupported") {
+      response.setHeader("allow", error.fault.allowed.join(", "));
+    }
+    if (code === "daemon_busy") response.setHeader("retry-after", "1");
+    // What is unread of a body would be taken for the next request.
+    if (!request.complete) response.setHeader("connection", "close");
+    const { contentType, text } = jsonAnswer(failureOf(error));
+    this.#sendText(response, statusOf(error), { contentType, text });
+  }
 
-async function send(response: ServerResponse, answered: Answer, gone: AbortSignal): Promise<void> {
-  const { status, contentType, text } = answered;
-  response.writeHead(status, { "content-type": contentType });
-  if (typeof text === "string") {
+  async #send(
+    response: ServerResponse,
+    status: number,
+    { contentType, text }: Answer,
+    gone: AbortSignal,
+  ): Promise<void> {
+    if (typeof text === "string") {
+      this.#sendText(response, status, { contentType, text });
+      return;
+    }
+    response.writeHead(status, { "content-type": contentType, "cache-control": "no-store" });
+    for await (const piece of text) {
+      if (gone.aborted) return;
+      if (response.write(piece)) continue;
+      const patience = AbortSignal.timeout(this.#limits.sendTimeoutMs);
+      await once(response, "drain", { signal: AbortSignal.any([gone, patience]) });
+    }
+    response.end();
+  }
+
+  #sendText(
+    response: ServerResponse,
+    status: number,
+    { contentType, text }: { contentType: string; text: string },
+  ): void {
+    const length = Buffer.byteLength(text);
+    response.writeHead(status, { "content-type": contentType, "content-length": length });
+    const timer = setTimeout(() => response.destroy(), this.#limits.sendTimeoutMs);
+    const taken = (): void => {
+      clearTimeout(timer);
+    };
+    response.once("finish", taken).once("close", taken);
     response.end(text);
-    return;
   }
-  for await (const piece of text) {
-    if (gone.aborted) return;
-    if (!response.write(piece)) await once(response, "drain", { signal: gone });
+
+  /** For what never became a request: the connection cannot go on after it. */
+  #refuse(socket: Duplex, { status, error }: { status: number; error: DaemonError }): void {
+    const isHalfAnswered = [...this.#responses].some(
+      (response) => response.socket === socket && response.headersSent,
+    );
+    if (!socket.writable || isHalfAnswered) {
+      socket.destroy();
+      return;
+    }
+    // After a CONNECT nobody else listens for it.
+    socket.on("error", () => socket.destroy());
+    const { contentType, text } = jsonAnswer(failureOf(error));
+    const head = [
+      `HTTP/1.1 ${status} Refused`,
+      `content-type: ${contentType}`,
+      `content-length: ${Buffer.byteLength(text)}`,
+      "connection: close",
+    ];
+    socket.end(`${head.join("\r\n")}\r\n\r\n${text}`, () => socket.destroy());
   }
-  response.end();
 }
 
-function statusOf(error: DaemonError): number {
-  switch (error.policy.exitCode) {
-    case 2:
-      return 400;
-    case 4:
-      return 502;
-    case 5:
-      return 422;
-    default:
-      return 500;
+function findRoute(
+  method: string,
+  path: string,
+): { readonly route: Route; readonly params: Readonly<Record<string, string>> } {
+  const there = ROUTES.flatMap((route) => {
+    const params = paramsOf(route.path, path);
+    return params === undefined ? [] : [{ route, params }];
+  });
+  const found = there.find(({ route }) => route.method === method);
+  if (found !== undefined) return found;
+  if (there.length === 0)
+    throw new DaemonError({ code: "route_unknown", path: path.slice(0, 200) });
+  const allowed = there.map(({ route }) => route.method);
+  throw new DaemonError({ code: "method_unsupported", method, path, allowed });
+}
+
+/** What stands in `path` for each `{name}` of `pattern`; undefined when it is another path. */
+function paramsOf(pattern: string, path: string): Record<string, string> | undefined {
+  const wanted = pattern.split("/");
+  const given = path.split("/");
+  if (wanted.length !== given.length) return undefined;
+  const params: Record<string, string> = {};
+  for (const [index, part] of wanted.entries()) {
+    const text = given[index] ?? "";
+    const [, name] = /^\{(.*)\}$/.exec(part) ?? [];
+    if (name === undefined) {
+      if (part !== text) return undefined;
+    } else {
+      params[name] = decoded(name, text);
+    }
   }
+  return params;
 }
 
-function invalid(field: string, detail: string): DaemonError {
-  return new DaemonError({ code: "request_invalid", field, detail });
-}
-
-/** Only a socket is ever replaced: a mistyped control.socket must not cost a file. */
-async function refuseOtherFiles(path: string): Promise<void> {
-  const found = await lstat(path).catch(() => undefined);
-  if (found === undefined || found.isSocket()) return;
-  const detail = `control.socket: ${path} exists and is no socket`;
-  throw new DaemonError({ code: "config_invalid", where: "control", detail });
+function decoded(field: string, text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    throw new DaemonError({ code: "request_invalid", field, detail: "it is not percent-encoded" });
+  }
 }

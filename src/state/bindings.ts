@@ -88,6 +88,8 @@ export class Bindings {
   #changes = 0;
   #changesSaved = 0;
   #sizesFrom = 0;
+  /** Told of every bind that is on disk, with what the name was bound to before. */
+  observer: ((name: CookieName, bound: Binding, before: Binding | undefined) => void) | undefined;
 
   constructor(path: string) {
     this.#file = new JsonFile(path, () => this.#document());
@@ -180,6 +182,7 @@ export class Bindings {
     };
     this.#put(name, bound);
     await this.#save();
+    this.observer?.(name, bound, before);
     return bound;
   }
 

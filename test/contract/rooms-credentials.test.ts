@@ -15,6 +15,7 @@ import { ControlServer } from "../../src/control/server.ts";
 import { systemClock } from "../../src/platform/clock.ts";
 import { loadNative } from "../../src/platform/native.ts";
 import { buildRooms } from "../../src/rooms.ts";
+import { onlyOperations } from "../support/control-operations.ts";
 import { type RunningRegistry, startDockerRegistry } from "../support/docker-registry.ts";
 import { faultFrom } from "../support/faults.ts";
 import { buildImage } from "../support/oci-image.ts";
@@ -83,17 +84,7 @@ it("a configured password opens the registry", async () => {
 it("a password given over the control socket opens it from then on, until it is taken back", async () => {
   const built = await rooms([]);
   const socketPath = join(folder, "control.sock");
-  const never = (): never => {
-    throw new Error("not asked for here");
-  };
-  const operations = {
-    register: never,
-    lastFailure: never,
-    status: never,
-    metrics: never,
-    trace: never,
-    ...credentialOperations(built.pushed),
-  };
+  const operations = onlyOperations(credentialOperations(built.pushed));
   const server = new ControlServer({ socketPath, operations, log: built.log });
   await server.listen();
   onTestFinished(() => server.close());

@@ -14,4 +14,5 @@ import "./nydusd-cull.ts";
 import "./reading.ts";
 import "./names.ts";
 import "./lifecycle.ts";
+import "./control.ts";
 import "./faults.ts";

@@ -4,7 +4,7 @@
 
 import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { expect, test } from "vitest";
-import { objectFile } from "../../../src/cache/disk-names.ts";
+import { encodedObjectFile, objectFile } from "../../../src/cache/disk-names.ts";
 import { dropCachedKey } from "../../../src/cache/untrusted-files.ts";
 import { tempDir } from "../../support/temp-dir.ts";
 
@@ -27,6 +27,15 @@ test.each(["with space", "a/b", "ü", ""])(
     expect(objectFile("/c", { volumeKey: "erofs,dom", cookieKey })).toBeUndefined();
   },
 );
+
+test.each([
+  ["with space", "E2TB6tE1OsM5SoB100"],
+  ["plain", "Dplain"],
+  ["\t", undefined],
+  ["a b ", undefined],
+])("looking for %j finds %s", (cookieKey, name) => {
+  expect(encodedObjectFile("/c", { volumeKey: "erofs,dom", cookieKey })?.name).toBe(name);
+});
 
 test("one key is dropped in every volume, its neighbours stay", async () => {
   const root = await tempDir();

@@ -35,8 +35,20 @@ describe("words that make no command", () => {
     [["unmount", "/mnt"]],
     [["status", "--socket"]],
     [["status", "extra"]],
+    [["ps", "extra"]],
+    [["inspect"]],
+    [["config"]],
+    [["config", "chek"]],
+    [["completion"]],
+    [["events", "--jsno"]],
   ])("%j are refused as wrong usage", async (words) => {
     expect(await rejectionOf(runCommand(words))).toBe("usage_invalid");
+  });
+
+  test("are told in one line, also when there is a choice", async () => {
+    await expect(runCommand(["completion", "tcsh"])).rejects.toMatchObject({
+      message: 'Invalid values: Argument: shell, Given: "tcsh", Choices: "bash", "zsh", "fish"',
+    });
   });
 });
 

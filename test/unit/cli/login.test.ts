@@ -9,6 +9,7 @@ import { RemoteError } from "../../../src/control/client.ts";
 import type { PushCredentials } from "../../../src/control/schema.ts";
 import { ControlServer } from "../../../src/control/server.ts";
 import { DaemonError } from "../../../src/errors.ts";
+import { onlyOperations } from "../../support/control-operations.ts";
 import { QuietLog } from "../../support/quiet-log.ts";
 import { tempDir } from "../../support/temp-dir.ts";
 
@@ -24,18 +25,10 @@ beforeEach(async () => {
   pushed = [];
   dropped = [];
   written = "";
-  const never = (): never => {
-    throw new Error("not asked for here");
-  };
-  const operations = {
-    register: never,
-    lastFailure: never,
-    status: never,
-    metrics: never,
-    trace: never,
-    pushCredentials: (given: PushCredentials) => void pushed.push(given),
-    dropCredentials: (given: object) => dropped.push(given) === 1,
-  };
+  const operations = onlyOperations({
+    pushCredentials: (given) => void pushed.push(given),
+    dropCredentials: (given) => dropped.push(given) === 1,
+  });
   const server = new ControlServer({ socketPath: socket, operations, log: new QuietLog() });
   await server.listen();
   const spy = vi.spyOn(process.stdout, "write").mockImplementation((text) => {

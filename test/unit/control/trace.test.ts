@@ -11,6 +11,7 @@ import { ControlServer } from "../../../src/control/server.ts";
 import { parseTrace } from "../../../src/control/trace-format.ts";
 import { TraceRecorder } from "../../../src/control/trace-recorder.ts";
 import { BLOCK_BYTES } from "../../../src/units.ts";
+import { onlyOperations } from "../../support/control-operations.ts";
 import { codeOf, rejectionOf } from "../../support/fault-code.ts";
 import { FlowRig, blocks, patternBytes } from "../../support/flow-rig.ts";
 import { QuietLog } from "../../support/quiet-log.ts";
@@ -20,18 +21,7 @@ async function daemon() {
   const rig = new FlowRig();
   const { engine, clock } = rig;
   const recorder = new TraceRecorder({ engine, clock, version: "0", unixMs: Date.now });
-  const unused = (): never => {
-    throw new Error("nobody asks for it");
-  };
-  const operations = {
-    register: unused,
-    lastFailure: unused,
-    status: unused,
-    metrics: unused,
-    pushCredentials: unused,
-    dropCredentials: unused,
-    trace: recorder.record.bind(recorder),
-  };
+  const operations = onlyOperations({ trace: recorder.record.bind(recorder) });
   const directory = await tempDir();
   const socketPath = join(directory, "socket");
   const server = new ControlServer({ socketPath, operations, log: new QuietLog() });

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// The words that a shell completes: commands, their options, and what else they take.
+
+export const SHELLS = ["bash", "zsh", "fish"] as const;
+export type Shell = (typeof SHELLS)[number];
+
+export interface OptionWord {
+  readonly name: string;
+  readonly summary: string;
+  /** What follows it; absent: nothing does. */
+  readonly takes?: "file" | "text";
+}
+
+export interface CommandWord {
+  /** `mount`, or `trace record`. */
+  readonly path: string;
+  readonly summary: string;
+  readonly options: readonly OptionWord[];
+  /** What it takes beside options: paths, or one of these words. */
+  readonly takes?: "file" | "directory" | readonly string[];
+}
+
+const HELP: OptionWord = { name: "--help", summary: "show help" };
+const JSON_OPTION: OptionWord = { name: "--json", summary: "print JSON" };
+const CONFIG: OptionWord = { name: "--config", summary: "configuration file", takes: "file" };
+const ASKING = [{ name: "--socket", summary: "control socket", takes: "file" } as const, CONFIG];
+const REPOSITORY = {
+  name: "--repository",
+  summary: "for this one and below",
+  takes: "text",
+} as const;
+
+/** Every command, those with commands of their own before these. */
+export const COMMAND_WORDS: readonly CommandWord[] = [
+  command("serve", "run the daemon in the foreground", [CONFIG]),
+  command("mount", "mount an image", [JSON_OPTION, ...ASKING], "directory"),
+  command(
+    "umount",
+    "unmount an image",
+    [{ name: "--lazy", summary: "detach it now" }],
+    "directory",
+  ),
+  command("status", "what the daemon is doing", [JSON_OPTION, ...ASKING]),
+  command("ps", "what is mounted here", [JSON_OPTION, ...ASKING]),
+  command("images", "images that the daemon knows", [JSON_OPTION, ...ASKING]),
+  command("inspect", "all that is known of an image", [JSON_OPTION, ...ASKING]),
+  command("events", "what happens, until Ctrl-C", [JSON_OPTION, ...ASKING]),
+  command("config", "the configuration", [], ["check", "show"]),
+  command("config check", "say what is wrong with a file", [JSON_OPTION], "file"),
+  command("config show", "show it, without secrets", [JSON_OPTION, ...ASKING], "file"),
+  command("version", "which versions run", [JSON_OPTION, ...ASKING]),
+  command("completion", "print a completion script", [], SHELLS),
+  command("login", "give the daemon credentials", [
+    ...ASKING,
+    REPOSITORY,
+    { name: "--username", summary: "whose password it is", takes: "text" },
+    { name: "--password-stdin", summary: "read the password from standard input" },
+    { name: "--token-stdin", summary: "read a token from standard input" },
+  ]),
+  command("logout", "make the daemon forget them", [...ASKING, REPOSITORY]),
+  command("trace", "what readers ask the daemon for", [], ["record"]),
+  command(
+    "trace record",
+    "record it, until Ctrl-C",
+    [
+      ...ASKING,
+      { name: "--output", summary: "where to", takes: "file" },
+      { name: "--seconds", summary: "end by itself", takes: "text" },
+      { name: "--key", summary: "only what has this key", takes: "text" },
+    ],
+    "file",
+  ),
+];
+
+function command(
+  path: string,
+  summary: string,
+  options: readonly OptionWord[],
+  takes?: CommandWord["takes"],
+): CommandWord {
+  return { path, summary, options: [HELP, ...options], ...(takes === undefined ? {} : { takes }) };
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// The words of the commands that only look: ps, images, inspect, events, config, version, completion.
+
+import type { Argv } from "yargs";
+import { SHELLS } from "./completion-words.ts";
+import { jsonOption, socketOptions, socketPath } from "./socket-options.ts";
+
+const NAME = "an fsid, a reference or a manifest's digest, as `erofsd images` lists them";
+const CHECKED_FILE = "the file to check; default: the daemon's";
+const SHOWN_FILE = "show what this file would configure, without the daemon";
+
+/** Adds them to `parser`. */
+export function addViewCommands(parser: Argv): Argv {
+  return addOwnCommands(addImageViews(parser));
+}
+
+function addImageViews(parser: Argv): Argv {
+  return parser
+    .command(
+      "ps",
+      "what is mounted here",
+      (y) => jsonOption(socketOptions(y)),
+      async (given) => {
+        const { psCommand } = await import("./image-commands.ts");
+        await psCommand({ json: given.json, socketPath: await socketPath(given) });
+      },
+    )
+    .command(
+      "images",
+      "images that the daemon knows",
+      (y) => jsonOption(socketOptions(y)),
+      async (given) => {
+        const { imagesCommand } = await import("./image-commands.ts");
+        await imagesCommand({ json: given.json, socketPath: await socketPath(given) });
+      },
+    )
+    .command(
+      "inspect <name>",
+      "all that is known of an image",
+      (y) =>
+        jsonOption(socketOptions(y)).positional("name", {
+          type: "string",
+          demandOption: true,
+          describe: NAME,
+        }),
+      async (given) => {
+        const { inspectCommand } = await import("./image-commands.ts");
+        const { name, json } = given;
+        await inspectCommand({ name, json, socketPath: await socketPath(given) });
+      },
+    )
+    .command(
+      "events",
+      "what happens, until Ctrl-C",
+      (y) => jsonOption(socketOptions(y)),
+      async (given) => {
+        const { eventsCommand } = await import("./events-command.ts");
+        await eventsCommand({ json: given.json, socketPath: await socketPath(given) });
+      },
+    );
+}
+
+function addOwnCommands(parser: Argv): Argv {
+  return parser
+    .command(
+      "config",
+      "the configuration",
+      (y) =>
+        y
+          .demandCommand(1, "which command of config?")
+          .command("check [file]", "say what is wrong with a file", checkOptions, async (given) => {
+            const { configCheckCommand } = await import("./config-command.ts");
+            await configCheckCommand({ file: given.file, json: given.json });
+          })
+          .command(
+            "show [file]",
+            "show it, with defaults, without secrets",
+            showOptions,
+            async (given) => {
+              const { configShowCommand } = await import("./config-command.ts");
+              const { file, json } = given;
+              await configShowCommand({ file, json, socketPath: () => socketPath(given) });
+            },
+          ),
+      () => undefined,
+    )
+    .command(
+      "version",
+      "this program's version, and the daemon's",
+      (y) => jsonOption(socketOptions(y)),
+      async (given) => {
+        const { versionCommand } = await import("./version-command.ts");
+        await versionCommand({ json: given.json, socketPath: await socketPath(given) });
+      },
+    )
+    .command(
+      "completion <shell>",
+      "print a completion script for a shell",
+      (y) => y.positional("shell", { choices: SHELLS, demandOption: true }),
+      async ({ shell }) => {
+        const { completionScript } = await import("./completion.ts");
+        process.stdout.write(completionScript(shell));
+      },
+    );
+}
+
+function checkOptions(y: Argv) {
+  return jsonOption(y).positional("file", { type: "string", describe: CHECKED_FILE });
+}
+
+function showOptions(y: Argv) {
+  return jsonOption(socketOptions(y)).positional("file", { type: "string", describe: SHOWN_FILE });
+}

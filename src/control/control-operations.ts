@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the daemon can be asked over its control socket. Each method may fail with a DaemonError;
+// `signal` ends the wait of whoever asked, never the work that others may share.
+
+import type { ConfigView } from "../config/config-view.ts";
+import type { CacheUsage, ImageDetail, ImageSummary } from "./image-schema.ts";
+import type {
+  DropCredentials,
+  Health,
+  PastFailure,
+  PushCredentials,
+  RegisterRequest,
+  RegisteredImage,
+  Status,
+  TraceWish,
+} from "./schema.ts";
+
+export interface ControlOperations {
+  health(): Health;
+  /** Faults: daemon_not_ready, stopping. */
+  checkReady(): void;
+  /** Without secrets. */
+  config(): ConfigView;
+  register(request: RegisterRequest, signal: AbortSignal): Promise<RegisteredImage>;
+  /** In the order of their binding: the newest last. */
+  images(): Promise<readonly ImageSummary[]>;
+  /** By fsid, reference or manifest digest. Fault: image_unknown. */
+  image(name: string): Promise<ImageDetail>;
+  cacheUsage(): Promise<CacheUsage>;
+  lastFailure(cookieKey: string): PastFailure;
+  status(): Status;
+  /** In Prometheus' text format. */
+  metrics(): Promise<{ readonly contentType: string; readonly text: string }>;
+  pushCredentials(request: PushCredentials): void;
+  /** False when there were none. */
+  dropCredentials(request: DropCredentials): boolean;
+  /** Lines of JSON as they come, until they end or `signal` aborts. */
+  trace(wish: TraceWish, signal: AbortSignal): AsyncIterable<string>;
+  /** Server-Sent Events as they come, until the daemon stops or `signal` aborts. */
+  events(signal: AbortSignal): AsyncIterable<string>;
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every operation of the control socket. GET reads, POST and DELETE act.
+
+import * as z from "zod";
+import { configView } from "../config/config-view.ts";
+import { packageVersion } from "../platform/package-root.ts";
+import { cacheAnswer, imageDetail, imageName, imagesAnswer } from "./image-schema.ts";
+import { type Route, TAKES_NOTHING, jsonRoute, textRoute } from "./route.ts";
+import {
+  dropCredentials,
+  droppedAnswer,
+  failureAnswer,
+  failureQuery,
+  healthAnswer,
+  pushCredentials,
+  pushedAnswer,
+  readyAnswer,
+  registerRequest,
+  registeredImage,
+  statusAnswer,
+  traceQuery,
+} from "./schema.ts";
+
+const get = (path: string, id: string, summary: string) => {
+  return { method: "GET", path, id, summary } as const;
+};
+
+const daemonRoutes: readonly Route[] = [
+  jsonRoute(
+    get("/v1/health", "getHealth", "that the daemon answers at all"),
+    TAKES_NOTHING,
+    healthAnswer,
+    (operations) => operations.health(),
+  ),
+  jsonRoute(
+    get("/v1/ready", "getReady", "200 while mounts and reads are served, else 503"),
+    TAKES_NOTHING,
+    readyAnswer,
+    (operations) => {
+      operations.checkReady();
+      return { ready: true as const };
+    },
+  ),
+  jsonRoute(
+    get("/v1/status", "getStatus", "counters and open objects"),
+    TAKES_NOTHING,
+    statusAnswer,
+    (operations) => operations.status(),
+  ),
+  jsonRoute(
+    get("/v1/config", "getConfig", "the configuration in use, without secrets"),
+    TAKES_NOTHING,
+    configView,
+    (operations) => operations.config(),
+  ),
+  textRoute(
+    {
+      ...get("/v1/metrics", "getMetrics", "metrics in Prometheus' text format"),
+      contentType: "text/plain",
+    },
+    TAKES_NOTHING,
+    (operations) => operations.metrics(),
+  ),
+  jsonRoute(
+    get("/v1/cache", "getCache", "what the cache takes of its filesystem"),
+    TAKES_NOTHING,
+    cacheAnswer,
+    (operations) => operations.cacheUsage(),
+  ),
+];
+
+const imageRoutes: readonly Route[] = [
+  jsonRoute(
+    get("/v1/images", "listImages", "images that can be mounted, the newest last"),
+    TAKES_NOTHING,
+    imagesAnswer,
+    async (operations) => ({ images: [...(await operations.images())] }),
+  ),
+  jsonRoute(
+    {
+      method: "POST",
+      path: "/v1/images",
+      id: "registerImage",
+      summary: "make a reference mountable; a client that goes away ends its wait, not the work",
+    },
+    { ...TAKES_NOTHING, body: registerRequest },
+    registeredImage,
+    (operations, { body }, gone) => operations.register(body, gone),
+  ),
+  jsonRoute(
+    get("/v1/images/{name}", "getImage", "one image: by fsid, reference or manifest digest"),
+    { ...TAKES_NOTHING, params: imageName },
+    imageDetail,
+    (operations, { params }) => operations.image(params.name),
+  ),
+  jsonRoute(
+    get("/v1/failures", "getFailure", "the last failure of a key; the kernel says only ENOBUFS"),
+    { ...TAKES_NOTHING, query: failureQuery },
+    failureAnswer,
+    (operations, { query }) => ({ failure: operations.lastFailure(query.key) }),
+  ),
+];
+
+const credentialRoutes: readonly Route[] = [
+  jsonRoute(
+    {
+      method: "POST",
+      path: "/v1/credentials",
+      id: "pushCredentials",
+      summary: "credentials for a registry, kept in memory and never given back",
+    },
+    { ...TAKES_NOTHING, body: pushCredentials },
+    pushedAnswer,
+    (operations, { body }) => {
+      operations.pushCredentials(body);
+      return {};
+    },
+  ),
+  jsonRoute(
+    {
+      method: "DELETE",
+      path: "/v1/credentials",
+      id: "dropCredentials",
+      summary: "forget what was pushed",
+    },
+    { ...TAKES_NOTHING, query: dropCredentials },
+    droppedAnswer,
+    (operations, { query }) => ({ deleted: operations.dropCredentials(query) }),
+  ),
+];
+
+const streamRoutes: readonly Route[] = [
+  textRoute(
+    {
+      ...get("/v1/trace", "recordTrace", "what readers ask for, while it happens"),
+      contentType: "application/x-ndjson",
+    },
+    { ...TAKES_NOTHING, query: traceQuery },
+    (operations, { query }, gone) => {
+      const wish = { seconds: query.seconds, keys: query.key ?? [] };
+      return { contentType: "application/x-ndjson", text: operations.trace(wish, gone) };
+    },
+  ),
+  textRoute(
+    {
+      ...get("/v1/events", "watchEvents", "what happens, as Server-Sent Events"),
+      contentType: "text/event-stream",
+    },
+    TAKES_NOTHING,
+    (operations, _, gone) => {
+      return { contentType: "text/event-stream", text: operations.events(gone) };
+    },
+  ),
+];
+
+const describeRoute = jsonRoute(
+  get("/openapi.json", "getOpenApi", "this description of the API, OpenAPI 3.1"),
+  TAKES_NOTHING,
+  z.record(z.string(), z.unknown()),
+  async () => {
+    // Some milliseconds of work that nothing at start needs.
+    const { openApiDocument } = await import("./openapi.ts");
+    return { ...openApiDocument(ROUTES, await packageVersion()) };
+  },
+);
+
+export const ROUTES: readonly Route[] = [
+  ...daemonRoutes,
+  ...imageRoutes,
+  ...credentialRoutes,
+  ...streamRoutes,
+  describeRoute,
+];

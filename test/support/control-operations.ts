@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// Control operations for tests that are about few of them: the others must not be asked for.
+
+import type { ControlOperations } from "../../src/control/control-operations.ts";
+
+export function onlyOperations(given: Partial<ControlOperations>): ControlOperations {
+  const never = (): never => {
+    throw new Error("nobody asks for it here");
+  };
+  return {
+    health: never,
+    checkReady: never,
+    config: never,
+    register: never,
+    images: never,
+    image: never,
+    cacheUsage: never,
+    lastFailure: never,
+    status: never,
+    metrics: never,
+    pushCredentials: never,
+    dropCredentials: never,
+    trace: never,
+    events: never,
+    ...given,
+  };
+}

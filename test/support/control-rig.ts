@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+// The control socket over the rooms that it tells of: a real server on a real unix socket, names,
+// bindings and engine as the daemon has them, on a kernel and a registry that a test scripts.
+
+import { request } from "node:http";
+import { join } from "node:path";
+import { onTestFinished } from "vitest";
+import { parseConfig } from "../../src/config/config.ts";
+import type { ControlOperations } from "../../src/control/control-operations.ts";
+import { EventHub } from "../../src/control/event-hub.ts";
+import { KnownImages } from "../../src/control/known-images.ts";
+import { bindingObserver, failureObserver, observedHandler } from "../../src/control/observe.ts";
+import { FailureLog, Readiness, controlOperations } from "../../src/control/operations.ts";
+import { type ControlLimits, ControlServer } from "../../src/control/server.ts";
+import { TraceRecorder } from "../../src/control/trace-recorder.ts";
+import { DaemonError } from "../../src/errors.ts";
+import { Admission } from "../../src/flow/admission.ts";
+import type { KernelHandler } from "../../src/kernel/transport.ts";
+import { PushedCredentials } from "../../src/source/registry/credentials/pushed.ts";
+import { NamesRig, VOLUME } from "./names-rig.ts";
+import { FakeOpen } from "./fake-kernel.ts";
+import { QuietLog } from "./quiet-log.ts";
+import { tempDir } from "./temp-dir.ts";
+
+export interface Reply {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string | readonly string[] | undefined>>;
+  readonly text: string;
+  readonly json: unknown;
+}
+
+export class ControlRig {
+  readonly names: NamesRig;
+  readonly events: EventHub;
+  readonly readiness = new Readiness();
+  readonly failures = new FailureLog();
+  readonly stopping = new AbortController();
+  readonly handler: KernelHandler;
+  readonly operations: ControlOperations;
+  readonly server: ControlServer;
+  readonly socketPath: string;
+  readonly cacheDir: string;
+  readonly log = new QuietLog();
+
+  private constructor(names: NamesRig, folder: string, options: ControlRigOptions) {
+    this.names = names;
+    this.socketPath = join(folder, "erofsd.sock");
+    this.cacheDir = folder;
+    const { engine, clock } = names.flow;
+    this.events = new EventHub({ clock, unixMs: Date.now });
+    names.bindings.observer = bindingObserver(this.events);
+    this.handler = observedHandler(new Admission(names.opener, engine), this.events);
+    const text = `[cache]\ndir = "${folder}"\n${options.config ?? ""}`;
+    const version = "1.2.3";
+    const recorder = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
+    const lastFailure = this.failures.last.bind(this.failures);
+    this.operations = controlOperations({
+      clock,
+      config: parseConfig(text, "test"),
+      version,
+      names: names.names,
+      images: new KnownImages({
+        bindings: names.bindings,
+        engine,
+        cacheDir: folder,
+        lastFailure,
+      }),
+      failures: this.failures,
+      pushed: new PushedCredentials(),
+      readiness: this.readiness,
+      events: this.events,
+      status: () => ({
+        version,
+        pid: process.pid,
+        ready: true,
+        kernelMessages: { open: 0, read: 0, readBytes: 0, close: 0, malformed: 0 },
+        source: { requests: 0, bytes: 0, failures: 0 },
+        cache: { writes: 0, writtenBytes: 0 },
+        waitingReads: engine.waitingReads,
+        objects: engine.openObjects.map(({ cookieKey, cachedBytes, sizeBytes }) => ({
+          cookieKey,
+          cachedBytes,
+          sizeBytes,
+        })),
+      }),
+      metrics: () => Promise.resolve({ contentType: "text/plain", text: "up 1\n" }),
+      trace: recorder.record.bind(recorder),
+      stopping: this.stopping.signal,
+    });
+    const { socketPath, operations, log } = this;
+    const { limits = {} } = options;
+    this.server = new ControlServer({ socketPath, operations, log, limits });
+  }
+
+  /** Listens until the test is over. */
+  static async start(options: ControlRigOptions = {}): Promise<ControlRig> {
+    const rig = new ControlRig(await NamesRig.make(), await tempDir(), options);
+    await rig.server.listen();
+    rig.readiness.ready();
+    onTestFinished(() => rig.server.close());
+    return rig;
+  }
+
+  /** One request; an answer that is not JSON has the json `undefined`. */
+  async ask(method: string, path: string, body?: string | Uint8Array): Promise<Reply> {
+    const asking = send(this.socketPath, { method, path, body });
+    return this.names.settled(asking);
+  }
+
+  /** Binds the image that `reference` resolves to, as a client would. */
+  async register(reference: string): Promise<Reply> {
+    return this.ask("POST", "/v1/images", JSON.stringify({ reference }));
+  }
+
+  /** The kernel opens a key and gets its answer. */
+  async open(cookieKey: string): Promise<FakeOpen> {
+    const { flow } = this.names;
+    const open = new FakeOpen({ volumeKey: VOLUME, cookieKey }, (sizeBytes) =>
+      flow.objectOf({ cookieKey, volumeKey: VOLUME, sizeBytes }),
+    );
+    this.handler.open(open);
+    await this.names.until(() => open.answered);
+    return open;
+  }
+
+  /** A fill of this key fails, as the engine tells it. */
+  failFill(fsid: string, detail: string): void {
+    const error = new DaemonError({ code: "registry_unreachable", host: "h", detail });
+    failureObserver(this.failures, this.events).ofFill([fsid], error);
+  }
+}
+
+export interface ControlRigOptions {
+  /** Further TOML. */
+  readonly config?: string;
+  readonly limits?: Partial<ControlLimits>;
+}
+
+function send(
+  socketPath: string,
+  asked: { method: string; path: string; body: string | Uint8Array | undefined },
+): Promise<Reply> {
+  const { method, path, body } = asked;
+  return new Promise((resolve, reject) => {
+    const asking = request({ socketPath, method, path }, (response) => {
+      let text = "";
+      response.setEncoding("utf8").on("data", (piece: string) => {
+        text += piece;
+      });
+      response.on("error", reject).on("end", () => {
+        const { statusCode: status = 0, headers } = response;
+        const isJson = headers["content-type"] === "application/json" && text !== "";
+        const json: unknown = isJson ? JSON.parse(text) : undefined;
+        resolve({ status, headers, text, json });
+      });
+    });
+    asking.on("error", reject);
+    asking.end(body);
+  });
+}
