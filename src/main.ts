@@ -12,15 +12,16 @@ import { FailureLog, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
 import { type ControlOperations, ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
+import { type CountingDoor, openDoor } from "./doors.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
+import { FileMounts } from "./file-mounts.ts";
 import { Admission } from "./flow/admission.ts";
 import type { Engine } from "./flow/engine.ts";
 import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
-import { CachefilesSession } from "./kernel/cachefiles/session.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
-import { openBoundDevice, servesCompressed } from "./kernel/cachefiles/setup.ts";
+import { servesCompressed } from "./kernel/cachefiles/setup.ts";
 import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
@@ -68,6 +69,7 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   log.info(
     {
       cacheDir: config.cache.dir,
+      door: rooms.doorKind,
       domainId: config.kernel.domain_id,
       socket: config.control.socket,
       startMs: Math.round(clock.nowMs() - startMs),
@@ -127,24 +129,18 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
       failures.record(key, error);
     },
   });
-  const door = openDoor(config, native, log);
+  const { kind: doorKind, door, mounts } = await openServedDoor(config, native, log);
   const status = await statusOf({ engine, door, counts });
-  const operations = controlOperations({
-    names,
-    failures,
-    pushed,
-    domainId,
-    status,
-    metrics: metricsOf(rooms),
-    trace: await traceOf(engine),
-  });
+  const trace = await traceOf(engine);
+  const asked = { names, mounts, failures, pushed, domainId, status, trace };
+  const operations = controlOperations({ ...asked, metrics: metricsOf(rooms) });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
     await rooms.metrics();
   };
   const handler = new Admission(opener, engine);
-  return { source, engine, names, opener, door, control, warmUp, handler };
+  return { source, engine, names, opener, door, doorKind, mounts, control, warmUp, handler };
 }
 
 async function traceOf(engine: Engine): Promise<ControlOperations["trace"]> {
@@ -164,19 +160,17 @@ function otherVolume(key: string, domainId: string): string {
   return `mounted in the volume "${key}"; this daemon serves domain_id=${domainId} alone`;
 }
 
-function openDoor(config: Config, native: Native, log: RootLog["log"]): CachefilesSession {
-  const deviceFd = openBoundDevice(native, {
-    devicePath: config.kernel.device,
-    cacheDir: config.cache.dir,
-    tag: config.cache.tag,
-    limits: config.cache,
-  });
-  return new CachefilesSession({ native, clock, log, deviceFd });
+/** With what prepares mounts, where the kernel does not ask for that itself. */
+async function openServedDoor(config: Config, native: Native, log: RootLog["log"]) {
+  const opened = await openDoor(config, native, log);
+  const isAsked = opened.kind === "cachefiles";
+  const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, clock, log });
+  return { ...opened, mounts };
 }
 
 async function statusOf(parts: {
   engine: Engine;
-  door: CachefilesSession;
+  door: CountingDoor;
   counts: Status["source"];
 }): Promise<() => Status> {
   const version = await packageVersion();
@@ -215,6 +209,7 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
       "images are still mounted: what is not cached of them cannot be read until they are mounted again",
     );
   }
+  rooms.mounts?.stop();
   rooms.names.stop(error);
   rooms.engine.abort(error);
   await rooms.door.stop(error);

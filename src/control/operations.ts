@@ -4,10 +4,12 @@
 
 import { LRUCache } from "lru-cache";
 import { DaemonError } from "../errors.ts";
+import type { MountFiles } from "../file-mounts.ts";
 import type { NameResolver } from "../flow/name-resolver.ts";
 import { cookieKeyProblem } from "../kernel/cachefiles/keys.ts";
 import type { PushedCredentials } from "../source/registry/credentials/pushed.ts";
 import type { PastFailure, RegisteredImage, Status } from "./schema.ts";
+import type { Binding, CookieName } from "../state/bindings.ts";
 import type { ControlOperations } from "./server.ts";
 
 const FAILURES_MAX = 1024;
@@ -32,6 +34,15 @@ export class FailureLog {
 
 export function controlOperations(parts: {
   readonly names: NameResolver;
+  /** Where the kernel does not ask for an image when it is mounted. */
+  readonly mounts:
+    | {
+        prepare(
+          image: CookieName & { readonly binding: Binding },
+          signal: AbortSignal,
+        ): Promise<MountFiles>;
+      }
+    | undefined;
   readonly failures: FailureLog;
   readonly pushed: PushedCredentials;
   readonly domainId: string;
@@ -45,7 +56,9 @@ export function controlOperations(parts: {
       if (fsid !== undefined && problem !== undefined) {
         throw new DaemonError({ code: "key_refused", key: fsid, detail: problem });
       }
-      const { cookieKey, binding } = await parts.names.prepare(reference, { fsid, signal });
+      const image = await parts.names.prepare(reference, { fsid, signal });
+      const { cookieKey, binding } = image;
+      const files = await parts.mounts?.prepare(image, signal);
       return {
         reference: binding.reference,
         manifestDigest: binding.manifestDigest,
@@ -55,6 +68,9 @@ export function controlOperations(parts: {
         devices: binding.devices
           .filter(({ format }) => format === undefined)
           .map(({ digest }) => digest),
+        ...(files === undefined
+          ? {}
+          : { files: { primary: files.primary, devices: [...files.devices] } }),
         sizeBytes: [binding.stream, ...binding.devices].reduce((sum, each) => sum + each.size, 0),
       };
     },

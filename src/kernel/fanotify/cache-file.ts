@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+// The cache file of one stream: sparse, of the stream's size in whole blocks, and a record beside
+// it of what may be trusted. What counts as cached is in the record AND in the file's extents.
+// A file that is not surely the one the record is about is deleted and begun anew.
+//
+// Its fd is opened before the file is marked, so working with it asks nobody (the kernel decides
+// at open(2) whether a file's accesses raise events). All of this runs off the event loop.
+
+import { close, constants, fdatasync, fstat, ftruncate, open, read } from "node:fs";
+import { rm } from "node:fs/promises";
+import { promisify } from "node:util";
+import { BlockSet } from "../../cache/block-set.ts";
+import { DaemonError, asDaemonError } from "../../errors.ts";
+import type { Clock } from "../../platform/clock.ts";
+import type { Log } from "../../platform/log.ts";
+import type { Native } from "../../platform/native.ts";
+import { OwnedFd } from "../../platform/owned-fd.ts";
+import { BLOCK_BYTES, type Extent, alignUp } from "../../units.ts";
+import { type KeyName, RECORD_SUFFIX } from "./names.ts";
+import { type FileRecord, type RecordHeader, loadRecord, saveRecord } from "./record.ts";
+
+const EXTENTS_MAX = 1 << 16;
+const MODE = 0o600;
+/** What is written is recorded within this time; a crash costs at most so much of it. */
+const RECORD_EVERY_MS = 5000;
+
+const openFd = promisify(open);
+const closeFd = promisify(close);
+const statFd = promisify(fstat);
+const readFd = promisify(read);
+const syncFd = promisify(fdatasync);
+const truncateFd = promisify(ftruncate);
+
+export interface CacheFileParts {
+  readonly native: Pick<Native, "close" | "dataExtents" | "pwriteAligned">;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly path: string;
+  readonly key: KeyName;
+  /** Of the stream, as its key was accepted with. */
+  readonly sizeBytes: number;
+}
+
+export class CacheFile {
+  /** Tells files apart: device and inode number. */
+  readonly id: string;
+  readonly fd: OwnedFd;
+  readonly #parts: CacheFileParts;
+  readonly #header: RecordHeader;
+  readonly #blocks: BlockSet;
+  /** Blocks were written that the record on disk lacks, or it says that nobody writes. */
+  #isRecorded: boolean;
+  #isMarkedInUse = false;
+  #cancelTimer: (() => void) | undefined;
+  #saving: Promise<void> | undefined;
+  #closing: Promise<void> | undefined;
+
+  private constructor(
+    parts: CacheFileParts,
+    of: { fd: number; id: string; header: RecordHeader; blocks: BlockSet; isRecorded: boolean },
+  ) {
+    this.#parts = parts;
+    this.id = of.id;
+    this.fd = new OwnedFd(of.fd, parts.native);
+    this.#header = of.header;
+    this.#blocks = of.blocks;
+    this.#isRecorded = of.isRecorded;
+  }
+
+  /** Faults: cache_write_failed, cache_no_space. */
+  static async open(parts: CacheFileParts): Promise<CacheFile> {
+    try {
+      return new CacheFile(parts, (await openTrusted(parts)) ?? (await createFile(parts)));
+    } catch (error) {
+      throw explain(error, parts.key);
+    }
+  }
+
+  /** The extents that hold data, in order. */
+  get extents(): Extent[] {
+    const all = { offset: 0, length: this.fileBytes };
+    const missing = this.#blocks.missing(all);
+    const found: Extent[] = [];
+    let at = 0;
+    for (const { offset, length } of [...missing, { offset: this.fileBytes, length: 0 }]) {
+      if (offset > at) found.push({ offset: at, length: offset - at });
+      at = offset + length;
+    }
+    return found;
+  }
+
+  /** Of the file: whole blocks. */
+  get fileBytes(): number {
+    return alignUp(this.#parts.sizeBytes, BLOCK_BYTES);
+  }
+
+  covers(extent: Extent): boolean {
+    return this.#blocks.covers(extent);
+  }
+
+  /** Whole blocks within the file; cached when it resolves. Faults: cache_no_space, cache_write_failed, cancelled. */
+  async write(
+    bytes: Uint8Array,
+    range: { bytesOffset: number; length: number; fileOffset: number },
+  ): Promise<void> {
+    try {
+      await this.fd.borrow((fd) => this.#parts.native.pwriteAligned(fd, bytes, range));
+    } catch (error) {
+      throw explain(error, this.#parts.key);
+    }
+    this.#blocks.add({ offset: range.fileOffset, length: range.length });
+    this.#isRecorded = false;
+    this.#recordSoon();
+  }
+
+  /** What the file holds; fewer bytes at its end. Bytes that are not cached are zeros. */
+  async read({ offset, length }: Extent): Promise<Uint8Array> {
+    const bytes = new Uint8Array(Math.max(0, Math.min(length, this.fileBytes - offset)));
+    await this.fd.borrow(async (fd) => {
+      for (let at = 0; at < bytes.length; ) {
+        const { bytesRead } = await readFd(fd, bytes, at, bytes.length - at, offset + at);
+        if (bytesRead === 0) throw new Error(`${this.#parts.path} was cut at byte ${offset + at}`);
+        at += bytesRead;
+      }
+    });
+    return bytes;
+  }
+
+  /** Records what it holds and closes it, when the last write on it has ended. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    this.#cancelTimer?.();
+    await this.#saving;
+    try {
+      if (!this.#isRecorded || this.#isMarkedInUse) await this.#save("closed");
+    } catch (error) {
+      this.#warn(error);
+    }
+    await this.fd.close();
+  }
+
+  #recordSoon(): void {
+    if (this.#cancelTimer !== undefined || this.#closing !== undefined) return;
+    // A record of a file that nobody writes must not stay while somebody does.
+    const delayMs = this.#isMarkedInUse ? RECORD_EVERY_MS : 0;
+    this.#isMarkedInUse = true;
+    this.#cancelTimer = this.#parts.clock.after(delayMs, () => {
+      this.#saving = this.#save("in use")
+        .catch((error: unknown) => {
+          this.#warn(error);
+        })
+        .finally(() => {
+          this.#saving = undefined;
+          this.#cancelTimer = undefined;
+          if (!this.#isRecorded) this.#recordSoon();
+        });
+    });
+  }
+
+  async #save(state: "in use" | "closed"): Promise<void> {
+    const { path, sizeBytes } = this.#parts;
+    await this.fd.borrow(async (fd) => {
+      // Taken before the sync: what is written during it may not be on disk after it.
+      const blocks = BlockSet.deserialize(sizeBytes, this.#blocks.serialize());
+      this.#isRecorded = true;
+      try {
+        await syncFd(fd);
+        const { mtimeNs } = await statFd(fd, { bigint: true });
+        const writtenNs = state === "closed" ? { writtenNs: String(mtimeNs) } : {};
+        const header = { ...this.#header, ...writtenNs };
+        await saveRecord(`${path}${RECORD_SUFFIX}`, header, blocks ?? this.#blocks);
+      } catch (error) {
+        this.#isRecorded = false;
+        throw error;
+      }
+    });
+  }
+
+  #warn(error: unknown): void {
+    const { cookieKey } = this.#parts.key;
+    this.#parts.log.warn({ key: cookieKey, err: error }, "what is cached cannot be recorded");
+  }
+}
+
+interface OpenedFile {
+  readonly fd: number;
+  readonly id: string;
+  readonly header: RecordHeader;
+  readonly blocks: BlockSet;
+  readonly isRecorded: boolean;
+}
+
+/** Undefined when there is no file that may be trusted; what was there is deleted. */
+async function openTrusted(parts: CacheFileParts): Promise<OpenedFile | undefined> {
+  const { path, key, log, sizeBytes } = parts;
+  const record = await loadRecord(`${path}${RECORD_SUFFIX}`, { ...key, sizeBytes });
+  const fd = await openFd(path, constants.O_RDWR | constants.O_NOFOLLOW).catch(() => undefined);
+  let problem: string;
+  try {
+    const opened = fd === undefined ? "no file" : await checkFile(parts, record, fd);
+    if (typeof opened !== "string") return opened;
+    problem = opened;
+  } catch (error) {
+    problem = asDaemonError(error).message;
+  }
+  if (fd !== undefined) {
+    await closeFd(fd);
+    log.warn({ key: key.cookieKey }, `a cache file is not trusted, and begun anew: ${problem}`);
+  }
+  await rm(path, { force: true, recursive: true });
+  await rm(`${path}${RECORD_SUFFIX}`, { force: true, recursive: true });
+  return undefined;
+}
+
+/** Or why it is not trusted. */
+async function checkFile(
+  { native, sizeBytes }: CacheFileParts,
+  record: FileRecord | string,
+  fd: number,
+): Promise<OpenedFile | string> {
+  if (typeof record === "string") return record;
+  const fileBytes = alignUp(sizeBytes, BLOCK_BYTES);
+  const stat = await statFd(fd, { bigint: true });
+  if (!stat.isFile()) return "it is no file";
+  if (Number(stat.size) !== fileBytes) return `it has ${stat.size} bytes, not ${fileBytes}`;
+  const { inode, bornNs, writtenNs, ...known } = record.header;
+  if (inode !== String(stat.ino) || bornNs !== String(stat.birthtimeNs)) {
+    return "another file was put in its place";
+  }
+  if (writtenNs !== undefined && writtenNs !== String(stat.mtimeNs)) {
+    return "somebody has written into it";
+  }
+  const blocks = new BlockSet(sizeBytes);
+  for (const extent of await dataExtents(native, fd, fileBytes)) {
+    for (const part of within(record.blocks, extent)) blocks.add(part);
+  }
+  const header = { ...known, inode, bornNs };
+  return { fd, id: fileId(stat), header, blocks, isRecorded: true };
+}
+
+/** The parts of `extent` that are in `blocks`. */
+function within(blocks: BlockSet, { offset, length }: Extent): Extent[] {
+  const parts: Extent[] = [];
+  let at = offset;
+  const end = offset + length;
+  for (const missing of [...blocks.missing({ offset, length }), { offset: end, length: 0 }]) {
+    if (missing.offset > at) parts.push({ offset: at, length: missing.offset - at });
+    at = missing.offset + missing.length;
+  }
+  return parts;
+}
+
+/** 4 KiB granular: a filesystem with smaller blocks may hold a part of one of ours. */
+async function dataExtents(
+  native: CacheFileParts["native"],
+  fd: number,
+  sizeBytes: number,
+): Promise<Extent[]> {
+  const extents: Extent[] = [];
+  for (let from = 0; from < sizeBytes; ) {
+    const found = await native.dataExtents(fd, { from, sizeBytes, extentsMax: EXTENTS_MAX });
+    for (let at = 0; at + 1 < found.length; at += 2) {
+      const offset = alignUp(found[at] ?? 0, BLOCK_BYTES);
+      from = found[at + 1] ?? sizeBytes;
+      const end = from - (from % BLOCK_BYTES);
+      if (end > offset) extents.push({ offset, length: end - offset });
+    }
+    if (found.length < 2 * EXTENTS_MAX) break;
+  }
+  return extents;
+}
+
+async function createFile({ path, key, sizeBytes }: CacheFileParts): Promise<OpenedFile> {
+  const { O_RDWR, O_CREAT, O_EXCL } = constants;
+  const fd = await openFd(path, O_RDWR | O_CREAT | O_EXCL, MODE);
+  try {
+    await truncateFd(fd, alignUp(sizeBytes, BLOCK_BYTES));
+    const stat = await statFd(fd, { bigint: true });
+    const [inode, bornNs] = [String(stat.ino), String(stat.birthtimeNs)];
+    const header = { ...key, sizeBytes, inode, bornNs };
+    return { fd, id: fileId(stat), header, blocks: new BlockSet(sizeBytes), isRecorded: false };
+  } catch (error) {
+    await closeFd(fd);
+    throw error;
+  }
+}
+
+/** The `id` of the CacheFile that an fd is open on. */
+export function fileId({ dev, ino }: { readonly dev: bigint; readonly ino: bigint }): string {
+  return `${dev}:${ino}`;
+}
+
+function explain(error: unknown, { cookieKey }: KeyName): DaemonError {
+  if (error instanceof DaemonError && error.fault.code !== "syscall_failed") return error;
+  const detail = error instanceof Error ? error.message : String(error);
+  const isFull = /\b(ENOSPC|EDQUOT)\b/.test(errnoNameOf(error) ?? "");
+  const code = isFull ? "cache_no_space" : "cache_write_failed";
+  return new DaemonError({ code, key: cookieKey, detail }, { cause: error });
+}
+
+function errnoNameOf(error: unknown): string | undefined {
+  if (error instanceof DaemonError) {
+    return error.fault.code === "syscall_failed" ? error.fault.errnoName : undefined;
+  }
+  return error instanceof Error && "code" in error ? String(error.code) : undefined;
+}
