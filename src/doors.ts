@@ -34,15 +34,10 @@ export type OpenDoor =
  * The cache directory and its state must have been looked through. Faults: no_door when neither
  * is there; else those of the door that was asked for.
  */
-export function openDoor(config: Config, native: Native, log: Log): Promise<OpenDoor> {
-  switch (config.kernel.door) {
-    case "cachefiles":
-      return Promise.resolve().then(() => openCachefiles(config, native, log));
-    case "fanotify":
-      return openFanotify(config, native, log);
-    case "auto":
-      return openFirst(config, native, log);
-  }
+export async function openDoor(config: Config, native: Native, log: Log): Promise<OpenDoor> {
+  const { door } = config.kernel;
+  if (door === "cachefiles") return openCachefiles(config, native, log);
+  return door === "fanotify" ? openFanotify(config, native, log) : openFirst(config, native, log);
 }
 
 async function openFirst(config: Config, native: Native, log: Log): Promise<OpenDoor> {

@@ -11,7 +11,7 @@ import { SUPERBLOCK_HEAD_BYTES, parseSuperblock } from "./image/erofs/superblock
 import type { FileObject } from "./kernel/fanotify/file-object.ts";
 import type { OpenedFile } from "./kernel/fanotify/open-files.ts";
 import type { FanotifySession } from "./kernel/fanotify/session.ts";
-import { type Clock, nextTurn } from "./platform/clock.ts";
+import { nextTurn } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
 import type { Binding, CookieName, StreamRecord } from "./state/bindings.ts";
 import { BLOCK_BYTES, type Extent, MIB, alignDown, alignUp, extentEnd } from "./units.ts";
@@ -28,10 +28,9 @@ export interface MountFiles {
 }
 
 export class FileMounts {
-  readonly #parts: { door: FanotifySession; clock: Clock; log: Log };
-  readonly #releases = new Set<() => void>();
+  readonly #parts: { door: FanotifySession; log: Log };
 
-  constructor(parts: { door: FanotifySession; clock: Clock; log: Log }) {
+  constructor(parts: { door: FanotifySession; log: Log }) {
     this.#parts = parts;
   }
 
@@ -43,32 +42,20 @@ export class FileMounts {
     { volumeKey, cookieKey, binding }: CookieName & { readonly binding: Binding },
     signal: AbortSignal,
   ): Promise<MountFiles> {
-    const { door, clock } = this.#parts;
+    const { door } = this.#parts;
     const opened: OpenedFile[] = [];
-    let cancel: () => void = () => undefined;
-    const release = (): void => {
-      cancel();
-      this.#releases.delete(release);
-      for (const file of opened) file.release();
-    };
+    let mountWithinMs = 0;
     try {
       const keys = [cookieKey, ...binding.devices.map(deviceKey)];
       for (const key of keys) opened.push(await door.open({ volumeKey, cookieKey: key }));
       const [primary, ...devices] = opened;
       if (primary === undefined) throw new Error("an image has a primary device");
       await this.#fillMetadata(primary.object, binding, signal);
-      this.#releases.add(release);
-      cancel = clock.after(MOUNT_WITHIN_MS, release);
+      mountWithinMs = MOUNT_WITHIN_MS;
       return { primary: primary.path, devices: devices.map(({ path }) => path) };
-    } catch (error) {
-      release();
-      throw error;
+    } finally {
+      for (const file of opened) file.release(mountWithinMs);
     }
-  }
-
-  /** What is prepared and not mounted need not be kept any more. */
-  stop(): void {
-    for (const release of this.#releases) release();
   }
 
   async #fillMetadata(

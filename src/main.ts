@@ -164,7 +164,7 @@ function otherVolume(key: string, domainId: string): string {
 async function openServedDoor(config: Config, native: Native, log: RootLog["log"]) {
   const opened = await openDoor(config, native, log);
   const isAsked = opened.kind === "cachefiles";
-  const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, clock, log });
+  const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, log });
   return { ...opened, mounts };
 }
 
@@ -209,7 +209,6 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
       "images are still mounted: what is not cached of them cannot be read until they are mounted again",
     );
   }
-  rooms.mounts?.stop();
   rooms.names.stop(error);
   rooms.engine.abort(error);
   await rooms.door.stop(error);

@@ -85,12 +85,7 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
     streams,
     log,
     otherUse: (digest) => bindings.otherUse({ digest, format: "rafs" }),
-    dropCached: async (digest) => {
-      const cookieKey = digest.slice("sha256:".length);
-      await dropCachedKey(config.cache.dir, cookieKey);
-      const volumeKey = volumeKeyOf(config.kernel.domain_id);
-      await dropStreamsOf(config.cache.dir, { volumeKey, cookieKey });
-    },
+    dropCached: (digest) => dropCached(config, digest.slice("sha256:".length)),
   });
   const warmUp = async (): Promise<void> => {
     await source.warmUp();
@@ -232,6 +227,12 @@ function buildSlabs(config: Config, native: Native): SlabPool {
     slabsMax: Math.floor(config.limits.bytes_in_flight / slabBytes),
     allocate: (bytes) => native.allocateAligned(bytes),
   });
+}
+
+/** At whichever door it was cached. */
+async function dropCached({ cache, kernel }: Config, cookieKey: string): Promise<void> {
+  await dropCachedKey(cache.dir, cookieKey);
+  await dropStreamsOf(cache.dir, { volumeKey: volumeKeyOf(kernel.domain_id), cookieKey });
 }
 
 async function loadState(config: Config, log: Log, adopted: boolean) {

@@ -22,14 +22,21 @@ export async function mountCommand(given: {
 }): Promise<void> {
   const startMs = Date.now();
   const target = await mountPoint(given.directory);
-  const image = await ask(given.socketPath, {
-    method: "POST",
-    path: "/v1/images",
-    body: { reference: absoluteReference(given.reference) },
-    answer: registeredImage,
-  });
+  const register = () =>
+    ask(given.socketPath, {
+      method: "POST",
+      path: "/v1/images",
+      body: { reference: absoluteReference(given.reference) },
+      answer: registeredImage,
+    });
+  const image = await register();
   refuseDangerousKeys(image);
-  const shared = await mountOrShare(image, target, { socketPath: given.socketPath, startMs });
+  const asked = { socketPath: given.socketPath, startMs };
+  const shared = await mountOrShare(image, target, asked).catch(async (error: unknown) => {
+    // Files that were prepared go when another mount of them ends meanwhile.
+    if (image.files === undefined || errnoOf(error) !== "ENOENT") throw error;
+    return mountOrShare(await register(), target, asked);
+  });
   const { reference, manifestDigest, fsid, sizeBytes } = image;
   if (given.json) {
     const result = { reference, manifestDigest, fsid, sizeBytes, target, shared };

@@ -10,7 +10,7 @@
 import { createHash } from "node:crypto";
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { syncDirectory } from "../../state/durable-file.ts";
+import { syncDirectory } from "../../platform/durable-file.ts";
 import { isDigest } from "../../units.ts";
 
 export const RECORD_SUFFIX = ".record";

@@ -41,8 +41,8 @@ export interface OpenedFile {
   readonly object: FileObject;
   /** What a mount names as its source, or as a device. */
   readonly path: string;
-  /** Idempotent. */
-  readonly release: () => void;
+  /** Idempotent. It can be mounted for `mountWithinMs` more, unless somebody has it mounted. */
+  readonly release: (mountWithinMs: number) => void;
 }
 
 interface OpenEntry {
@@ -50,6 +50,8 @@ interface OpenEntry {
   readonly file: CacheFile;
   readonly link: string;
   readonly target: string;
+  /** Until then somebody may be about to mount it. */
+  awaitedUntilMs: number;
   closing: Promise<void> | undefined;
 }
 
@@ -113,12 +115,16 @@ export class OpenFiles {
     return made;
   }
 
-  #hold({ object, link }: OpenEntry): OpenedFile {
+  #hold(entry: OpenEntry): OpenedFile {
+    const { object, link } = entry;
     object.holds += 1;
     let isHeld = true;
-    const release = (): void => {
-      if (isHeld) object.holds -= 1;
+    const release = (mountWithinMs: number): void => {
+      if (!isHeld) return;
       isHeld = false;
+      object.holds -= 1;
+      const untilMs = this.#parts.clock.nowMs() + mountWithinMs;
+      entry.awaitedUntilMs = Math.max(entry.awaitedUntilMs, untilMs);
     };
     return { object, path: link, release };
   }
@@ -195,7 +201,7 @@ export class OpenFiles {
     const link = join(directory, `${this.#run}-${object.id}`);
     const name = cacheFileName(object, object.sizeBytes);
     const target = join("..", "streams", name);
-    const entry: OpenEntry = { object, file, link, target, closing: undefined };
+    const entry: OpenEntry = { object, file, link, target, awaitedUntilMs: 0, closing: undefined };
     this.#entries.set(idOf(object), entry);
     this.#byId.set(file.id, entry);
     try {
@@ -248,9 +254,12 @@ export class OpenFiles {
     });
   }
 
-  #isInUse({ object, file }: OpenEntry): boolean {
+  #isInUse(entry: OpenEntry): boolean {
+    const { object, file } = entry;
     if (object.holds > 0 || object.accesses.size > 0) return true;
-    return this.#isMounted(file);
+    if (!this.#isMounted(file)) return entry.awaitedUntilMs > this.#parts.clock.nowMs();
+    entry.awaitedUntilMs = 0;
+    return true;
   }
 
   #isMounted(file: CacheFile): boolean {

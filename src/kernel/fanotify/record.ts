@@ -10,7 +10,7 @@ import { readFile } from "node:fs/promises";
 import * as z from "zod";
 import { BlockSet } from "../../cache/block-set.ts";
 import { nextTurn } from "../../platform/clock.ts";
-import { replaceFile, writeAll } from "../../state/durable-file.ts";
+import { replaceFile, writeAll } from "../../platform/durable-file.ts";
 import { KIB } from "../../units.ts";
 import type { KeyName } from "./names.ts";
 

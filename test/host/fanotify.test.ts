@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: Apache-2.0
+// The fanotify door on this very kernel: images from a registry, mounted before their data has
+// come. It needs root, Linux 6.15 or newer and a temporary directory on ext4, xfs or btrfs; where
+// those are missing it fails.
+
+import { spawn } from "node:child_process";
+import { createCipheriv } from "node:crypto";
+import { once } from "node:events";
+import {
+  cp,
+  link,
+  mkdir,
+  open,
+  readFile,
+  rm,
+  stat,
+  symlink,
+  truncate,
+  writeFile,
+} from "node:fs/promises";
+import { join } from "node:path";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { pushTags } from "../kernel/support/push-layout.ts";
+import { mkfsErofs, writeTree } from "../support/mkfs.ts";
+import { FIXTURES } from "../support/rafs-fixtures.ts";
+import {
+  Site,
+  buildDaemon,
+  end,
+  listMetadata,
+  listTree,
+  must,
+  withPlainMount,
+} from "./support/site.ts";
+
+const timeout = 120_000;
+const LARGE_BYTES = 24 << 20;
+
+let site: Site;
+let tree: string;
+
+/** Directories of one block and of many, links, attributes, files of all sizes, a large one. */
+async function writeHostTree(home: string): Promise<string> {
+  const made = await writeTree(home);
+  const stream = createCipheriv("aes-128-ctr", Buffer.alloc(16, 7), Buffer.alloc(16));
+  const noise = (bytes: number): Buffer => stream.update(Buffer.alloc(bytes));
+  await mkdir(join(made, "many"));
+  for (let n = 0; n < 400; n += 1) {
+    const name = `${n}-${"long".repeat(n % 40)}`;
+    await writeFile(join(made, "many", name), noise((n * 37) % 9000));
+  }
+  const block = noise(1 << 20);
+  const file = await open(join(made, "large"), "w");
+  for (let at = 0; at < LARGE_BYTES; at += block.length) {
+    block.writeUInt32LE(at, 0);
+    await file.write(block, 0, block.length, at);
+  }
+  await file.close();
+  await link(join(made, "noise"), join(made, "sub", "noise-too"));
+  await symlink("sub/tiny", join(made, "link"));
+  await symlink("x/".repeat(2000), join(made, "long-link"));
+  for (const name of ["text", "noise", "sub", "many"]) {
+    const set = (key: string, value: string) =>
+      must("python3", [
+        "-c",
+        "import os,sys; os.setxattr(sys.argv[1], sys.argv[2], sys.argv[3].encode())",
+        join(made, name),
+        key,
+        value,
+      ]);
+    await set("user.shared", "the same for all of them, so it is kept once");
+    await set(`user.own-${name}`, name.repeat(30));
+  }
+  return made;
+}
+
+beforeAll(async () => {
+  await buildDaemon();
+  site = await Site.start();
+  tree = await writeHostTree(site.home);
+}, timeout);
+
+afterAll(() => site.stop(), timeout);
+
+beforeEach(async () => {
+  await site.umountAll();
+  await site.untilIdle();
+});
+
+/** An image of the tree in the registry. */
+async function pushTree(name: string, args: readonly string[] = []) {
+  const image = join(site.home, `${name}.erofs`);
+  await mkfsErofs(image, tree, args);
+  return { image, reference: await site.pushRaw(image, name) };
+}
+
+/** An image with nothing of it in the cache, nor in other tests. */
+async function pushOnlyHere(name: string) {
+  const own = join(site.home, `tree-${name}`);
+  await cp(join(tree, "many"), join(own, "many"), { recursive: true });
+  await cp(join(tree, "large"), join(own, "large"));
+  await writeFile(join(own, "name"), name);
+  const image = join(site.home, `${name}.erofs`);
+  await mkfsErofs(image, own, []);
+  return { own, image, reference: await site.pushRaw(image, name) };
+}
+
+const diff = (one: string, other: string) => end("diff", ["-r", "--no-dereference", one, other]);
+
+describe("raw EROFS layers", () => {
+  test.each([
+    ["plain", []],
+    ["inline-nothing", ["-Enoinline_data"]],
+    ["shared-attributes", ["-x1"]],
+    ["chunks", ["--chunksize=65536"]],
+    ["lz4", ["-zlz4hc"]],
+    ["lz4-large", ["-zlz4hc", "-C65536"]],
+    ["legacy", ["-zlz4", "-Elegacy-compress"]],
+    ["tails", ["-zlz4hc", "-Eztailpacking"]],
+    ["fragments", ["-zlz4hc", "-C65536", "-Efragments,ztailpacking"]],
+    ["all-fragments", ["-zlz4hc", "-C65536", "-Eall-fragments"]],
+    ["dedupe", ["-zlz4hc", "-Ededupe"]],
+  ])(
+    "%s: shows what a mount of the whole file shows, before and after its data has come",
+    async (name, args) => {
+      const { image, reference } = await pushTree(`kind-${name}`, args);
+      const mounted = await site.mount(reference);
+      await site.stopRegistry();
+      const metadata = await withPlainMount(image, listMetadata);
+      expect(metadata.length).toBeGreaterThan(400);
+      expect(await listMetadata(mounted)).toEqual(metadata);
+      await site.startRegistry();
+      expect(await listTree(mounted)).toEqual(await withPlainMount(image, listTree));
+      expect(await diff(tree, mounted)).toMatchObject({ code: 0, stdout: "" });
+      await site.umount(mounted);
+    },
+    timeout,
+  );
+
+  test(
+    "a mount waits for metadata, not for data",
+    async () => {
+      const { reference } = await pushOnlyHere("early");
+      await site.mount(reference);
+      const [object] = (await site.daemon.status()).objects;
+      expect(object?.sizeBytes).toBeGreaterThan(LARGE_BYTES);
+      expect(object?.cachedBytes).toBeLessThan((object?.sizeBytes ?? 0) / 2);
+      expect(await site.marks()).toHaveLength(1);
+    },
+    timeout,
+  );
+
+  test(
+    "many readers at once each get every byte",
+    async () => {
+      const { own, reference } = await pushOnlyHere("crowd");
+      const mounted = await site.mount(reference);
+      const readers = Array.from({ length: 8 }, () => diff(own, mounted));
+      for (const { code, stdout } of await Promise.all(readers))
+        expect([code, stdout]).toEqual([0, ""]);
+    },
+    timeout,
+  );
+
+  test(
+    "mounts made at once share what is fetched",
+    async () => {
+      const { own, image, reference } = await pushOnlyHere("together");
+      const before = await site.daemon.status();
+      const mounted = await Promise.all([1, 2, 3, 4].map(() => site.mount(reference)));
+      for (const one of mounted)
+        expect(await diff(own, one)).toMatchObject({ code: 0, stdout: "" });
+      const { source, objects } = await site.daemon.status();
+      expect(objects).toHaveLength(1);
+      const { size } = await stat(image);
+      expect(source.bytes - before.source.bytes).toBeLessThan(1.1 * size);
+      for (const one of mounted) await site.umount(one);
+    },
+    timeout,
+  );
+});
+
+describe("Nydus images", () => {
+  const TAGS = ["nydus", "nydus-lz4", "nydus-none", "nydus-batch", "nydus-zran", "nydus-v2-dict"];
+
+  beforeAll(() => pushTags({ host: site.registryHost, repository: "nydus" }, TAGS));
+
+  test.each(TAGS)(
+    "%s shows what it was made from",
+    async (tag) => {
+      const mounted = await site.mount(`${site.host}/nydus:${tag}`);
+      const name = tag === "nydus-v2-dict" ? "v2" : "two-layers";
+      const wanted = await readFile(`${FIXTURES}expect-${name}.jsonl`, "utf8");
+      expect(await listTree(mounted)).toEqual(wanted.trimEnd().split("\n").toSorted());
+      await site.umount(mounted);
+    },
+    timeout,
+  );
+});
+
+describe("what is cached", () => {
+  test(
+    "is not fetched again, by another mount or another daemon",
+    async () => {
+      const { own, reference } = await pushOnlyHere("again");
+      const mounted = await site.mount(reference);
+      expect(await diff(own, mounted)).toMatchObject({ code: 0, stdout: "" });
+      await site.umount(mounted);
+      const before = (await site.daemon.status()).source.bytes;
+      const second = await site.mount(reference);
+      expect(await diff(own, second)).toMatchObject({ code: 0, stdout: "" });
+      expect((await site.daemon.status()).source.bytes - before).toBeLessThan(64 << 10);
+      await site.umount(second);
+      await site.untilIdle();
+      await site.restart();
+      const third = await site.mount(reference);
+      expect(await diff(own, third)).toMatchObject({ code: 0, stdout: "" });
+      expect((await site.daemon.status()).source.bytes).toBeLessThan(64 << 10);
+    },
+    timeout,
+  );
+
+  test(
+    "costs nothing once it is all: the mark is gone, and no event comes",
+    async () => {
+      const { own, reference } = await pushOnlyHere("complete");
+      const mounted = await site.mount(reference);
+      expect(await site.marks()).toHaveLength(1);
+      await must("cat", [join(mounted, "large")]).catch(() => "");
+      expect(await diff(own, mounted)).toMatchObject({ code: 0, stdout: "" });
+      const object = (await site.daemon.status()).objects[0];
+      const rest = (object?.sizeBytes ?? 0) - (object?.cachedBytes ?? 0);
+      // Files and metadata are all of an image but for padding, which nobody reads.
+      if (rest > 0)
+        await must("dd", [`if=${(await site.cacheFiles()).at(-1)}`, "of=/dev/null", "bs=1M"]);
+      await site.until("the mark is gone", async () => (await site.marks()).length === 0);
+      const events = (await site.daemon.status()).kernelMessages.read;
+      const again = await site.mount(reference);
+      expect(await diff(own, again)).toMatchObject({ code: 0, stdout: "" });
+      expect((await site.daemon.status()).kernelMessages.read - events).toBeLessThanOrEqual(2);
+      expect(await site.marks()).toEqual([]);
+    },
+    timeout,
+  );
+
+  const damages: [string, (file: string) => Promise<unknown>][] = [
+    ["was written into", (file) => overwrite(file, 8 << 20)],
+    ["was cut", (file) => truncate(file, 1 << 20)],
+    [
+      "was cut and grown again",
+      async (file) => {
+        const { size } = await stat(file);
+        await truncate(file, 1 << 20);
+        await truncate(file, size);
+      },
+    ],
+    [
+      "was replaced by a copy with other bytes",
+      async (file) => {
+        await cp(file, `${file}.copy`);
+        await overwrite(`${file}.copy`, 8 << 20);
+        await rm(file);
+        await must("mv", [`${file}.copy`, file]);
+      },
+    ],
+    [
+      "was replaced by a link to another",
+      async (file) => {
+        await must("mv", [file, `${file}.moved`]);
+        await overwrite(`${file}.moved`, 8 << 20);
+        await symlink(`${file}.moved`, file);
+      },
+    ],
+    [
+      "has a damaged record",
+      async (file) => {
+        await overwrite(`${file}.record`, 60);
+        await overwrite(file, 8 << 20);
+      },
+    ],
+    [
+      "has lost its record",
+      async (file) => {
+        await rm(`${file}.record`);
+        await overwrite(file, 8 << 20);
+      },
+    ],
+  ];
+  test.each(damages)(
+    "is not trusted after a restart when it %s",
+    async (name, damage) => {
+      const { own, reference } = await pushOnlyHere(`damaged ${name}`.replaceAll(" ", "-"));
+      const known = new Set(await site.cacheFiles());
+      const mounted = await site.mount(reference);
+      expect(await diff(own, mounted)).toMatchObject({ code: 0, stdout: "" });
+      await site.umount(mounted);
+      await site.untilIdle();
+      const [file = ""] = (await site.cacheFiles()).filter((path) => !known.has(path));
+      await site.restart(async () => {
+        await damage(file);
+      });
+      const again = await site.mount(reference);
+      expect(await diff(own, again)).toMatchObject({ code: 0, stdout: "" });
+      expect((await site.daemon.status()).source.bytes).toBeGreaterThan(LARGE_BYTES / 2);
+      expect(site.daemon.log.some(({ msg }) => msg.includes("not trusted"))).toBe(true);
+    },
+    timeout,
+  );
+
+  test(
+    "is kept through a crash, but for what is missing of its file",
+    async () => {
+      const { own, reference } = await pushOnlyHere("holes");
+      const known = new Set(await site.cacheFiles());
+      const mounted = await site.mount(reference);
+      expect(await diff(own, mounted)).toMatchObject({ code: 0, stdout: "" });
+      const readMs = Date.now();
+      const [file = ""] = (await site.cacheFiles()).filter((path) => !known.has(path));
+      await site.until("what was read is recorded", async () => {
+        const found = await stat(`${file}.record`).catch(() => undefined);
+        return (found?.mtimeMs ?? 0) > readMs;
+      });
+      await site.crash(async () => {
+        const hole = ["-o", String(8 << 20), "-l", "65536"];
+        await must("fallocate", ["--punch-hole", ...hole, file]);
+      });
+      const again = await site.mount(reference);
+      expect(await diff(own, again)).toMatchObject({ code: 0, stdout: "" });
+      const { bytes } = (await site.daemon.status()).source;
+      expect(bytes).toBeGreaterThan(65_536);
+      expect(bytes).toBeLessThan(LARGE_BYTES / 2);
+    },
+    timeout,
+  );
+});
+
+describe("a registry that fails", () => {
+  test(
+    "gives EIO, and all is right when it is back",
+    async () => {
+      const { own, reference } = await pushOnlyHere("failing");
+      const mounted = await site.mount(reference);
+      await site.stopRegistry();
+      const large = join(mounted, "large");
+      const startMs = Date.now();
+      const failed = await end("dd", [
+        `if=${large}`,
+        "of=/dev/null",
+        "bs=4k",
+        "skip=5000",
+        "count=1",
+      ]);
+      expect(failed.code).toBe(1);
+      expect(failed.stderr).toContain("Input/output error");
+      expect(Date.now() - startMs).toBeLessThan(25_000);
+      await site.startRegistry();
+      await site.until("it recovers", async () => (await diff(own, mounted)).code === 0);
+      await site.umount(mounted);
+    },
+    timeout,
+  );
+
+  test(
+    "and hangs leaves readers that can be killed",
+    async () => {
+      const { own, reference } = await pushOnlyHere("hanging");
+      const mounted = await site.mount(reference);
+      site.pauseRegistry(true);
+      const reader = spawn("dd", [
+        `if=${join(mounted, "large")}`,
+        "of=/dev/null",
+        "bs=4k",
+        "skip=5500",
+        "count=1",
+      ]);
+      const ended = once(reader, "exit");
+      await site.until("it waits", async () => (await site.daemon.status()).waitingReads > 0);
+      const startMs = Date.now();
+      reader.kill("SIGKILL");
+      await ended;
+      expect(Date.now() - startMs).toBeLessThan(2000);
+      site.pauseRegistry(false);
+      await site.until("it goes on", async () => (await diff(own, mounted)).code === 0);
+    },
+    timeout,
+  );
+});
+
+describe("an image that is unmounted", () => {
+  test(
+    "leaves nothing open, marked or linked",
+    async () => {
+      const fds = await site.openFds();
+      const { reference } = await pushOnlyHere("leaving");
+      const mounted = await site.mount(reference);
+      expect(await site.marks()).toHaveLength(1);
+      await must("dd", [`if=${join(mounted, "large")}`, "of=/dev/null", "bs=1M", "count=2"]);
+      await site.umount(mounted);
+      await site.untilIdle();
+      expect(await site.marks()).toEqual([]);
+      expect(await must("ls", [join(site.cacheDir, "fanotify/open")])).toBe("");
+      await site.until("fds are closed", async () => (await site.openFds()) <= fds + 8);
+    },
+    timeout,
+  );
+
+  test(
+    "is no other's to unmount: a mount that is not ours is refused",
+    async () => {
+      const { image } = await pushTree("other");
+      await withPlainMount(image, async (directory) => {
+        await expect(site.umount(directory)).rejects.toThrow("is no mount of erofsd");
+      });
+    },
+    timeout,
+  );
+});
+
+async function overwrite(path: string, at: number): Promise<void> {
+  const file = await open(path, "r+");
+  try {
+    await file.write(Buffer.from("damage".repeat(1000)), 0, 6000, at);
+  } finally {
+    await file.close();
+  }
+}
