@@ -23,6 +23,8 @@ import { type KeyName, cacheFileName, openDirectory, streamsDirectory } from "./
 
 /** How often it is asked whether files are still in use. */
 const LOOK_EVERY_MS = 1000;
+/** While a mount is awaited: it may come and go soon. */
+const LOOK_SOON_MS = 200;
 /** Whoever has found a link before it went has opened its file by then. */
 const LINK_GONE_MS = 250;
 
@@ -124,7 +126,9 @@ export class OpenFiles {
       isHeld = false;
       object.holds -= 1;
       const untilMs = this.#parts.clock.nowMs() + mountWithinMs;
-      entry.awaitedUntilMs = Math.max(entry.awaitedUntilMs, untilMs);
+      if (mountWithinMs > 0) entry.awaitedUntilMs = Math.max(entry.awaitedUntilMs, untilMs);
+      this.#cancelLook?.();
+      this.#lookLater();
     };
     return { object, path: link, release };
   }
@@ -240,7 +244,10 @@ export class OpenFiles {
   }
 
   #lookLater(): void {
-    this.#cancelLook = this.#parts.clock.after(LOOK_EVERY_MS, () => {
+    if (this.#stopping.signal.aborted) return;
+    const isAwaiting = [...this.#entries.values()].some(({ awaitedUntilMs }) => awaitedUntilMs > 0);
+    const delayMs = isAwaiting ? LOOK_SOON_MS : LOOK_EVERY_MS;
+    this.#cancelLook = this.#parts.clock.after(delayMs, () => {
       for (const entry of this.#entries.values()) {
         if (entry.closing !== undefined || this.#isInUse(entry)) continue;
         entry.closing = this.#closeIfIdle(entry).catch((error: unknown) => {

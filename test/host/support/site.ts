@@ -229,20 +229,22 @@ export class Site {
     return names.filter((name) => !name.includes(".")).map((name) => join(directory, name));
   }
 
-  /** Resolves when `test` holds, which must be within 10 s. */
-  async until(what: string, test: () => Promise<boolean>): Promise<void> {
-    const untilMs = Date.now() + 10_000;
+  /** Resolves when `test` holds, which must be within that time. */
+  async until(what: string, test: () => Promise<boolean>, withinMs = 10_000): Promise<void> {
+    const untilMs = Date.now() + withinMs;
     while (!(await test())) {
-      if (Date.now() > untilMs) throw new Error(`not within 10 s: ${what}`);
+      if (Date.now() > untilMs) throw new Error(`not within ${withinMs} ms: ${what}`);
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
   }
 
+  /** A mount that came and went unseen is awaited for half a minute. */
   async untilIdle(): Promise<void> {
-    await this.until("nothing is open", async () => {
+    const isIdle = async (): Promise<boolean> => {
       const { objects } = await this.daemon.status();
       return objects.length === 0;
-    });
+    };
+    await this.until("nothing is open", isIdle, 40_000);
   }
 }
 
