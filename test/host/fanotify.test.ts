@@ -30,6 +30,7 @@ import {
   listMetadata,
   listTree,
   must,
+  program,
   withPlainMount,
 } from "./support/site.ts";
 
@@ -183,7 +184,8 @@ describe("raw EROFS layers", () => {
 describe("Nydus images", () => {
   const TAGS = ["nydus", "nydus-lz4", "nydus-none", "nydus-batch", "nydus-zran", "nydus-v2-dict"];
 
-  beforeAll(() => pushTags({ host: site.registryHost, repository: "nydus" }, TAGS));
+  // The data of nydus-zran is in the layers of oci.
+  beforeAll(() => pushTags({ host: site.registryHost, repository: "nydus" }, ["oci", ...TAGS]));
 
   test.each(TAGS)(
     "%s shows what it was made from",
@@ -381,6 +383,40 @@ describe("a registry that fails", () => {
       expect(Date.now() - startMs).toBeLessThan(2000);
       site.pauseRegistry(false);
       await site.until("it goes on", async () => (await diff(own, mounted)).code === 0);
+    },
+    timeout,
+  );
+});
+
+describe("a daemon that cannot serve says why:", () => {
+  const kernel = (lines: string) => `[kernel]\ndevice = "/nowhere"\n${lines}`;
+
+  test.each([
+    ["the risk is not taken", kernel('door = "fanotify"'), "", "allow_unsafe = true"],
+    ["there is no door", kernel(""), "", "cachefiles: /nowhere does not exist; fanotify: "],
+    [
+      "the cache is on a tmpfs",
+      kernel("allow_unsafe = true"),
+      "tmpfs",
+      "none of ext4, xfs and btrfs",
+    ],
+  ])(
+    "%s",
+    async (_, config, filesystem, words) => {
+      const cacheDir = join(site.home, "unsuitable");
+      await mkdir(cacheDir, { recursive: true });
+      if (filesystem !== "") await must("mount", ["-t", filesystem, "none", cacheDir]);
+      const path = join(site.home, "unsuitable.toml");
+      const lines = [
+        config,
+        `[cache]\ndir = "${cacheDir}"`,
+        `[control]\nsocket = "${join(site.home, "unsuitable.sock")}"`,
+      ];
+      await writeFile(path, lines.join("\n"));
+      const { code, stderr } = await end(process.execPath, [program, "serve", "--config", path]);
+      expect(stderr).toContain(words);
+      expect(code).toBe(3);
+      if (filesystem !== "") await must("umount", [cacheDir]);
     },
     timeout,
   );

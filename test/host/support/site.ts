@@ -20,7 +20,7 @@ import { FIXTURES } from "../../support/rafs-fixtures.ts";
 
 const run = promisify(execFile);
 const root = new URL(findPackageRoot()).pathname;
-const program = join(root, "dist/cli/erofsd.js");
+export const program = join(root, "dist/cli/erofsd.js");
 const LIMIT_MS = 60_000;
 const LIST = `${FIXTURES}make/list.py`;
 
