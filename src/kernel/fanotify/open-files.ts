@@ -24,7 +24,7 @@ import { type KeyName, cacheFileName, openDirectory, streamsDirectory } from "./
 /** How often it is asked whether files are still in use. */
 const LOOK_EVERY_MS = 1000;
 /** While a mount is awaited: it may come and go soon. */
-const LOOK_SOON_MS = 200;
+const LOOK_SOON_MS = 50;
 /** Whoever has found a link before it went has opened its file by then. */
 const LINK_GONE_MS = 250;
 
