@@ -4,25 +4,14 @@
 // those are missing it fails.
 
 import { spawn } from "node:child_process";
-import { createCipheriv } from "node:crypto";
 import { once } from "node:events";
-import {
-  cp,
-  link,
-  mkdir,
-  open,
-  readFile,
-  rm,
-  stat,
-  symlink,
-  truncate,
-  writeFile,
-} from "node:fs/promises";
+import { cp, mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { pushTags } from "../kernel/support/push-layout.ts";
-import { mkfsErofs, writeTree } from "../support/mkfs.ts";
+import { mkfsErofs } from "../support/mkfs.ts";
 import { FIXTURES } from "../support/rafs-fixtures.ts";
+import { DAMAGES, LARGE_BYTES, writeHostTree } from "./support/content.ts";
 import {
   Site,
   buildDaemon,
@@ -35,45 +24,9 @@ import {
 } from "./support/site.ts";
 
 const timeout = 120_000;
-const LARGE_BYTES = 12 << 20;
 
 let site: Site;
 let tree: string;
-
-/** Directories of one block and of many, links, attributes, files of all sizes, a large one. */
-async function writeHostTree(home: string): Promise<string> {
-  const made = await writeTree(home);
-  const stream = createCipheriv("aes-128-ctr", Buffer.alloc(16, 7), Buffer.alloc(16));
-  const noise = (bytes: number): Buffer => stream.update(Buffer.alloc(bytes));
-  await mkdir(join(made, "many"));
-  for (let n = 0; n < 400; n += 1) {
-    const name = `${n}-${"long".repeat(n % 40)}`;
-    await writeFile(join(made, "many", name), noise((n * 37) % 9000));
-  }
-  const block = noise(1 << 20);
-  const file = await open(join(made, "large"), "w");
-  for (let at = 0; at < LARGE_BYTES; at += block.length) {
-    block.writeUInt32LE(at, 0);
-    await file.write(block, 0, block.length, at);
-  }
-  await file.close();
-  await link(join(made, "noise"), join(made, "sub", "noise-too"));
-  await symlink("sub/tiny", join(made, "link"));
-  await symlink("x/".repeat(2000), join(made, "long-link"));
-  for (const name of ["text", "noise", "sub", "many"]) {
-    const set = (key: string, value: string) =>
-      must("python3", [
-        "-c",
-        "import os,sys; os.setxattr(sys.argv[1], sys.argv[2], sys.argv[3].encode())",
-        join(made, name),
-        key,
-        value,
-      ]);
-    await set("user.shared", "the same for all of them, so it is kept once");
-    await set(`user.own-${name}`, name.repeat(30));
-  }
-  return made;
-}
 
 beforeAll(async () => {
   await buildDaemon();
@@ -245,50 +198,7 @@ describe("what is cached", () => {
     timeout,
   );
 
-  const damages: [string, (file: string) => Promise<unknown>][] = [
-    ["was written into", (file) => overwrite(file, 6 << 20)],
-    ["was cut", (file) => truncate(file, 1 << 20)],
-    [
-      "was cut and grown again",
-      async (file) => {
-        const { size } = await stat(file);
-        await truncate(file, 1 << 20);
-        await truncate(file, size);
-      },
-    ],
-    [
-      "was replaced by a copy with other bytes",
-      async (file) => {
-        await cp(file, `${file}.copy`);
-        await overwrite(`${file}.copy`, 6 << 20);
-        await rm(file);
-        await must("mv", [`${file}.copy`, file]);
-      },
-    ],
-    [
-      "was replaced by a link to another",
-      async (file) => {
-        await must("mv", [file, `${file}.moved`]);
-        await overwrite(`${file}.moved`, 6 << 20);
-        await symlink(`${file}.moved`, file);
-      },
-    ],
-    [
-      "has a damaged record",
-      async (file) => {
-        await overwrite(`${file}.record`, 60);
-        await overwrite(file, 6 << 20);
-      },
-    ],
-    [
-      "has lost its record",
-      async (file) => {
-        await rm(`${file}.record`);
-        await overwrite(file, 6 << 20);
-      },
-    ],
-  ];
-  test.each(damages)(
+  test.each(DAMAGES)(
     "is not trusted after a restart when it %s",
     async (name, damage) => {
       const { own, reference } = await pushOnlyHere(`damaged ${name}`.replaceAll(" ", "-"));
@@ -451,12 +361,3 @@ describe("an image that is unmounted", () => {
     timeout,
   );
 });
-
-async function overwrite(path: string, at: number): Promise<void> {
-  const file = await open(path, "r+");
-  try {
-    await file.write(Buffer.from("damage".repeat(1000)), 0, 6000, at);
-  } finally {
-    await file.close();
-  }
-}

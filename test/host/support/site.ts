@@ -42,8 +42,7 @@ export async function end(command: string, args: readonly string[]): Promise<End
     return { code: 0, ...ran };
   } catch (error) {
     if (!(error instanceof Error && "stdout" in error && "stderr" in error)) throw error;
-    const how = "code" in error && error.code !== null ? error.code : "killed";
-    const code = typeof how === "number" ? how : String(how);
+    const code = "code" in error && typeof error.code === "number" ? error.code : "killed";
     return { code, stdout: String(error.stdout), stderr: String(error.stderr) };
   }
 }

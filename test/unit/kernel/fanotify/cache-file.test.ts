@@ -84,7 +84,7 @@ describe("a cache file", () => {
   /** Waits for the save that the clock starts. */
   async function recorded(delayMs: number): Promise<void> {
     const before = await readFile(`${parts.path}.record`).catch(() => undefined);
-    clock.advance(delayMs);
+    await clock.advance(delayMs);
     for (;;) {
       const now = await readFile(`${parts.path}.record`).catch(() => undefined);
       if (now !== undefined && (before === undefined || !now.equals(before))) return;

@@ -320,7 +320,7 @@ describe("a file", () => {
     const file = await session.open(KEY);
     const { ino } = fstatSync(openSync(file.path, constants.O_RDONLY), { bigint: true });
     file.release(0);
-    clock.advance(1000);
+    await clock.advance(1000);
     await clock.timerSet((delayMs) => delayMs === 250);
     group.mounted.add(ino);
     await pass(3000);
@@ -333,7 +333,7 @@ describe("a file", () => {
     const file = await session.open(KEY);
     await write(file, 4096, 4096);
     file.release(0);
-    clock.advance(1000);
+    await clock.advance(1000);
     await clock.timerSet((delayMs) => delayMs === 250);
     const asked = session.open(KEY);
     await pass(3000);
@@ -345,7 +345,7 @@ describe("a file", () => {
 
   async function pass(ms: number): Promise<void> {
     for (let left = ms; left > 0; left -= 100) {
-      clock.advance(100);
+      await clock.advance(100);
       await new Promise((resolve) => setTimeout(resolve, 1));
     }
     await new Promise((resolve) => setTimeout(resolve, 50));
