@@ -6,6 +6,7 @@ import { DaemonError } from "./errors.ts";
 import { CachefilesSession } from "./kernel/cachefiles/session.ts";
 import { openBoundDevice } from "./kernel/cachefiles/setup.ts";
 import { FanotifySession } from "./kernel/fanotify/session.ts";
+import { isOpenPath } from "./kernel/fanotify/names.ts";
 import { openGroup } from "./kernel/fanotify/setup.ts";
 import type { KernelDoor } from "./kernel/transport.ts";
 import { systemClock as clock } from "./platform/clock.ts";
@@ -68,14 +69,20 @@ function openCachefiles(config: Config, native: Native, log: Log): OpenDoor {
 async function openFanotify(config: Config, native: Native, log: Log): Promise<OpenDoor> {
   if (!config.kernel.allow_unsafe) throw new DaemonError({ code: "fanotify_unsafe" });
   const cacheDir = config.cache.dir;
-  const { tryMountingErofs } = await import("./kernel/mount.ts");
+  const { listMounts, tryMountingErofs } = await import("./kernel/mount.ts");
   const tryMounting = (primary: string): void => {
     tryMountingErofs({ primary, devices: [] });
   };
-  const groupFd = await openGroup(native, { cacheDir, tryMounting });
-  const { pid } = process;
-  const door = new FanotifySession({ native, clock, log, groupFd, cacheDir, pid });
+  const opened = await openGroup(native, { cacheDir, tryMounting });
+  const door = new FanotifySession({ native, clock, log, ...opened, cacheDir, pid: process.pid });
   log.warn({}, new DaemonError({ code: "fanotify_unsafe" }).message);
+  const left = (await listMounts()).filter(({ source }) => isOpenPath(source, cacheDir));
+  if (left.length > 0) {
+    log.error(
+      { mounts: left.map(({ mountPoint }) => mountPoint) },
+      "mounts of a daemon that is gone: unmount them, they may show zeros",
+    );
+  }
   return { kind: "fanotify", door };
 }
 

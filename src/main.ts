@@ -203,7 +203,8 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
     });
   }
   const objects = rooms.door.objectCount;
-  if (objects > 0) {
+  // The other door tells itself what is mounted.
+  if (objects > 0 && rooms.doorKind === "cachefiles") {
     log.warn(
       { objects },
       "images are still mounted: what is not cached of them cannot be read until they are mounted again",

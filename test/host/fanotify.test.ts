@@ -310,12 +310,14 @@ describe("a daemon that cannot serve says why:", () => {
       "tmpfs",
       "none of ext4, xfs and btrfs",
     ],
+    ["another daemon has the cache", kernel("allow_unsafe = true"), "taken", "another daemon"],
   ])(
     "%s",
     async (_, config, filesystem, words) => {
-      const cacheDir = join(site.home, "unsuitable");
+      const isTaken = filesystem === "taken";
+      const cacheDir = isTaken ? site.cacheDir : join(site.home, "unsuitable");
       await mkdir(cacheDir, { recursive: true });
-      if (filesystem !== "") await must("mount", ["-t", filesystem, "none", cacheDir]);
+      if (filesystem === "tmpfs") await must("mount", ["-t", filesystem, "none", cacheDir]);
       const path = join(site.home, "unsuitable.toml");
       const lines = [
         config,
@@ -326,7 +328,7 @@ describe("a daemon that cannot serve says why:", () => {
       const { code, stderr } = await end(process.execPath, [program, "serve", "--config", path]);
       expect(stderr).toContain(words);
       expect(code).toBe(3);
-      if (filesystem !== "") await must("umount", [cacheDir]);
+      if (filesystem === "tmpfs") await must("umount", [cacheDir]);
     },
     timeout,
   );

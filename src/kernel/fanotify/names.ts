@@ -28,9 +28,11 @@ export function openDirectory(cacheDir: string): string {
   return join(cacheDir, "fanotify", "open");
 }
 
-/** True for a path that openDirectory is in: what a mount of this door names as its source. */
-export function isOpenPath(path: string): boolean {
-  return /\/fanotify\/open\/[0-9a-f]+-\d+$/.test(path);
+/** True for what a mount of this door names as its source, with this cache or, if not given, any. */
+export function isOpenPath(path: string, cacheDir?: string): boolean {
+  const [, directory] = /^(.*\/fanotify\/open)\/[0-9a-f]+-\d+$/.exec(path) ?? [];
+  if (directory === undefined) return false;
+  return cacheDir === undefined || directory === openDirectory(cacheDir);
 }
 
 /** A file name of at most 90 safe characters. `sizeBytes` is what the key was accepted with. */

@@ -33,8 +33,9 @@ export interface FanotifyParts {
   readonly native: Native;
   readonly clock: Clock;
   readonly log: Log;
-  /** From openGroup; the session owns it from now on. */
+  /** From openGroup; the session owns both from now on. */
   readonly groupFd: number;
+  readonly lockFd: number;
   readonly cacheDir: string;
   /** Ours: what we read ourselves never waits. */
   readonly pid: number;
@@ -117,6 +118,7 @@ export class FanotifySession implements KernelDoor {
       );
     }
     this.#parts.native.close(this.#parts.groupFd);
+    this.#parts.native.close(this.#parts.lockFd);
   }
 
   #watch(): void {

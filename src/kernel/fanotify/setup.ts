@@ -4,6 +4,7 @@
 // about, answers, and mounts of plain files. Each refusal becomes one sentence.
 // What was seen of it is in kernel-notes/fanotify-setup.md.
 
+import { constants } from "node:fs";
 import { mkdir, mkdtemp, open, rm, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { DaemonError } from "../../errors.ts";
@@ -25,16 +26,51 @@ import { openDirectory, streamsDirectory } from "./names.ts";
 const SUITABLE: readonly number[] = [0xef53, 0x58465342, 0x9123683e];
 const TRIAL_MS = 5000;
 
+/** Fds that the caller owns: no event comes, and the directory is free, once they are closed. */
+export interface OpenGroup {
+  readonly groupFd: number;
+  readonly lockFd: number;
+}
+
 /**
- * Prepares the cache directory, which nobody else may be using, and returns the group's fd, which
- * the caller owns. `tryMounting` mounts an image file and lets go of it.
+ * Locks and prepares the cache directory. `tryMounting` mounts an image file and lets go of it.
  * Faults: fanotify_unsupported, cache_dir_unsuitable.
  */
 export async function openGroup(
   native: Native,
   { cacheDir, tryMounting }: { cacheDir: string; tryMounting: (path: string) => void },
+): Promise<OpenGroup> {
+  const lockFd = await lockDirectory(native, cacheDir);
+  try {
+    await prepareDirectories(cacheDir);
+    return { lockFd, groupFd: await openTried(native, { cacheDir, tryMounting }) };
+  } catch (error) {
+    native.close(lockFd);
+    throw error;
+  }
+}
+
+// Whoever has the lock file open has the lock: the kernel tells, and lets go of it with the process.
+async function lockDirectory(native: Native, cacheDir: string): Promise<number> {
+  const directory = join(cacheDir, "fanotify");
+  let lockFd: number | undefined;
+  try {
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+    lockFd = native.open(join(directory, "lock"), constants.O_RDWR | constants.O_CREAT);
+    if (!native.isOpenElsewhere(lockFd)) return lockFd;
+  } catch (error) {
+    if (lockFd !== undefined) native.close(lockFd);
+    throw unprepared(error, cacheDir);
+  }
+  native.close(lockFd);
+  const detail = "another daemon is using it";
+  throw new DaemonError({ code: "cache_dir_unsuitable", path: cacheDir, detail });
+}
+
+async function openTried(
+  native: Native,
+  { cacheDir, tryMounting }: { cacheDir: string; tryMounting: (path: string) => void },
 ): Promise<number> {
-  await prepareDirectories(cacheDir);
   const group = initGroup(native);
   const directory = await mkdtemp(join(cacheDir, "fanotify", "trial-"));
   try {
@@ -62,10 +98,14 @@ async function prepareDirectories(cacheDir: string): Promise<void> {
     const detail = `its filesystem (0x${type.toString(16)}) is none of ext4, xfs and btrfs`;
     throw new DaemonError({ code: "cache_dir_unsuitable", path: cacheDir, detail });
   } catch (error) {
-    if (error instanceof DaemonError) throw error;
-    const detail = `cannot be prepared: ${error instanceof Error ? error.message : String(error)}`;
-    throw new DaemonError({ code: "cache_dir_unsuitable", path: cacheDir, detail });
+    throw unprepared(error, cacheDir);
   }
+}
+
+function unprepared(error: unknown, path: string): unknown {
+  if (error instanceof DaemonError && error.fault.code === "cache_dir_unsuitable") return error;
+  const detail = `cannot be prepared: ${error instanceof Error ? error.message : String(error)}`;
+  return new DaemonError({ code: "cache_dir_unsuitable", path, detail }, { cause: error });
 }
 
 function initGroup(native: Native): number {

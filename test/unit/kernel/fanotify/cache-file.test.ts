@@ -147,6 +147,8 @@ test("names are of safe characters, and differ by volume, key and size", () => {
 
 test("a mount's source is ours only when it is a link of ours", () => {
   expect(isOpenPath("/var/lib/erofsd/fanotify/open/0123456789abcdef-12")).toBe(true);
+  expect(isOpenPath("/a/fanotify/open/0123456789abcdef-12", "/a")).toBe(true);
+  expect(isOpenPath("/a/fanotify/open/0123456789abcdef-12", "/b")).toBe(false);
   expect(isOpenPath("/fanotify/open/x-1")).toBe(false);
   expect(isOpenPath("/dev/loop0")).toBe(false);
 });

@@ -27,6 +27,7 @@ import { tempDir } from "../../../support/temp-dir.ts";
 const KEY = { volumeKey: "erofs,erofsd", cookieKey: `sha256:${"cd".repeat(32)}` };
 const SIZE = 20_000;
 const GROUP_FD = 1_000_000;
+const LOCK_FD = 1_000_001;
 const PID = 4711;
 const EIO = new DaemonError({ code: "registry_failed", host: "h", status: 500, detail: "no" });
 const real = loadNative({ writerThreads: 1 });
@@ -39,7 +40,6 @@ class FakeGroup {
   readonly closed: number[] = [];
   readonly marked = new Set<bigint>();
   readonly mounted = new Set<bigint>();
-  isGone = false;
   refusal: string | undefined;
   #onReady: (() => void) | undefined;
 
@@ -65,10 +65,9 @@ class FakeGroup {
       },
       close: (fd) => {
         if (this.closed.includes(fd)) throw new Error(`fd ${fd} is closed twice`);
-        if (fd === GROUP_FD) this.isGone = true;
-        else real.close(fd);
-        // A number that is free may come again.
-        if (fd === GROUP_FD) this.closed.push(fd);
+        if (fd < GROUP_FD) real.close(fd);
+        // A number of a file that is free may come again.
+        else this.closed.push(fd);
       },
       watch: (_, onReady) => {
         this.#onReady = () => {
@@ -131,7 +130,8 @@ beforeEach(async () => {
   cacheDir = await tempDir();
   await mkdir(join(cacheDir, "fanotify/streams"), { recursive: true });
   const { native } = group;
-  session = new FanotifySession({ native, clock, log, groupFd: GROUP_FD, cacheDir, pid: PID });
+  const fds = { groupFd: GROUP_FD, lockFd: LOCK_FD };
+  session = new FanotifySession({ native, clock, log, ...fds, cacheDir, pid: PID });
   session.start(handler, (error) => {
     fatal = error;
   });
@@ -364,7 +364,8 @@ describe("stop", () => {
     await session.stop(STOPPING);
     expect(group.answers).toEqual([answer(taken, "deny"), answer(fd, "deny")]);
     expect(await filling).toBe("stopping");
-    expect([isOpen(taken), isOpen(fd), group.isGone]).toEqual([false, false, true]);
+    expect([isOpen(taken), isOpen(fd)]).toEqual([false, false]);
+    expect(group.closed).toEqual([GROUP_FD, LOCK_FD]);
     handler.reads[0]?.complete();
     expect(group.answers).toHaveLength(2);
     expect(await rejectionOf(session.open(KEY))).toBe("stopping");
