@@ -18,11 +18,11 @@ import type { FdWatcher, Native } from "../../platform/native.ts";
 import { BLOCK_BYTES, type Extent, alignDown, alignUp, extentEnd } from "../../units.ts";
 import { PendingRequest } from "../pending-request.ts";
 import type { KernelDoor, KernelHandler } from "../transport.ts";
-import { fileId } from "./cache-file.ts";
 import { type AccessEvent, EVENT_BUFFER_BYTES, encodeResponse, parseEvents } from "./codec.ts";
 import type { FileObject } from "./file-object.ts";
 import type { KeyName } from "./names.ts";
 import { OpenFiles, type OpenedFile } from "./open-files.ts";
+import { fileId } from "./stored-file.ts";
 
 /** Reads of the group per readiness, so that answers and network data get their turn in between. */
 const READS_PER_TURN_MAX = 4;

@@ -3,6 +3,7 @@
 // else is trusted.
 
 import {
+  mkdir,
   open,
   readFile,
   rename,
@@ -15,8 +16,9 @@ import {
 } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
-import { CacheFile, type CacheFileParts } from "../../../../src/kernel/fanotify/cache-file.ts";
+import { CacheFile } from "../../../../src/kernel/fanotify/cache-file.ts";
 import { cacheFileName, isOpenPath } from "../../../../src/kernel/fanotify/names.ts";
+import type { CacheFileParts } from "../../../../src/kernel/fanotify/stored-file.ts";
 import { loadNative } from "../../../../src/platform/native.ts";
 import { FakeClock } from "../../../support/fake-clock.ts";
 import { QuietLog } from "../../../support/quiet-log.ts";
@@ -29,10 +31,12 @@ const bytes = native.allocateAligned(16_384).fill(7);
 
 let parts: CacheFileParts;
 let clock: FakeClock;
+let log: QuietLog;
 beforeEach(async () => {
   clock = new FakeClock();
+  log = new QuietLog();
   const path = join(await tempDir(), cacheFileName(KEY, SIZE));
-  parts = { native, clock, log: new QuietLog(), path, key: KEY, sizeBytes: SIZE };
+  parts = { native, clock, log, path, key: KEY, sizeBytes: SIZE };
 });
 
 async function opened(change: Partial<CacheFileParts> = {}): Promise<CacheFile> {
@@ -103,12 +107,14 @@ describe("a cache file", () => {
     ["its time was set back", (path) => utimes(path, 1, 1)],
     ["another file is in its place", (path) => replaced(path)],
     ["a link is in its place", (path) => linked(path)],
+    ["a directory is in its place", (path) => rm(path).then(() => mkdir(path))],
   ];
   test.each(damages)("is begun anew when %s", async (_, damage) => {
     await written();
     await damage(parts.path);
     const file = await opened();
     expect(file.extents).toEqual([]);
+    expect(log.messages("warn")).toEqual([expect.stringContaining("is not trusted")]);
     const all = await file.read({ offset: 0, length: 102_400 });
     expect(all.every((byte) => byte === 0)).toBe(true);
     await file.write(bytes, { bytesOffset: 0, length: 4096, fileOffset: 0 });
