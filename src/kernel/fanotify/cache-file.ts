@@ -34,6 +34,7 @@ export class CacheFile {
   #isRecorded: boolean;
   #isMarkedInUse = false;
   #cancelTimer: (() => void) | undefined;
+  readonly #writing = new Set<Promise<void>>();
   #saving: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
 
@@ -85,10 +86,14 @@ export class CacheFile {
     bytes: Uint8Array,
     range: { bytesOffset: number; length: number; fileOffset: number },
   ): Promise<void> {
+    const writing = this.fd.borrow((fd) => this.#parts.native.pwriteAligned(fd, bytes, range));
+    this.#writing.add(writing);
     try {
-      await this.fd.borrow((fd) => this.#parts.native.pwriteAligned(fd, bytes, range));
+      await writing;
     } catch (error) {
       throw explain(error, this.#parts.key);
+    } finally {
+      this.#writing.delete(writing);
     }
     this.#blocks.add({ offset: range.fileOffset, length: range.length });
     this.#isRecorded = false;
@@ -116,7 +121,8 @@ export class CacheFile {
 
   async #close(): Promise<void> {
     this.#cancelTimer?.();
-    await this.#saving;
+    // What is recorded of a closed file is its last change.
+    await Promise.allSettled([this.#saving, ...this.#writing]);
     try {
       if (!this.#isRecorded || this.#isMarkedInUse) await this.#save("closed");
     } catch (error) {

@@ -73,6 +73,15 @@ describe("a cache file", () => {
     expect(await file.read({ offset: 98_304, length: 999_999 })).toHaveLength(4096);
   });
 
+  test("that is closed while it is written has that too", async () => {
+    const file = await opened();
+    const writing = file.write(bytes, { bytesOffset: 0, length: 16_384, fileOffset: 8192 });
+    await file.close();
+    await writing;
+    expect((await opened()).extents).toEqual(CACHED);
+    expect(log.messages("warn")).toEqual([]);
+  });
+
   test("is recorded while it is in use: a crash costs what came since", async () => {
     const file = await opened();
     await file.write(bytes, { bytesOffset: 0, length: 4096, fileOffset: 0 });
