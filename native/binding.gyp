@@ -14,6 +14,7 @@
         "src/callback.cc",
         "src/decode.cc",
         "src/device.cc",
+        "src/fanotify.cc",
         "src/fd-passing.cc",
         "src/fd-watcher.cc",
         "src/file.cc",

@@ -31,6 +31,9 @@ export type Fault =
   | { code: "device_busy"; path: string }
   | { code: "device_denied"; path: string }
   | { code: "door_unsupported"; path: string; detail: string }
+  | { code: "fanotify_unsupported"; detail: string }
+  | { code: "fanotify_unsafe" }
+  | { code: "no_door"; cachefiles: string; fanotify: string }
   | { code: "cache_dir_unsuitable"; path: string; detail: string }
   | { code: "kernel_message_invalid"; detail: string }
   | { code: "syscall_failed"; syscall: string; errno: number; errnoName: string; detail: string }
@@ -181,6 +184,24 @@ export const ERROR_POLICY = {
     ENVIRONMENT,
     "use a kernel with CONFIG_CACHEFILES_ONDEMAND=y and CONFIG_EROFS_FS_ONDEMAND=y",
   ),
+  fanotify_unsupported: policy(
+    "never",
+    EINVAL,
+    ENVIRONMENT,
+    "use Linux 6.15 or newer with CONFIG_FANOTIFY_ACCESS_PERMISSIONS=y and CONFIG_EROFS_FS_BACKED_BY_FILE=y, as root",
+  ),
+  fanotify_unsafe: policy(
+    "never",
+    EINVAL,
+    ENVIRONMENT,
+    'set kernel.allow_unsafe = true to take that risk, or use kernel.door = "cachefiles"',
+  ),
+  no_door: policy(
+    "never",
+    EINVAL,
+    ENVIRONMENT,
+    "use a kernel that has one of the two, and see kernel.door and kernel.allow_unsafe",
+  ),
   cache_dir_unsuitable: policy("never", EINVAL, ENVIRONMENT, "put cache.dir on ext4 or xfs"),
   kernel_message_invalid: policy("never", EINVAL, DAEMON, "report it with the kernel's version"),
   syscall_failed: policy("never", EIO, ENVIRONMENT, "see the errno"),
@@ -216,12 +237,7 @@ export const ERROR_POLICY = {
     ENVIRONMENT,
     "the file is set aside; names are resolved anew",
   ),
-  daemon_unreachable: policy(
-    "never",
-    EIO,
-    DAEMON,
-    "is `erofsd serve` running, with this control.socket?",
-  ),
+  daemon_unreachable: policy("never", EIO, DAEMON, "does `erofsd serve` run with this socket?"),
   socket_in_use: policy(
     "never",
     EIO,
@@ -288,7 +304,10 @@ export function describeFault(fault: Fault): string {
     case "usage_invalid":
     case "kernel_message_invalid":
     case "addon_missing":
+    case "fanotify_unsupported":
     case "internal":
+    case "daemon_busy":
+    case "daemon_not_ready":
       return fault.detail;
     case "reference_invalid":
       return `"${fault.reference}" is not an image reference: ${fault.detail}`;
@@ -326,6 +345,10 @@ export function describeFault(fault: Fault): string {
     case "key_refused":
     case "key_unknown":
       return `"${fault.key}": ${fault.detail}`;
+    case "fanotify_unsafe":
+      return "fanotify lets readers of mounted images through when the daemon dies: what is not cached reads as zeros then";
+    case "no_door":
+      return `this kernel has no door for images: cachefiles: ${fault.cachefiles}; fanotify: ${fault.fanotify}`;
     case "device_missing":
       return `${fault.path} does not exist`;
     case "device_busy":
@@ -362,9 +385,6 @@ export function describeFault(fault: Fault): string {
       return `${fault.path} does not take ${fault.method}, only ${fault.allowed.join(", ")}`;
     case "image_unknown":
       return `no image is known as "${fault.name}"`;
-    case "daemon_busy":
-    case "daemon_not_ready":
-      return fault.detail;
     case "mount_failed":
       return `mounting ${fault.target} failed: ${fault.detail}`;
     default:

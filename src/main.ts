@@ -16,15 +16,16 @@ import { FailureLog, Readiness, controlOperations } from "./control/operations.t
 import type { Status } from "./control/schema.ts";
 import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
+import { type CountingDoor, openDoor } from "./doors.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
+import { FileMounts } from "./file-mounts.ts";
 import { Admission } from "./flow/admission.ts";
 import type { Engine } from "./flow/engine.ts";
 import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
-import { CachefilesSession } from "./kernel/cachefiles/session.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
-import { openBoundDevice, servesCompressed } from "./kernel/cachefiles/setup.ts";
+import { servesCompressed } from "./kernel/cachefiles/setup.ts";
 import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
@@ -74,6 +75,7 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   log.info(
     {
       cacheDir: config.cache.dir,
+      door: rooms.doorKind,
       domainId: config.kernel.domain_id,
       socket: config.control.socket,
       startMs: Math.round(clock.nowMs() - startMs),
@@ -102,17 +104,60 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     log,
     onFillFailure: failed.ofFill,
   });
-  const { source, slabs, engine, bindings, store, streams, admission } = rooms;
+  const { source, engine, bindings } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
-  const openTimeoutMs = config.limits.open_timeout;
-  const bootstrapBytesMax = config.limits.bootstrap;
-  const names = new NameResolver({
+  const names = buildNames(config, rooms, log);
+  const opener = new Opener({
     clock,
     log,
     engine,
-    volumeKey,
-    openTimeoutMs,
+    openTimeoutMs: config.limits.open_timeout,
+    names,
+    volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
+    onFailure: failed.ofOpen,
+  });
+  const { kind: doorKind, door, mounts } = await openServedDoor(config, native, log);
+  bindings.observer = bindingObserver(events);
+  const { control, ...life } = await buildControl({
+    config,
+    log,
+    rooms,
+    names,
+    door,
+    mounts,
+    failures,
+    events,
+  });
+  const warmUp = async (): Promise<void> => {
+    await rooms.warmUp();
+    await rooms.metrics();
+  };
+  const handler = new Admission(opener, engine);
+  return {
+    source,
+    engine,
+    names,
+    opener,
+    door,
+    doorKind,
+    mounts,
+    control,
+    warmUp,
+    handler,
+    ...life,
+  };
+}
+
+function buildNames(config: Config, rooms: Rooms, log: RootLog["log"]): NameResolver {
+  const { source, slabs, engine, bindings, store, streams, admission } = rooms;
+  const bootstrapBytesMax = config.limits.bootstrap;
+  return new NameResolver({
+    clock,
+    log,
+    engine,
+    volumeKey: volumeKeyOf(config.kernel.domain_id),
+    openTimeoutMs: config.limits.open_timeout,
     bindings,
     streams,
     references: createReferenceResolver(source),
@@ -122,32 +167,6 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     servesCompressed: servesCompressed(release()),
     heldHeadsMax: Math.floor(slabs.slabsMax / 8),
   });
-  const opener = new Opener({
-    clock,
-    log,
-    engine,
-    openTimeoutMs,
-    names,
-    volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
-    onFailure: failed.ofOpen,
-  });
-  const door = openDoor(config, native, log);
-  bindings.observer = bindingObserver(events);
-  const { control, ...life } = await buildControl({
-    config,
-    log,
-    rooms,
-    names,
-    door,
-    failures,
-    events,
-  });
-  const warmUp = async (): Promise<void> => {
-    await rooms.warmUp();
-    await rooms.metrics();
-  };
-  const handler = new Admission(opener, engine);
-  return { source, engine, names, opener, door, control, warmUp, handler, ...life };
 }
 
 async function buildControl(parts: {
@@ -155,11 +174,12 @@ async function buildControl(parts: {
   readonly log: RootLog["log"];
   readonly rooms: Rooms;
   readonly names: NameResolver;
-  readonly door: CachefilesSession;
+  readonly door: CountingDoor;
+  readonly mounts: FileMounts | undefined;
   readonly failures: FailureLog;
   readonly events: EventHub;
 }) {
-  const { config, log, rooms, names, door, failures, events } = parts;
+  const { config, log, rooms, names, door, mounts, failures, events } = parts;
   const { engine, bindings, counts, pushed } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
@@ -170,6 +190,7 @@ async function buildControl(parts: {
     config,
     version,
     names,
+    mounts,
     images: new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure }),
     failures,
     pushed,
@@ -200,20 +221,18 @@ function otherVolume(key: string, domainId: string): string {
   return `mounted in the volume "${key}"; this daemon serves domain_id=${domainId} alone`;
 }
 
-function openDoor(config: Config, native: Native, log: RootLog["log"]): CachefilesSession {
-  const deviceFd = openBoundDevice(native, {
-    devicePath: config.kernel.device,
-    cacheDir: config.cache.dir,
-    tag: config.cache.tag,
-    limits: config.cache,
-  });
-  return new CachefilesSession({ native, clock, log, deviceFd });
+/** With what prepares mounts, where the kernel does not ask for that itself. */
+async function openServedDoor(config: Config, native: Native, log: RootLog["log"]) {
+  const opened = await openDoor(config, native, log);
+  const isAsked = opened.kind === "cachefiles";
+  const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, log });
+  return { ...opened, mounts };
 }
 
 function statusOf(
   parts: {
     engine: Engine;
-    door: CachefilesSession;
+    door: CountingDoor;
     counts: Status["source"];
     readiness: Readiness;
   },
@@ -250,7 +269,8 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
     });
   }
   const objects = rooms.door.objectCount;
-  if (objects > 0) {
+  // The other door tells itself what is mounted.
+  if (objects > 0 && rooms.doorKind === "cachefiles") {
     log.warn(
       { objects },
       "images are still mounted: what is not cached of them cannot be read until they are mounted again",

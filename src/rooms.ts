@@ -15,6 +15,8 @@ import { DaemonError } from "./errors.ts";
 import { Engine } from "./flow/engine.ts";
 import { RafsAdmission } from "./flow/rafs/admit-image.ts";
 import { Streams } from "./flow/streams.ts";
+import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
+import { dropStreamsOf, dropUntrustedStreams } from "./kernel/fanotify/names.ts";
 import { systemClock as clock, nextTurn } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
 import type { Native } from "./platform/native.ts";
@@ -82,7 +84,7 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
     streams,
     log,
     otherUse: (digest) => bindings.otherUse({ digest, format: "rafs" }),
-    dropCached: (digest) => dropCachedKey(config.cache.dir, digest.slice("sha256:".length)),
+    dropCached: (digest) => dropCached(config, digest.slice("sha256:".length)),
   });
   const warmUp = async (): Promise<void> => {
     await source.warmUp();
@@ -226,6 +228,12 @@ function buildSlabs(config: Config, native: Native): SlabPool {
   });
 }
 
+/** At whichever door it was cached. */
+async function dropCached({ cache, kernel }: Config, cookieKey: string): Promise<void> {
+  await dropCachedKey(cache.dir, cookieKey);
+  await dropStreamsOf(cache.dir, { volumeKey: volumeKeyOf(kernel.domain_id), cookieKey });
+}
+
 async function loadState(config: Config, log: Log, adopted: boolean) {
   const cacheDir = config.cache.dir;
   await mkdir(cacheDir, { recursive: true, mode: 0o700 }).catch((error: unknown) => {
@@ -245,7 +253,7 @@ async function loadState(config: Config, log: Log, adopted: boolean) {
     bindings.startSizesAt(randomInt(1, SIZES_FROM_MAX));
     return { bindings, store };
   }
-  const dropped = await dropUntrustedFiles(cacheDir);
+  const dropped = (await dropUntrustedFiles(cacheDir)) + (await dropUntrustedStreams(cacheDir));
   if (dropped > 0) log.warn({ dropped }, "cached files of names that nothing is known of: deleted");
   return { bindings, store };
 }

@@ -7,6 +7,7 @@
 namespace erofsd {
 
 void ExportDevice(Napi::Env env, Napi::Object exports);
+void ExportFanotify(Napi::Env env, Napi::Object exports);
 void ExportFdPassing(Napi::Env env, Napi::Object exports);
 void ExportFdWatcher(Napi::Env env, Napi::Object exports);
 void ExportFile(Napi::Env env, Napi::Object exports);

@@ -5,7 +5,7 @@ import { defineConfig } from "vitest/config";
 
 export default defineConfig({
   test: {
-    include: ["test/{unit,contract,fault,fuzz,sim}/**/*.test.ts"],
+    include: ["test/{unit,contract,fault,fuzz,host,sim}/**/*.test.ts"],
     testTimeout: 30_000,
     // Two cores: more files at once would only make each other late.
     maxWorkers: 2,

@@ -15,7 +15,7 @@ const outdir = new URL("dist/cli/", root);
 const programs = ["erofsd", "erofsd-nydusd"];
 
 const START =
-  /src\/(errors|units|nydusd\/[^/]+|platform\/(clock|private-socket)|state\/(json-file|durable-file))\.ts$/;
+  /src\/(errors|units|nydusd\/[^/]+|platform\/(clock|private-socket|durable-file)|state\/json-file)\.ts$/;
 const ROOMS =
   /src\/((rooms|nydusd-[^/]+)\.ts|(decoder|flow|image|planner|state|cache|platform(?!\/metrics)|config)\/|kernel\/(?!mount)|source\/(source|sources|blob-file|registry\/(access|options|credentials\/(environment|grant|host-keys|pushed)))\.ts)|node_modules\/(zod|lru-cache|smol-toml|fastest-levenshtein)\//;
 

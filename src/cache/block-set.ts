@@ -16,6 +16,25 @@ export class BlockSet {
     this.#words = new Uint32Array(Math.ceil(this.#blockCount / 32));
   }
 
+  /** The set as bytes, one bit a block, the lowest first; a copy. */
+  serialize(): Uint8Array {
+    return new Uint8Array(this.#words.slice().buffer);
+  }
+
+  /** What `serialize` gave for a stream of this size; undefined for bytes of another length. */
+  static deserialize(sizeBytes: number, bytes: Uint8Array): BlockSet | undefined {
+    const set = new BlockSet(sizeBytes);
+    if (bytes.length !== set.#words.byteLength) return undefined;
+    const words = new Uint32Array(Uint8Array.from(bytes).buffer);
+    for (const [index, word] of words.entries()) {
+      const left = set.#blockCount - index * 32;
+      const kept = left >= 32 ? word : word & maskOf(0, left);
+      set.#words[index] = kept;
+      set.#cachedCount += popCount(kept);
+    }
+    return set;
+  }
+
   get cachedBytes(): number {
     return this.#cachedCount * BLOCK_BYTES;
   }

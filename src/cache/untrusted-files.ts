@@ -6,7 +6,7 @@
 
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { syncDirectory } from "../state/durable-file.ts";
+import { syncDirectory } from "../platform/durable-file.ts";
 import { objectFile } from "./disk-names.ts";
 
 const CONTENT_NAMED = /^Dsha256:[0-9a-f]{64}$/;

@@ -9,6 +9,7 @@ import { RemoteError, ask } from "../control/client.ts";
 import { type RegisteredImage, failureAnswer, registeredImage } from "../control/schema.ts";
 import { DaemonError } from "../errors.ts";
 import { cookieKeyProblem, volumePartProblem } from "../kernel/cachefiles/keys.ts";
+import { isOpenPath } from "../kernel/fanotify/names.ts";
 import { bindMount, listMounts, mountErofs, unmount } from "../kernel/mount.ts";
 import type { MountEntry } from "../kernel/mount.ts";
 
@@ -21,14 +22,21 @@ export async function mountCommand(given: {
 }): Promise<void> {
   const startMs = Date.now();
   const target = await mountPoint(given.directory);
-  const image = await ask(given.socketPath, {
-    method: "POST",
-    path: "/v1/images",
-    body: { reference: absoluteReference(given.reference) },
-    answer: registeredImage,
-  });
+  const register = () =>
+    ask(given.socketPath, {
+      method: "POST",
+      path: "/v1/images",
+      body: { reference: absoluteReference(given.reference) },
+      answer: registeredImage,
+    });
+  const image = await register();
   refuseDangerousKeys(image);
-  const shared = await mountOrShare(image, target, { socketPath: given.socketPath, startMs });
+  const asked = { socketPath: given.socketPath, startMs };
+  const shared = await mountOrShare(image, target, asked).catch(async (error: unknown) => {
+    // Files that were prepared go when another mount of them ends meanwhile.
+    if (image.files === undefined || errnoOf(error) !== "ENOENT") throw error;
+    return mountOrShare(await register(), target, asked);
+  });
   const { reference, manifestDigest, fsid, sizeBytes } = image;
   if (given.json) {
     const result = { reference, manifestDigest, fsid, sizeBytes, target, shared };
@@ -38,11 +46,11 @@ export async function mountCommand(given: {
   }
 }
 
-/** Unmounts an EROFS mount over fscache; anything else at `directory` is refused. */
+/** Unmounts an EROFS mount of erofsd; anything else at `directory` is refused. */
 export async function umountCommand(given: { directory: string; lazy: boolean }): Promise<void> {
   const target = await realpath(given.directory).catch(() => resolve(given.directory));
   const here = (await listMounts()).findLast((entry) => entry.mountPoint === target);
-  if (here === undefined || !isOverFscache(here)) {
+  if (here === undefined || !isOurs(here)) {
     const found =
       here === undefined ? "nothing is mounted there" : `a ${here.fsType} is mounted there`;
     throw new DaemonError({
@@ -88,9 +96,9 @@ async function mountOrShare(
   target: string,
   asked: { socketPath: string; startMs: number },
 ): Promise<string | undefined> {
-  const { fsid, domainId, devices } = image;
+  const { fsid, domainId, devices, files } = image;
   try {
-    mountErofs({ fsid, domainId, devices, target });
+    mountErofs(files ?? { fsid, domainId, devices }, target);
   } catch (error) {
     const errno = errnoOf(error);
     if (errno === "EEXIST" || errno === "EBUSY") {
@@ -128,6 +136,10 @@ async function causeOf(
     }
   }
   return undefined;
+}
+
+function isOurs(entry: MountEntry): boolean {
+  return isOverFscache(entry) || (entry.fsType === "erofs" && isOpenPath(entry.source));
 }
 
 function isOverFscache(entry: MountEntry): boolean {

@@ -86,6 +86,10 @@ export const configSchema = z.strictObject({
   cache: cache.prefault({}),
   kernel: z
     .strictObject({
+      /** `auto`: cachefiles where the kernel has it, else fanotify. */
+      door: z.enum(["auto", "cachefiles", "fanotify"]).default("auto"),
+      /** Serves by fanotify though nothing outlives the daemon: if it dies, holes read as zeros. */
+      allow_unsafe: z.boolean().default(false),
       device: absolutePath.default("/dev/cachefiles"),
       domain_id: domainId.default("erofsd"),
     })

@@ -7,10 +7,12 @@ import { diskUsage } from "../cache/usage.ts";
 import { viewConfig } from "../config/config-view.ts";
 import type { Config } from "../config/config.ts";
 import { DaemonError } from "../errors.ts";
+import type { MountFiles } from "../file-mounts.ts";
 import type { NameResolver } from "../flow/name-resolver.ts";
 import { cookieKeyProblem } from "../kernel/cachefiles/keys.ts";
 import { type Clock, cancelledBy } from "../platform/clock.ts";
 import type { PushedCredentials } from "../source/registry/credentials/pushed.ts";
+import type { Binding, CookieName } from "../state/bindings.ts";
 import type { ControlOperations } from "./control-operations.ts";
 import type { EventHub } from "./event-hub.ts";
 import { failureOf } from "./failures.ts";
@@ -67,6 +69,15 @@ export interface OperationsParts {
   readonly config: Config;
   readonly version: string;
   readonly names: Pick<NameResolver, "prepare">;
+  /** Where the kernel does not ask for an image when it is mounted. */
+  readonly mounts:
+    | {
+        prepare(
+          image: CookieName & { readonly binding: Binding },
+          signal: AbortSignal,
+        ): Promise<MountFiles>;
+      }
+    | undefined;
   readonly images: KnownImages;
   readonly failures: FailureLog;
   readonly pushed: PushedCredentials;
@@ -128,14 +139,16 @@ function sharedRegistration(parts: OperationsParts): ControlOperations["register
 }
 
 async function registerImage(
-  { names, config, stopping }: OperationsParts,
+  { names, mounts, config, stopping }: OperationsParts,
   { reference, fsid }: RegisterRequest,
 ): Promise<RegisteredImage> {
   const problem = fsid === undefined ? undefined : cookieKeyProblem(fsid);
   if (fsid !== undefined && problem !== undefined) {
     throw new DaemonError({ code: "key_refused", key: fsid, detail: problem });
   }
-  const { cookieKey, binding } = await names.prepare(reference, { fsid, signal: stopping });
+  const image = await names.prepare(reference, { fsid, signal: stopping });
+  const { cookieKey, binding } = image;
+  const files = await mounts?.prepare(image, stopping);
   return {
     reference: binding.reference,
     manifestDigest: binding.manifestDigest,
@@ -145,6 +158,9 @@ async function registerImage(
     devices: binding.devices
       .filter(({ format }) => format === undefined)
       .map(({ digest }) => digest),
+    ...(files === undefined
+      ? {}
+      : { files: { primary: files.primary, devices: [...files.devices] } }),
     sizeBytes: [binding.stream, ...binding.devices].reduce((sum, each) => sum + each.size, 0),
   };
 }

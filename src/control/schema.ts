@@ -59,6 +59,8 @@ export const registeredImage = z.strictObject({
   domainId: z.string(),
   /** Names for the `device=` options, in the superblock's order. */
   devices: z.array(z.string()),
+  /** What to mount instead, at once, where images are files: the primary device, and the others. */
+  files: z.strictObject({ primary: z.string(), devices: z.array(z.string()) }).optional(),
   sizeBytes: z.number(),
 });
 export type RegisteredImage = z.infer<typeof registeredImage>;

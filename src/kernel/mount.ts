@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mounting and unmounting, for the command line: the system calls through ffi, since this is a
 // cold path. Never called in the daemon: mount(2) blocks its process, unkillably, until the
-// daemon has answered. Source: fsopen(2), fsconfig(2), fsmount(2), move_mount(2), umount2(2);
-// call numbers are the same on every architecture (asm-generic/unistd.h).
+// daemon has answered; but for tryMountingErofs. Source: fsopen(2), fsconfig(2), fsmount(2),
+// move_mount(2), umount2(2); call numbers are the same on every architecture (asm-generic/unistd.h).
 
 import { closeSync, readSync } from "node:fs";
 import { readFile } from "node:fs/promises";
@@ -43,49 +43,67 @@ const libc = ffi.Library(null, {
   umount2: ["int", ["string", "int"]],
 });
 
-export interface ErofsMount {
+/** What the kernel asks its cachefiles for. */
+export interface FscacheImage {
   readonly fsid: string;
   readonly domainId: string;
   /** Names for the extra devices, in the superblock's order. */
   readonly devices: readonly string[];
-  readonly target: string;
+}
+
+/** What the kernel reads by itself; no loop device comes between. */
+export interface FileImage {
+  readonly primary: string;
+  /** In the superblock's order. */
+  readonly devices: readonly string[];
 }
 
 /** A mount as /proc/self/mountinfo lists it (proc(5)). */
 export interface MountEntry {
   readonly mountPoint: string;
   readonly fsType: string;
+  readonly source: string;
   readonly superOptions: readonly string[];
 }
 
 /**
- * Mounts an EROFS image over fscache, read-only. Blocks until the daemon has answered.
- * Fault: syscall_failed, whose detail holds what the kernel said about it.
+ * Mounts an EROFS image read-only at `target`. Over fscache it blocks until the daemon has
+ * answered. Fault: syscall_failed, whose detail holds what the kernel said about it.
  */
-export function mountErofs(mount: ErofsMount): void {
+export function mountErofs(image: FscacheImage | FileImage, target: string): void {
+  const mounted = detachedMount(image);
+  try {
+    const flags = MOVE_MOUNT_F_EMPTY_PATH;
+    const moved = moveMount(SYS_MOVE_MOUNT, mounted, "", AT_FDCWD, target, flags);
+    checked("move_mount", moved, () => target);
+  } finally {
+    closeSync(mounted);
+  }
+}
+
+/** Mounts it nowhere, and lets go of it. Fault: syscall_failed. */
+export function tryMountingErofs(image: FileImage): void {
+  closeSync(detachedMount(image));
+}
+
+function detachedMount(image: FscacheImage | FileImage): number {
   const context = checked("fsopen", fsopen(SYS_FSOPEN, "erofs", FSOPEN_CLOEXEC));
   try {
-    const options: [string, string][] = [
-      ["source", "none"],
-      ["fsid", mount.fsid],
-      ["domain_id", mount.domainId],
-      ...mount.devices.map((device): [string, string] => ["device", device]),
-    ];
     configure(context, FSCONFIG_SET_FLAG, "ro", null);
-    for (const [key, value] of options) configure(context, FSCONFIG_SET_STRING, key, value);
+    for (const [key, value] of optionsOf(image))
+      configure(context, FSCONFIG_SET_STRING, key, value);
     configure(context, FSCONFIG_CMD_CREATE, null, null);
     const made = fsmount(SYS_FSMOUNT, context, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY);
-    const mounted = checked("fsmount", made);
-    try {
-      const flags = MOVE_MOUNT_F_EMPTY_PATH;
-      const moved = moveMount(SYS_MOVE_MOUNT, mounted, "", AT_FDCWD, mount.target, flags);
-      checked("move_mount", moved, () => mount.target);
-    } finally {
-      closeSync(mounted);
-    }
+    return checked("fsmount", made);
   } finally {
     closeSync(context);
   }
+}
+
+function optionsOf(image: FscacheImage | FileImage): [string, string][] {
+  const devices = image.devices.map((device): [string, string] => ["device", device]);
+  if ("primary" in image) return [["source", image.primary], ...devices];
+  return [["source", "none"], ["fsid", image.fsid], ["domain_id", image.domainId], ...devices];
 }
 
 function configure(
@@ -136,11 +154,13 @@ export function parseMountinfo(text: string): MountEntry[] {
   for (const line of text.split("\n")) {
     const [left, right] = line.split(" - ", 2);
     const mountPoint = left?.split(" ")[4];
-    const [fsType, , superOptions] = right?.split(" ") ?? [];
-    if (mountPoint === undefined || fsType === undefined || superOptions === undefined) continue;
+    const [fsType, source, superOptions] = right?.split(" ") ?? [];
+    if (mountPoint === undefined || fsType === undefined) continue;
+    if (source === undefined || superOptions === undefined) continue;
     entries.push({
       mountPoint: unescapeOctal(mountPoint),
       fsType,
+      source: unescapeOctal(source),
       superOptions: superOptions.split(",").map(unescapeOctal),
     });
   }

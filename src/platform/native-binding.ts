@@ -17,6 +17,10 @@ export interface Binding {
   write(fd: number, bytes: Uint8Array): number;
   readMessage(fd: number, buffer: Uint8Array): number;
   readComplete(fd: number, msgId: number): number;
+  fanotifyInit(flags: number, eventFlags: number): number;
+  fanotifyMark(group: number, flags: number, mask: number, fd: number): number;
+  readEvents(group: number, buffer: Uint8Array): number;
+  isOpenElsewhere(fd: number): number;
   allocateAligned(bytes: number, external: boolean): Uint8Array;
   layout(): Record<string, number | string>;
   /** fd -1: none is sent; bytesMax -1: nothing is received. */

@@ -80,6 +80,14 @@ export interface Native {
    */
   readMessage(fd: number, buffer: Uint8Array): number;
   readComplete(fd: number, msgId: number): void;
+  /** fanotify_init(2). Returns the group's fd, which the caller owns. */
+  fanotifyInit(flags: number, eventFlags: number): number;
+  /** fanotify_mark(2) on the file that `mark.fd` has open. */
+  fanotifyMark(group: number, mark: { flags: number; mask: number; fd: number }): void;
+  /** One read(2) of whole fanotify events; 0 when none is pending. The fds in them are the caller's. */
+  readEvents(group: number, buffer: Uint8Array): number;
+  /** True when somebody else, the kernel too, has fd's file open; `fd` is for reading and writing. */
+  isOpenElsewhere(fd: number): boolean;
   /** Calls `onReady` while `fd` is readable (level-triggered), with libuv's events or -errno. */
   watch(fd: number, onReady: (events: number) => void): FdWatcher;
   /**
@@ -158,6 +166,12 @@ export function loadNative(options: NativeOptions): Native {
     write: (fd, bytes) => checked("write", binding.write(fd, bytes)),
     readMessage: (fd, buffer) => checked("read", binding.readMessage(fd, buffer)),
     readComplete: (fd, msgId) => void checked("ioctl", binding.readComplete(fd, msgId)),
+    fanotifyInit: (flags, eventFlags) =>
+      checked("fanotify_init", binding.fanotifyInit(flags, eventFlags)),
+    fanotifyMark: (group, { flags, mask, fd }) =>
+      void checked("fanotify_mark", binding.fanotifyMark(group, flags, mask, fd)),
+    readEvents: (group, buffer) => checked("read", binding.readEvents(group, buffer)),
+    isOpenElsewhere: (fd) => checked("fcntl", binding.isOpenElsewhere(fd)) === 1,
     watch(fd, onReady) {
       const watcher = new binding.FdWatcher(fd, onReady);
       checked("epoll_ctl", watcher.start());

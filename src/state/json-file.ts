@@ -5,7 +5,7 @@
 
 import { createHash } from "node:crypto";
 import { readFile, rename } from "node:fs/promises";
-import { replaceFile } from "./durable-file.ts";
+import { replaceFile } from "../platform/durable-file.ts";
 
 export class JsonFile {
   readonly path: string;

@@ -14,7 +14,7 @@ import { RafsChunkMap } from "../image/rafs/chunk-map.ts";
 import { openRegular } from "../source/blob-file.ts";
 import { nextTurn } from "../platform/clock.ts";
 import { type Digest, KIB, isDigest } from "../units.ts";
-import { replaceFile, syncDirectory, writeAll } from "./durable-file.ts";
+import { replaceFile, syncDirectory, writeAll } from "../platform/durable-file.ts";
 
 const PIECE_BYTES = 256 * KIB;
 const MAP_HEADER_BYTES = 64;

@@ -55,6 +55,7 @@ export class ControlRig {
     const recorder = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
     const lastFailure = this.failures.last.bind(this.failures);
     this.operations = controlOperations({
+      mounts: undefined,
       clock,
       config: parseConfig(text, "test"),
       version,

@@ -69,6 +69,22 @@ export class ScriptedNative implements Native {
     this.#refuse(`ioctl ${msgId}`);
   }
 
+  fanotifyInit(): number {
+    throw new Error("not scripted");
+  }
+
+  fanotifyMark(): void {
+    throw new Error("not scripted");
+  }
+
+  readEvents(): number {
+    throw new Error("not scripted");
+  }
+
+  isOpenElsewhere(): boolean {
+    throw new Error("not scripted");
+  }
+
   watch(_fd: number, onReady: (events: number) => void): FdWatcher {
     this.watchers += 1;
     this.#onReady = () => {

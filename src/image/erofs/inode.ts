@@ -37,6 +37,10 @@ export interface Inode {
   readonly sizeBytes: number;
   /** i_u: the first block, or the format of the chunks. */
   readonly start: number;
+  /** Its first byte. */
+  readonly at: number;
+  /** Where its extended attributes begin, which end at `end`. */
+  readonly xattrsAt: number;
   /** First byte behind the inode and its extended attributes. */
   readonly end: number;
 }
@@ -63,7 +67,9 @@ const MODE_FILE = 0x8000;
 const MODE_DIRECTORY = 0x4000;
 
 export const LAYOUT_PLAIN = 0;
+export const LAYOUT_COMPRESSED = 1;
 export const LAYOUT_INLINE = 2;
+export const LAYOUT_COMPRESSED_COMPACT = 3;
 export const LAYOUT_CHUNKS = 4;
 
 const CHUNK_BITS = 0x1f;
@@ -117,13 +123,16 @@ export class ErofsReader {
     const xattrs = head.getUint16(2, true);
     const xattrBytes = xattrs === 0 ? 0 : XATTR_HEADER_BYTES + (xattrs - 1) * XATTR_SLOT_BYTES;
     const type = head.getUint16(4, true) & MODE_TYPE;
+    const xattrsAt = at + (isExtended ? EXTENDED_BYTES : COMPACT_BYTES);
     return {
       nid,
       kind: type === MODE_FILE ? "file" : type === MODE_DIRECTORY ? "directory" : "other",
       layout,
       sizeBytes: isExtended ? u64At(head, 8, `${what}'s size`, where) : head.getUint32(8, true),
       start: head.getUint32(16, true),
-      end: at + (isExtended ? EXTENDED_BYTES : COMPACT_BYTES) + xattrBytes,
+      at,
+      xattrsAt,
+      end: xattrsAt + xattrBytes,
     };
   }
 

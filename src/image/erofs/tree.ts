@@ -54,6 +54,32 @@ export async function* filesUnder(
   }
 }
 
+/**
+ * Every inode beneath the directory `nid`, and itself, of whatever kind; one with several names
+ * comes as often. Fault: image_invalid.
+ */
+export async function* inodesUnder(reader: ErofsReader, nid: number): AsyncGenerator<Inode, void> {
+  const seen = new Set<number>();
+  const top = await reader.inode(nid);
+  yield top;
+  const open = enter(reader, top, seen);
+  for (;;) {
+    const directory = open.at(-1);
+    if (directory === undefined) return;
+    const { value: entry } = await directory.next();
+    if (entry === undefined) {
+      open.pop();
+      continue;
+    }
+    const inode = await reader.inode(entry.nid);
+    yield inode;
+    open.push(...enter(reader, inode, seen));
+    if (open.length > DEPTH_MAX) {
+      throw invalid(reader.file.where, `its directories are nested more than ${DEPTH_MAX} deep`);
+    }
+  }
+}
+
 /** The entries of a directory that has not been gone through; none for anything else. */
 function enter(
   reader: ErofsReader,

@@ -57,6 +57,9 @@ test("behaves like a set of block numbers", () => {
         }
         expect(set.covers(each)).toBe(missing.length === 0);
       }
+      const copy = BlockSet.deserialize(sizeBytes, set.serialize());
+      expect(copy?.cachedBytes).toBe(set.cachedBytes);
+      expect(copy?.missing(inBlocks(0, 280))).toEqual(set.missing(inBlocks(0, 280)));
       expect(set.isComplete).toBe(model.blocks.size === Math.ceil(sizeBytes / BLOCK_BYTES));
     }),
     { numRuns: fuzzRuns(500) },
@@ -64,6 +67,13 @@ test("behaves like a set of block numbers", () => {
 });
 
 describe("the edges", () => {
+  test("bytes of another length are no set, and bits past the end do not count", () => {
+    const bytes = new Uint8Array(8).fill(255);
+    expect(BlockSet.deserialize(32 * BLOCK_BYTES, bytes)).toBeUndefined();
+    expect(BlockSet.deserialize(40 * BLOCK_BYTES, bytes)?.cachedBytes).toBe(40 * BLOCK_BYTES);
+    expect(BlockSet.deserialize(64 * BLOCK_BYTES, bytes)?.isComplete).toBe(true);
+  });
+
   test("a stream of one byte has one block", () => {
     const set = new BlockSet(1);
     expect(set.missing(inBlocks(0, 2))).toEqual([inBlocks(0, 1)]);

@@ -39,7 +39,12 @@ describe("the defaults", () => {
       fcull: 5,
       fstop: 1,
     });
-    expect(config.kernel).toEqual({ device: "/dev/cachefiles", domain_id: "erofsd" });
+    expect(config.kernel).toEqual({
+      door: "auto",
+      allow_unsafe: false,
+      device: "/dev/cachefiles",
+      domain_id: "erofsd",
+    });
     expect(config.engine.window).toBe(1024 * 1024);
     expect(config.limits.open_timeout).toBe(15_000);
     expect(config.limits.bytes_in_flight).toBe(64 * 1024 * 1024);

@@ -15,6 +15,7 @@ test("a mount has its point, type and options, with any number of optional field
       {
         mountPoint: "/mnt/a",
         fsType: "erofs",
+        source: "none",
         superOptions: ["ro", "fsid=sha256:ab", "domain_id=erofsd"],
       },
     ]);

@@ -11,7 +11,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { MESSAGE_BYTES_MAX, OPCODE } from "../../../src/kernel/cachefiles/codec.ts";
 import { addon } from "./addon.ts";
 
-const { EAGAIN, EBADF, ENOENT, ENOTTY, EPERM } = osConstants.errno;
+const { EAGAIN, EBADF, EINVAL, ENOENT, ENOTTY, EPERM } = osConstants.errno;
 const bytes = new Uint8Array(4096);
 const noop = (): void => undefined;
 const pool = new addon.WriterPool(1, 1, noop);
@@ -54,6 +54,15 @@ const refused: [string, () => unknown, typeof TypeError | typeof RangeError, Reg
   ["readMessage: buffer", () => addon.readMessage(0, []), TypeError, /^readMessage: "buffer"/],
   ["readComplete: -1", () => addon.readComplete(0, -1), RangeError, /^readComplete: "msgId"/],
   ["readComplete: 2^32", () => addon.readComplete(0, 2 ** 32), RangeError, /"msgId"/],
+  ["fanotifyInit: flags", () => addon.fanotifyInit(-1, 0), RangeError, /^fanotifyInit: "flags"/],
+  ["fanotifyInit: event", () => addon.fanotifyInit(0, 2 ** 32), RangeError, /"eventFlags"/],
+  ["fanotifyMark: group", () => addon.fanotifyMark("1", 1, 1, 1), TypeError, /"group"/],
+  ["fanotifyMark: flags", () => addon.fanotifyMark(1, 0.5, 1, 1), RangeError, /"flags"/],
+  ["fanotifyMark: mask", () => addon.fanotifyMark(1, 1, 2 ** 53, 1), RangeError, /"mask"/],
+  ["fanotifyMark: fd", () => addon.fanotifyMark(1, 1, 1, -1), RangeError, /"fd"/],
+  ["readEvents: group", () => addon.readEvents(-1, bytes), RangeError, /^readEvents: "group"/],
+  ["readEvents: buffer", () => addon.readEvents(1, "x"), TypeError, /^readEvents: "buffer"/],
+  ["isOpenElsewhere: fd", () => addon.isOpenElsewhere(null), TypeError, /^isOpenElsewhere: "fd"/],
   ["allocateAligned: 0", () => addon.allocateAligned(0, true), RangeError, /"bytes"/],
   ["allocateAligned: flag", () => addon.allocateAligned(1, 1), TypeError, /"external"/],
   ["isAligned: beyond", () => addon.isAligned(bytes, 4097, 1), RangeError, /"bytesOffset"/],
@@ -155,6 +164,38 @@ describe("aligned memory", () => {
   test("that is not aligned is refused by a write that wants it aligned", () => {
     const memory = addon.allocateAligned(8192, true);
     expect(() => pool.pwrite(1, memory, 512, 4096, 0, 4096)).toThrow(/"bytesOffset" must give/);
+  });
+});
+
+describe("fanotify calls", () => {
+  test("what fails gives -errno", () => {
+    const fd = openSync(join(directory, "unmarked"), "w");
+    expect(addon.fanotifyInit(0xffff_ffff, 0)).toBe(-EINVAL);
+    expect(addon.fanotifyMark(fd, 1, 1, fd)).toBe(-EINVAL);
+    closeSync(fd);
+    expect(addon.fanotifyMark(fd, 1, 1, fd)).toBe(-EBADF);
+    expect(addon.readEvents(fd, bytes)).toBe(-EBADF);
+    expect(addon.isOpenElsewhere(fd)).toBe(-EBADF);
+  });
+
+  test("nothing to read is 0", () => {
+    const fifo = openFifo("no-events");
+    expect(addon.readEvents(fifo, bytes)).toBe(0);
+    closeSync(fifo);
+  });
+
+  test("a file that others have open is told, whatever they opened it for", () => {
+    const path = join(directory, "shared");
+    const fd = openSync(path, "w+");
+    expect(addon.isOpenElsewhere(fd)).toBe(0);
+    for (const how of ["r", "r+"]) {
+      const other = openSync(path, how);
+      expect(addon.isOpenElsewhere(fd)).toBe(1);
+      closeSync(other);
+      expect(addon.isOpenElsewhere(fd)).toBe(0);
+    }
+    expect(readFileSync(`/proc/self/fdinfo/${fd}`, "utf8")).not.toContain("LEASE");
+    closeSync(fd);
   });
 });
 

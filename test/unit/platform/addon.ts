@@ -33,6 +33,10 @@ export interface Addon {
   write(...args: readonly unknown[]): number;
   readMessage(...args: readonly unknown[]): number;
   readComplete(...args: readonly unknown[]): number;
+  fanotifyInit(...args: readonly unknown[]): number;
+  fanotifyMark(...args: readonly unknown[]): number;
+  readEvents(...args: readonly unknown[]): number;
+  isOpenElsewhere(...args: readonly unknown[]): number;
   allocateAligned(...args: readonly unknown[]): Uint8Array;
   isAligned(...args: readonly unknown[]): boolean;
   layout(): Record<string, number | string>;

@@ -6,7 +6,7 @@ import { execFileSync } from "node:child_process";
 import { appendFile, readFile, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { writeAll } from "../../../src/state/durable-file.ts";
+import { writeAll } from "../../../src/platform/durable-file.ts";
 import { StreamStore } from "../../../src/state/stream-store.ts";
 import { rejectionOf } from "../../support/fault-code.ts";
 import { tempDir } from "../../support/temp-dir.ts";

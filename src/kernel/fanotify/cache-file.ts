@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// The cache file of one stream: sparse, of the stream's size in whole blocks, and a record beside
+// it of what may be trusted. What counts as cached is in the record AND in the file's extents.
+// A file that is not surely the one the record is about is deleted and begun anew.
+//
+// Its fd is opened before the file is marked, so working with it asks nobody (the kernel decides
+// at open(2) whether a file's accesses raise events). All of this runs off the event loop.
+
+import { fdatasync, fstat, read } from "node:fs";
+import { promisify } from "node:util";
+import { BlockSet } from "../../cache/block-set.ts";
+import { DaemonError } from "../../errors.ts";
+import { OwnedFd } from "../../platform/owned-fd.ts";
+import { BLOCK_BYTES, type Extent, alignUp } from "../../units.ts";
+import { type KeyName, RECORD_SUFFIX } from "./names.ts";
+import { type RecordHeader, saveRecord } from "./record.ts";
+import { type CacheFileParts, createFile, errnoNameOf, openTrusted } from "./stored-file.ts";
+
+/** What is written is recorded within this time; a crash costs at most so much of it. */
+const RECORD_EVERY_MS = 5000;
+
+const statFd = promisify(fstat);
+const readFd = promisify(read);
+const syncFd = promisify(fdatasync);
+
+export class CacheFile {
+  /** Tells files apart: device and inode number. */
+  readonly id: string;
+  readonly fd: OwnedFd;
+  readonly #parts: CacheFileParts;
+  readonly #header: RecordHeader;
+  readonly #blocks: BlockSet;
+  /** Blocks were written that the record on disk lacks, or it says that nobody writes. */
+  #isRecorded: boolean;
+  #isMarkedInUse = false;
+  #cancelTimer: (() => void) | undefined;
+  readonly #writing = new Set<Promise<void>>();
+  #saving: Promise<void> | undefined;
+  #closing: Promise<void> | undefined;
+
+  private constructor(
+    parts: CacheFileParts,
+    of: { fd: number; id: string; header: RecordHeader; blocks: BlockSet; isRecorded: boolean },
+  ) {
+    this.#parts = parts;
+    this.id = of.id;
+    this.fd = new OwnedFd(of.fd, parts.native);
+    this.#header = of.header;
+    this.#blocks = of.blocks;
+    this.#isRecorded = of.isRecorded;
+  }
+
+  /** Faults: cache_write_failed, cache_no_space. */
+  static async open(parts: CacheFileParts): Promise<CacheFile> {
+    try {
+      return new CacheFile(parts, (await openTrusted(parts)) ?? (await createFile(parts)));
+    } catch (error) {
+      throw explain(error, parts.key);
+    }
+  }
+
+  /** The extents that hold data, in order. */
+  get extents(): Extent[] {
+    const all = { offset: 0, length: this.fileBytes };
+    const missing = this.#blocks.missing(all);
+    const found: Extent[] = [];
+    let at = 0;
+    for (const { offset, length } of [...missing, { offset: this.fileBytes, length: 0 }]) {
+      if (offset > at) found.push({ offset: at, length: offset - at });
+      at = offset + length;
+    }
+    return found;
+  }
+
+  /** Of the file: whole blocks. */
+  get fileBytes(): number {
+    return alignUp(this.#parts.sizeBytes, BLOCK_BYTES);
+  }
+
+  covers(extent: Extent): boolean {
+    return this.#blocks.covers(extent);
+  }
+
+  /** Whole blocks within the file; cached when it resolves. Faults: cache_no_space, cache_write_failed, cancelled. */
+  async write(
+    bytes: Uint8Array,
+    range: { bytesOffset: number; length: number; fileOffset: number },
+  ): Promise<void> {
+    const writing = this.fd.borrow((fd) => this.#parts.native.pwriteAligned(fd, bytes, range));
+    this.#writing.add(writing);
+    try {
+      await writing;
+    } catch (error) {
+      throw explain(error, this.#parts.key);
+    } finally {
+      this.#writing.delete(writing);
+    }
+    this.#blocks.add({ offset: range.fileOffset, length: range.length });
+    this.#isRecorded = false;
+    this.#recordSoon();
+  }
+
+  /** What the file holds; fewer bytes at its end. Bytes that are not cached are zeros. */
+  async read({ offset, length }: Extent): Promise<Uint8Array> {
+    const bytes = new Uint8Array(Math.max(0, Math.min(length, this.fileBytes - offset)));
+    await this.fd.borrow(async (fd) => {
+      for (let at = 0; at < bytes.length; ) {
+        const { bytesRead } = await readFd(fd, bytes, at, bytes.length - at, offset + at);
+        if (bytesRead === 0) throw new Error(`${this.#parts.path} was cut at byte ${offset + at}`);
+        at += bytesRead;
+      }
+    });
+    return bytes;
+  }
+
+  /** Records what it holds and closes it, when the last write on it has ended. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    this.#cancelTimer?.();
+    // What is recorded of a closed file is its last change.
+    await Promise.allSettled([this.#saving, ...this.#writing]);
+    try {
+      if (!this.#isRecorded || this.#isMarkedInUse) await this.#save("closed");
+    } catch (error) {
+      this.#warn(error);
+    }
+    await this.fd.close();
+  }
+
+  #recordSoon(): void {
+    if (this.#cancelTimer !== undefined || this.#closing !== undefined) return;
+    // A record of a file that nobody writes must not stay while somebody does.
+    const delayMs = this.#isMarkedInUse ? RECORD_EVERY_MS : 0;
+    this.#isMarkedInUse = true;
+    this.#cancelTimer = this.#parts.clock.after(delayMs, () => {
+      this.#saving = this.#save("in use")
+        .catch((error: unknown) => {
+          this.#warn(error);
+        })
+        .finally(() => {
+          this.#saving = undefined;
+          this.#cancelTimer = undefined;
+          if (!this.#isRecorded) this.#recordSoon();
+        });
+    });
+  }
+
+  async #save(state: "in use" | "closed"): Promise<void> {
+    const { path, sizeBytes } = this.#parts;
+    await this.fd.borrow(async (fd) => {
+      // Taken before the sync: what is written during it may not be on disk after it.
+      const blocks = BlockSet.deserialize(sizeBytes, this.#blocks.serialize());
+      this.#isRecorded = true;
+      try {
+        await syncFd(fd);
+        const { mtimeNs } = await statFd(fd, { bigint: true });
+        const writtenNs = state === "closed" ? { writtenNs: String(mtimeNs) } : {};
+        const header = { ...this.#header, ...writtenNs };
+        await saveRecord(`${path}${RECORD_SUFFIX}`, header, blocks ?? this.#blocks);
+      } catch (error) {
+        this.#isRecorded = false;
+        throw error;
+      }
+    });
+  }
+
+  #warn(error: unknown): void {
+    const { cookieKey } = this.#parts.key;
+    this.#parts.log.warn({ key: cookieKey, err: error }, "what is cached cannot be recorded");
+  }
+}
+
+function explain(error: unknown, { cookieKey }: KeyName): DaemonError {
+  if (error instanceof DaemonError && error.fault.code !== "syscall_failed") return error;
+  const detail = error instanceof Error ? error.message : String(error);
+  const isFull = /\b(ENOSPC|EDQUOT)\b/.test(errnoNameOf(error) ?? "");
+  const code = isFull ? "cache_no_space" : "cache_write_failed";
+  return new DaemonError({ code, key: cookieKey, detail }, { cause: error });
+}

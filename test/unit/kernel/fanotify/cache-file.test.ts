@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+// Cache files of the fanotify door, on a real filesystem: what is cached comes back, and nothing
+// else is trusted.
+
+import {
+  mkdir,
+  open,
+  readFile,
+  rename,
+  rm,
+  stat,
+  symlink,
+  truncate,
+  utimes,
+  writeFile,
+} from "node:fs/promises";
+import { join } from "node:path";
+import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import { CacheFile } from "../../../../src/kernel/fanotify/cache-file.ts";
+import { cacheFileName, isOpenPath } from "../../../../src/kernel/fanotify/names.ts";
+import type { CacheFileParts } from "../../../../src/kernel/fanotify/stored-file.ts";
+import { loadNative } from "../../../../src/platform/native.ts";
+import { FakeClock } from "../../../support/fake-clock.ts";
+import { QuietLog } from "../../../support/quiet-log.ts";
+import { tempDir } from "../../../support/temp-dir.ts";
+
+const KEY = { volumeKey: "erofs,erofsd", cookieKey: `sha256:${"ab".repeat(32)}` };
+const SIZE = 100_000;
+const native = loadNative({ writerThreads: 1 });
+const bytes = native.allocateAligned(16_384).fill(7);
+
+let parts: CacheFileParts;
+let clock: FakeClock;
+let log: QuietLog;
+beforeEach(async () => {
+  clock = new FakeClock();
+  log = new QuietLog();
+  const path = join(await tempDir(), cacheFileName(KEY, SIZE));
+  parts = { native, clock, log, path, key: KEY, sizeBytes: SIZE };
+});
+
+async function opened(change: Partial<CacheFileParts> = {}): Promise<CacheFile> {
+  const file = await CacheFile.open({ ...parts, ...change });
+  onTestFinished(() => file.close());
+  return file;
+}
+
+/** A file with 16 KiB at 8192, closed in order. */
+async function written(): Promise<void> {
+  const file = await opened();
+  await file.write(bytes, { bytesOffset: 0, length: 16_384, fileOffset: 8192 });
+  await file.close();
+}
+
+const CACHED = [{ offset: 8192, length: 16_384 }];
+
+describe("a cache file", () => {
+  test("is sparse, private, of the stream's size in whole blocks, and holds nothing yet", async () => {
+    const file = await opened();
+    const { size, blocks, mode } = await stat(parts.path);
+    expect([size, blocks, mode & 0o777]).toEqual([102_400, 0, 0o600]);
+    expect(file.extents).toEqual([]);
+    expect(file.covers({ offset: 0, length: 4096 })).toBe(false);
+  });
+
+  test("has what was written, and has it again after it was closed", async () => {
+    await written();
+    const file = await opened();
+    expect(file.extents).toEqual(CACHED);
+    const back = await file.read({ offset: 4096, length: 8192 });
+    expect(back.subarray(0, 4096).every((byte) => byte === 0)).toBe(true);
+    expect(back.subarray(4096).every((byte) => byte === 7)).toBe(true);
+    expect(await file.read({ offset: 98_304, length: 999_999 })).toHaveLength(4096);
+  });
+
+  test("that is closed while it is written has that too", async () => {
+    const file = await opened();
+    const writing = file.write(bytes, { bytesOffset: 0, length: 16_384, fileOffset: 8192 });
+    await file.close();
+    await writing;
+    expect((await opened()).extents).toEqual(CACHED);
+    expect(log.messages("warn")).toEqual([]);
+  });
+
+  test("is recorded while it is in use: a crash costs what came since", async () => {
+    const file = await opened();
+    await file.write(bytes, { bytesOffset: 0, length: 4096, fileOffset: 0 });
+    await recorded(0);
+    await file.write(bytes, { bytesOffset: 0, length: 4096, fileOffset: 4096 });
+    await recorded(5000);
+    await file.write(bytes, { bytesOffset: 0, length: 4096, fileOffset: 8192 });
+    const after = await opened();
+    expect(after.extents).toEqual([{ offset: 0, length: 8192 }]);
+    expect(after.id).toBe(file.id);
+  });
+
+  /** Waits for the save that the clock starts. */
+  async function recorded(delayMs: number): Promise<void> {
+    const before = await readFile(`${parts.path}.record`).catch(() => undefined);
+    await clock.advance(delayMs);
+    for (;;) {
+      const now = await readFile(`${parts.path}.record`).catch(() => undefined);
+      if (now !== undefined && (before === undefined || !now.equals(before))) return;
+    }
+  }
+
+  const damages: [string, (path: string) => Promise<unknown>][] = [
+    ["its record is gone", (path) => rm(`${path}.record`)],
+    ["its record is damaged", (path) => flip(`${path}.record`, 80)],
+    ["its record's checksum is damaged", (path) => flip(`${path}.record`, 3)],
+    ["its record is cut", (path) => truncate(`${path}.record`, 100)],
+    ["its record is empty", (path) => truncate(`${path}.record`, 0)],
+    ["it was cut", (path) => truncate(path, 50_000)],
+    ["it has grown", (path) => truncate(path, 200_000)],
+    ["it was written into", (path) => flip(path, 9000)],
+    ["its time was set back", (path) => utimes(path, 1, 1)],
+    ["another file is in its place", (path) => replaced(path)],
+    ["a link is in its place", (path) => linked(path)],
+    ["a directory is in its place", (path) => rm(path).then(() => mkdir(path))],
+  ];
+  test.each(damages)("is begun anew when %s", async (_, damage) => {
+    await written();
+    await damage(parts.path);
+    const file = await opened();
+    expect(file.extents).toEqual([]);
+    expect(log.messages("warn")).toEqual([expect.stringContaining("is not trusted")]);
+    const all = await file.read({ offset: 0, length: 102_400 });
+    expect(all.every((byte) => byte === 0)).toBe(true);
+    await file.write(bytes, { bytesOffset: 0, length: 4096, fileOffset: 0 });
+    await file.close();
+    expect((await opened()).extents).toEqual([{ offset: 0, length: 4096 }]);
+  });
+
+  test("is begun anew for another stream that would have its name", async () => {
+    await written();
+    const other = { ...KEY, cookieKey: "other" };
+    expect((await opened({ key: other })).extents).toEqual([]);
+  });
+
+  test("does not hold what is a hole in it, whatever its record says", async () => {
+    const file = await opened();
+    await file.write(bytes, { bytesOffset: 0, length: 16_384, fileOffset: 8192 });
+    await recorded(0);
+    // Cut and grown: as it may be when the power goes before its blocks are on disk.
+    await truncate(parts.path, 12_288);
+    await truncate(parts.path, 102_400);
+    expect((await opened()).extents).toEqual([{ offset: 8192, length: 4096 }]);
+  });
+});
+
+test("names are of safe characters, and differ by volume, key and size", () => {
+  const names = [
+    cacheFileName(KEY, 1),
+    cacheFileName(KEY, 2),
+    cacheFileName({ ...KEY, cookieKey: "../../x" }, 1),
+    cacheFileName({ volumeKey: "v", cookieKey: "../../x" }, 1),
+    cacheFileName({ ...KEY, cookieKey: "ab".repeat(32) }, 1),
+  ];
+  expect(new Set(names).size).toBe(names.length);
+  for (const name of names) expect(name).toMatch(/^[dk]-[0-9a-f]{64}-\d+$/);
+});
+
+test("a mount's source is ours only when it is a link of ours", () => {
+  expect(isOpenPath("/var/lib/erofsd/fanotify/open/0123456789abcdef-12")).toBe(true);
+  expect(isOpenPath("/a/fanotify/open/0123456789abcdef-12", "/a")).toBe(true);
+  expect(isOpenPath("/a/fanotify/open/0123456789abcdef-12", "/b")).toBe(false);
+  expect(isOpenPath("/fanotify/open/x-1")).toBe(false);
+  expect(isOpenPath("/dev/loop0")).toBe(false);
+});
+
+async function flip(path: string, at: number): Promise<void> {
+  const file = await open(path, "r+");
+  const { buffer } = await file.read(Buffer.alloc(1), 0, 1, at);
+  await file.write(Buffer.from([(buffer[0] ?? 0) ^ 1]), 0, 1, at);
+  await file.close();
+}
+
+async function replaced(path: string): Promise<void> {
+  const [content, { atime, mtime }] = [await readFile(path), await stat(path)];
+  await rename(path, `${path}.old`);
+  await writeFile(path, content);
+  await utimes(path, atime, mtime);
+}
+
+async function linked(path: string): Promise<void> {
+  await rename(path, `${path}.old`);
+  await symlink(`${path}.old`, path);
+}
