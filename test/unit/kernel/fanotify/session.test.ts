@@ -4,7 +4,7 @@
 
 import { constants, fstatSync, openSync, readFileSync } from "node:fs";
 import { mkdir, readdir } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { DaemonError } from "../../../../src/errors.ts";
 import { encodeResponse } from "../../../../src/kernel/fanotify/codec.ts";
@@ -41,6 +41,7 @@ class FakeGroup {
   readonly marked = new Set<bigint>();
   readonly mounted = new Set<bigint>();
   refusal: string | undefined;
+  onMark: () => void = () => undefined;
   #onReady: (() => void) | undefined;
 
   get native(): Native {
@@ -48,6 +49,7 @@ class FakeGroup {
     return {
       ...real,
       fanotifyMark: (_, { flags, fd }) => {
+        this.onMark();
         if (flags === 1) this.marked.add(inode(fd));
         else this.marked.delete(inode(fd));
       },
@@ -283,6 +285,25 @@ describe("a file", () => {
     const files = await Promise.all([session.open(KEY), session.open(KEY), session.open(KEY)]);
     expect(new Set(files.map(({ object }) => object)).size).toBe(1);
     expect(handler.opens).toHaveLength(1);
+  });
+
+  test("is not let go while it is opened, however long that takes", async () => {
+    // Between its mark and its link.
+    group.onMark = () => {
+      void clock.advance(1000);
+    };
+    const opening = session.open(KEY);
+    let isOpen = false;
+    void opening.then(() => {
+      isOpen = true;
+    });
+    while (!isOpen) {
+      await clock.advance(1000);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    const file = await opening;
+    expect(handler.opens).toHaveLength(1);
+    expect(await readdir(join(cacheDir, "fanotify/open"))).toEqual([basename(file.path)]);
   });
 
   test("that is refused is not there: the next try asks again", async () => {
