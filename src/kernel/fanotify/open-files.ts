@@ -52,6 +52,8 @@ interface OpenEntry {
   readonly file: CacheFile;
   readonly link: string;
   readonly target: string;
+  /** Whoever has asked for it does not hold it yet. */
+  isOpening: boolean;
   /** Until then somebody may be about to mount it. */
   awaitedUntilMs: number;
   closing: Promise<void> | undefined;
@@ -120,6 +122,7 @@ export class OpenFiles {
   #hold(entry: OpenEntry): OpenedFile {
     const { object, link } = entry;
     object.holds += 1;
+    entry.isOpening = false;
     let isHeld = true;
     const release = (mountWithinMs: number): void => {
       if (!isHeld) return;
@@ -205,7 +208,8 @@ export class OpenFiles {
     const link = join(directory, `${this.#run}-${object.id}`);
     const name = cacheFileName(object, object.sizeBytes);
     const target = join("..", "streams", name);
-    const entry: OpenEntry = { object, file, link, target, awaitedUntilMs: 0, closing: undefined };
+    const state = { isOpening: true, awaitedUntilMs: 0, closing: undefined };
+    const entry: OpenEntry = { object, file, link, target, ...state };
     this.#entries.set(idOf(object), entry);
     this.#byId.set(file.id, entry);
     try {
@@ -263,7 +267,7 @@ export class OpenFiles {
 
   #isInUse(entry: OpenEntry): boolean {
     const { object, file } = entry;
-    if (object.holds > 0 || object.accesses.size > 0) return true;
+    if (entry.isOpening || object.holds > 0 || object.accesses.size > 0) return true;
     if (!this.#isMounted(file)) return entry.awaitedUntilMs > this.#parts.clock.nowMs();
     entry.awaitedUntilMs = 0;
     return true;

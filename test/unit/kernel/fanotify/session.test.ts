@@ -4,7 +4,7 @@
 
 import { constants, fstatSync, openSync, readFileSync } from "node:fs";
 import { mkdir, readdir } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { DaemonError } from "../../../../src/errors.ts";
 import { encodeResponse } from "../../../../src/kernel/fanotify/codec.ts";
@@ -16,8 +16,9 @@ import type {
   OpenRequest,
   ReadRequest,
 } from "../../../../src/kernel/transport.ts";
-import { type Native, loadNative } from "../../../../src/platform/native.ts";
+import { loadNative } from "../../../../src/platform/native.ts";
 import { FakeClock } from "../../../support/fake-clock.ts";
+import { FakeGroup, GROUP_FD, LOCK_FD } from "../../../support/fake-group.ts";
 import { eventBytes } from "../../../support/fanotify-events.ts";
 import { rejectionOf } from "../../../support/fault-code.ts";
 import { QuietLog } from "../../../support/quiet-log.ts";
@@ -26,71 +27,10 @@ import { tempDir } from "../../../support/temp-dir.ts";
 
 const KEY = { volumeKey: "erofs,erofsd", cookieKey: `sha256:${"cd".repeat(32)}` };
 const SIZE = 20_000;
-const GROUP_FD = 1_000_000;
-const LOCK_FD = 1_000_001;
 const PID = 4711;
 const EIO = new DaemonError({ code: "registry_failed", host: "h", status: 500, detail: "no" });
 const real = loadNative({ writerThreads: 1 });
 const bytes = real.allocateAligned(24_576).fill(7);
-
-/** The kernel's side of a group; files and writes are real. */
-class FakeGroup {
-  readonly events: (Uint8Array | Error)[] = [];
-  readonly answers: string[] = [];
-  readonly closed: number[] = [];
-  readonly marked = new Set<bigint>();
-  readonly mounted = new Set<bigint>();
-  refusal: string | undefined;
-  #onReady: (() => void) | undefined;
-
-  get native(): Native {
-    const inode = (fd: number): bigint => fstatSync(fd, { bigint: true }).ino;
-    return {
-      ...real,
-      fanotifyMark: (_, { flags, fd }) => {
-        if (flags === 1) this.marked.add(inode(fd));
-        else this.marked.delete(inode(fd));
-      },
-      readEvents: (_, buffer) => {
-        const next = this.events.shift();
-        if (next instanceof Error) throw next;
-        buffer.set(next ?? []);
-        return next?.length ?? 0;
-      },
-      isOpenElsewhere: (fd) => this.mounted.has(inode(fd)),
-      write: (_, response) => {
-        this.answers.push(Buffer.from(response).toString("hex"));
-        if (this.refusal !== undefined) throw errnoError("write", this.refusal);
-        return response.length;
-      },
-      close: (fd) => {
-        if (this.closed.includes(fd)) throw new Error(`fd ${fd} is closed twice`);
-        if (fd < GROUP_FD) real.close(fd);
-        // A number of a file that is free may come again.
-        else this.closed.push(fd);
-      },
-      watch: (_, onReady) => {
-        this.#onReady = () => {
-          onReady(1);
-        };
-        return {
-          close: () => {
-            this.#onReady = undefined;
-          },
-        };
-      },
-    };
-  }
-
-  get isWatched(): boolean {
-    return this.#onReady !== undefined;
-  }
-
-  deliver(...events: (Uint8Array | Error)[]): void {
-    this.events.push(...events);
-    this.#onReady?.();
-  }
-}
 
 class Handler implements KernelHandler {
   readonly reads: ReadRequest[] = [];
@@ -122,7 +62,7 @@ let cacheDir: string;
 let fatal: DaemonError | undefined;
 
 beforeEach(async () => {
-  group = new FakeGroup();
+  group = new FakeGroup(real);
   handler = new Handler();
   clock = new FakeClock();
   log = new QuietLog();
@@ -283,6 +223,24 @@ describe("a file", () => {
     const files = await Promise.all([session.open(KEY), session.open(KEY), session.open(KEY)]);
     expect(new Set(files.map(({ object }) => object)).size).toBe(1);
     expect(handler.opens).toHaveLength(1);
+  });
+
+  test("is not let go while it is opened, however long that takes", async () => {
+    // Between its mark and its link.
+    group.onMark = () => {
+      void clock.advance(1000);
+    };
+    const opening = session.open(KEY);
+    const isOpen = opening.then(() => true);
+    const later = async (): Promise<boolean> => {
+      await clock.advance(1000);
+      await new Promise((resolve) => setImmediate(resolve));
+      return false;
+    };
+    while (!(await Promise.race([isOpen, later()]))) continue;
+    const file = await opening;
+    expect(handler.opens).toHaveLength(1);
+    expect(await readdir(join(cacheDir, "fanotify/open"))).toEqual([basename(file.path)]);
   });
 
   test("that is refused is not there: the next try asks again", async () => {
