@@ -36,6 +36,7 @@ export interface PatternLimits {
 }
 
 interface MutableTrack {
+  readonly startOffset: number;
   kind: PatternKind;
   last: Extent;
   aheadEnd: number;
@@ -78,7 +79,7 @@ export class ReadPattern {
   /**
    * Takes note of a READ. `isHeld` says whether everything in an extent is cached or under way: a
    * reader in order asks for nothing there. `fullBytes` is what keeps the link full: a reader who
-   * is found to go on in order gets no smaller a window.
+   * has read a window in order gets no smaller a one.
    */
   note(read: Extent, isHeld: (extent: Extent) => boolean, fullBytes = 0): Verdict {
     this.#noteStride(read, isHeld);
@@ -109,7 +110,9 @@ export class ReadPattern {
 
   #begin(read: Extent, kind: PatternKind): MutableTrack {
     const { windowBytes } = this.#limits;
-    const track = { kind, last: read, aheadEnd: extentEnd(read), windowBytes, streak: 0 };
+    const { offset: startOffset } = read;
+    const aheadEnd = extentEnd(read);
+    const track = { startOffset, kind, last: read, aheadEnd, windowBytes, streak: 0 };
     this.#tracks.push(track);
     if (this.#tracks.length > TRACKS_MAX) this.#tracks.shift();
     return track;
@@ -131,7 +134,10 @@ export class ReadPattern {
     track.kind = "sequential";
     const from = Math.max(track.aheadEnd, end);
     if (from - end > track.windowBytes / 2) return { track, ahead: [] };
-    track.windowBytes = Math.min(Math.max(2 * track.windowBytes, fullBytes), aheadBytesMax);
+    // Most files are short: who has read no window yet is not given all that the link could carry.
+    const isLong = end - track.startOffset > windowBytes;
+    const enough = isLong ? fullBytes : 0;
+    track.windowBytes = Math.min(Math.max(2 * track.windowBytes, enough), aheadBytesMax);
     // Whole first windows, but for the stream's end: the rest of one would be a request of its own.
     const room = Math.max(0, Math.min(end + track.windowBytes, streamEnd) - from);
     const isLast = from + room >= streamEnd;

@@ -219,7 +219,7 @@ export const PLANTED: readonly PlantedFault[] = [
   {
     name: "windows grow without end",
     file: "planner/read-pattern.ts",
-    find: "Math.min(Math.max(2 * track.windowBytes, fullBytes), aheadBytesMax)",
+    find: "Math.min(Math.max(2 * track.windowBytes, enough), aheadBytesMax)",
     replace: "Math.max(4 * track.windowBytes, fullBytes, aheadBytesMax)",
     rule: 7,
     found: /bytes are read ahead, over/,

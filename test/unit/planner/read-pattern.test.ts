@@ -62,6 +62,17 @@ describe("a reader in order", () => {
     expect(reader.read(44, 45).ahead).toEqual([[56, 72]]);
   });
 
+  test("gets what keeps the link full once he has read a whole window, not before", () => {
+    const pattern = new ReadPattern({ ...LIMITS, aheadBytesMax: 128 * BLOCK_BYTES });
+    const ahead = (first: number, end: number): number[] =>
+      pattern
+        .note(blocks(first, end), () => false, 100 * BLOCK_BYTES)
+        .ahead.map(({ length }) => length / BLOCK_BYTES);
+    expect([ahead(0, 1), ahead(1, 2)]).toEqual([[], [16]]);
+    // More than half of the 16 is still ahead of him; then not.
+    expect([ahead(2, 8), ahead(10, 11)]).toEqual([[], [88]]);
+  });
+
   test("is known by a READ at the end of what was planned for it, not only at its own end", () => {
     const reader = new Reader();
     reader.read(0, 1, 8);
