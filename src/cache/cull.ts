@@ -4,9 +4,10 @@
 // cachefiles_daemon_cull; kernel-notes/cachefiles-space-and-culling.md), so that is changed for
 // the length of one system call: nothing else runs meanwhile, and nothing here uses relative paths.
 
-import { readdir, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { DaemonError } from "../errors.ts";
+import { listOrNone } from "../platform/list-directory.ts";
 import { objectFile } from "./disk-names.ts";
 
 export type Culled = "culled" | "absent" | "in use";
@@ -68,14 +69,4 @@ function errnoName(error: unknown): string | undefined {
     return error.fault.code === "syscall_failed" ? error.fault.errnoName : undefined;
   }
   return error instanceof Error && "code" in error ? String(error.code) : undefined;
-}
-
-async function listOrNone(path: string): Promise<string[]> {
-  try {
-    return await readdir(path);
-  } catch (error) {
-    const code = errnoName(error);
-    if (code === "ENOENT" || code === "ENOTDIR") return [];
-    throw error;
-  }
 }

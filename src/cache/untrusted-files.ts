@@ -4,9 +4,10 @@
 // of a Nydus blob (64 hex digits, without `sha256:`) were verified with.
 // Layout: <dir>/cache/I<volume>/@<hash>/D<cookie key> (kernel-notes/cachefiles-disk-names.md).
 
-import { readdir, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { syncDirectory } from "../platform/durable-file.ts";
+import { listOrNone } from "../platform/list-directory.ts";
 import { objectFile } from "./disk-names.ts";
 
 const CONTENT_NAMED = /^Dsha256:[0-9a-f]{64}$/;
@@ -38,16 +39,5 @@ export async function dropCachedKey(cacheDir: string, cookieKey: string): Promis
     if (file === undefined || !(await listOrNone(file.directory)).includes(file.name)) continue;
     await rm(join(file.directory, file.name), { force: true });
     await syncDirectory(file.directory);
-  }
-}
-
-async function listOrNone(path: string): Promise<string[]> {
-  try {
-    return await readdir(path);
-  } catch (error) {
-    // A stray file where the kernel keeps directories is none of its cache files.
-    const code = error instanceof Error && "code" in error ? error.code : undefined;
-    if (code === "ENOENT" || code === "ENOTDIR") return [];
-    throw error;
   }
 }

@@ -2,8 +2,9 @@
 // How much the cache takes, as the filesystem counts it: blocks, not sizes, since cache files have
 // holes. Layout: <dir>/cache/I<volume>/@<hash>/D<cookie key> (kernel-notes/cachefiles-disk-names.md).
 
-import { readdir, stat, statfs } from "node:fs/promises";
+import { stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
+import { listOrNone } from "../platform/list-directory.ts";
 import { encodedObjectFile } from "./disk-names.ts";
 
 /** st_blocks counts in these (stat(2)), whatever the filesystem's own blocks are. */
@@ -53,14 +54,4 @@ export async function cachedOnDisk(
 async function blocksOf(path: string): Promise<number | undefined> {
   const found = await stat(path).catch(() => undefined);
   return found?.isFile() === true ? found.blocks * STAT_BLOCK_BYTES : undefined;
-}
-
-async function listOrNone(path: string): Promise<string[]> {
-  try {
-    return await readdir(path);
-  } catch (error) {
-    const code = error instanceof Error && "code" in error ? error.code : undefined;
-    if (code === "ENOENT" || code === "ENOTDIR") return [];
-    throw error;
-  }
 }

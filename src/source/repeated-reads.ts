@@ -4,7 +4,7 @@
 
 import { LRUCache } from "lru-cache";
 import type { Clock } from "../platform/clock.ts";
-import { type Extent, extentEnd } from "../units.ts";
+import { type Extent, overlaps } from "../units.ts";
 
 const BLOBS_MAX = 1024;
 const READS_MAX = 256;
@@ -37,7 +37,7 @@ export class RepeatedReads {
     const reads = this.#served.get(what);
     if (reads === undefined) return false;
     const sinceMs = this.#clock.nowMs() - AGAIN_MS;
-    const isAgain = (read: Served): boolean => overlap(read.extent, extent) && read.atMs > sinceMs;
+    const isAgain = (read: Served): boolean => overlaps(read.extent, extent) && read.atMs > sinceMs;
     if (!reads.some(isAgain)) return false;
     this.#served.set(
       what,
@@ -45,8 +45,4 @@ export class RepeatedReads {
     );
     return true;
   }
-}
-
-function overlap(a: Extent, b: Extent): boolean {
-  return a.offset < extentEnd(b) && b.offset < extentEnd(a);
 }

@@ -34,23 +34,10 @@ export async function* filesUnder(
 ): AsyncGenerator<number, void> {
   const top = await reader.inode(nid);
   if (top.kind === "file") yield nid;
-  const open = [...enter(reader, top, seen)];
-  for (;;) {
-    const directory = open.at(-1);
-    if (directory === undefined) return;
-    const { value: entry } = await directory.next();
-    if (entry === undefined) {
-      open.pop();
-    } else if (entry.type === TYPE_FILE) {
-      yield entry.nid;
-    } else if (entry.type === TYPE_DIRECTORY || entry.type === TYPE_UNKNOWN) {
-      const inode = await reader.inode(entry.nid);
-      if (inode.kind === "file") yield entry.nid;
-      open.push(...enter(reader, inode, seen));
-      if (open.length > DEPTH_MAX) {
-        throw invalid(reader.file.where, `its directories are nested more than ${DEPTH_MAX} deep`);
-      }
-    }
+  const isUnsure = ({ type }: Entry): boolean => type === TYPE_DIRECTORY || type === TYPE_UNKNOWN;
+  for await (const { entry, inode } of beneath(reader, top, { seen, isRead: isUnsure })) {
+    const isFile = inode === undefined ? entry.type === TYPE_FILE : inode.kind === "file";
+    if (isFile) yield entry.nid;
   }
 }
 
@@ -59,9 +46,18 @@ export async function* filesUnder(
  * comes as often. Fault: image_invalid.
  */
 export async function* inodesUnder(reader: ErofsReader, nid: number): AsyncGenerator<Inode, void> {
-  const seen = new Set<number>();
   const top = await reader.inode(nid);
   yield top;
+  const all = { seen: new Set<number>(), isRead: () => true };
+  for await (const { inode } of beneath(reader, top, all)) if (inode !== undefined) yield inode;
+}
+
+/** Each entry beneath `top`, with its inode where `isRead`; only those are gone into. */
+async function* beneath(
+  reader: ErofsReader,
+  top: Inode,
+  { seen, isRead }: { seen: Set<number>; isRead: (entry: Entry) => boolean },
+): AsyncGenerator<{ readonly entry: Entry; readonly inode: Inode | undefined }, void> {
   const open = enter(reader, top, seen);
   for (;;) {
     const directory = open.at(-1);
@@ -71,8 +67,9 @@ export async function* inodesUnder(reader: ErofsReader, nid: number): AsyncGener
       open.pop();
       continue;
     }
-    const inode = await reader.inode(entry.nid);
-    yield inode;
+    const inode = isRead(entry) ? await reader.inode(entry.nid) : undefined;
+    yield { entry, inode };
+    if (inode === undefined) continue;
     open.push(...enter(reader, inode, seen));
     if (open.length > DEPTH_MAX) {
       throw invalid(reader.file.where, `its directories are nested more than ${DEPTH_MAX} deep`);

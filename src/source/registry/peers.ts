@@ -5,7 +5,7 @@
 
 import { LRUCache } from "lru-cache";
 import type { Clock } from "../../platform/clock.ts";
-import { type Extent, alignDown, alignUp, extentEnd } from "../../units.ts";
+import { type Extent, alignDown, alignUp, extentEnd, overlaps } from "../../units.ts";
 import { type Access, PROXY_PIECE_BYTES, type ProxyProfile } from "./access.ts";
 import { Breaker } from "./breaker.ts";
 import type { PeerOptions, RegistryLog, RegistryObserver } from "./options.ts";
@@ -160,14 +160,14 @@ export class Peers {
       (served) =>
         served?.proxy.url === proxy.url &&
         served.digest === digest &&
-        overlap(served.extent, pieces),
+        overlaps(served.extent, pieces),
     );
   }
 
   /** These bytes were bad. What peers gave of them lately is held against their proxy. */
   accuse(digest: string, extent: Extent): void {
     for (const [at, served] of this.#served.entries()) {
-      if (served?.digest !== digest || !overlap(served.extent, extent)) continue;
+      if (served?.digest !== digest || !overlaps(served.extent, extent)) continue;
       this.#served[at] = undefined;
       const host = hostOf(served.proxy);
       this.#parts.observe.peerFailure?.(host, "bad_bytes");
@@ -203,8 +203,4 @@ export class Peers {
 /** Without what may be secret in the URL. */
 export function hostOf(proxy: ProxyProfile): string {
   return new URL(proxy.url).host;
-}
-
-function overlap(a: Extent, b: Extent): boolean {
-  return a.offset < extentEnd(b) && b.offset < extentEnd(a);
 }

@@ -29,10 +29,6 @@ async function offered(...words: string[]): Promise<string[]> {
   return words.at(-1)?.startsWith("a") === true ? lines.toSorted() : lines;
 }
 
-function isInstalled(shell: string): boolean {
-  return spawnSync(shell, ["-c", "true"]).status === 0;
-}
-
 describe("bash", () => {
   test("offers commands, and of a command its options", async () => {
     expect(await offered("m")).toEqual(["mount"]);
@@ -68,7 +64,7 @@ describe("the scripts", () => {
     }
   });
 
-  test.each(SHELLS.filter(isInstalled))("for %s are right for that shell", async (shell) => {
+  test.each(SHELLS)("for %s are right for that shell", async (shell) => {
     const file = join(await tempDir(), "script");
     await writeFile(file, completionScript(shell));
     const { status, stderr } = spawnSync(shell, ["-n", file], { encoding: "utf8" });
