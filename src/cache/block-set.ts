@@ -62,14 +62,23 @@ export class BlockSet {
     return this.#next(first, end, false) === end;
   }
 
+  /** The parts of `extent` that are cached, in order. */
+  present(extent: Extent): Extent[] {
+    return this.#runs(extent, true);
+  }
+
   /** The parts of `extent` that are not cached, in order. */
   missing(extent: Extent): Extent[] {
+    return this.#runs(extent, false);
+  }
+
+  #runs(extent: Extent, cached: boolean): Extent[] {
     const [first, end] = this.#blocks(extent);
     const found: Extent[] = [];
-    for (let block = this.#next(first, end, false); block < end; ) {
-      const stop = this.#next(block, end, true);
+    for (let block = this.#next(first, end, cached); block < end; ) {
+      const stop = this.#next(block, end, !cached);
       found.push({ offset: block * BLOCK_BYTES, length: (stop - block) * BLOCK_BYTES });
-      block = this.#next(stop, end, false);
+      block = this.#next(stop, end, cached);
     }
     return found;
   }

@@ -61,15 +61,7 @@ export class CacheFile {
 
   /** The extents that hold data, in order. */
   get extents(): Extent[] {
-    const all = { offset: 0, length: this.fileBytes };
-    const missing = this.#blocks.missing(all);
-    const found: Extent[] = [];
-    let at = 0;
-    for (const { offset, length } of [...missing, { offset: this.fileBytes, length: 0 }]) {
-      if (offset > at) found.push({ offset: at, length: offset - at });
-      at = offset + length;
-    }
-    return found;
+    return this.#blocks.present({ offset: 0, length: this.fileBytes });
   }
 
   /** Of the file: whole blocks. */

@@ -103,22 +103,10 @@ async function checkFile(
   }
   const blocks = new BlockSet(sizeBytes);
   for (const extent of await dataExtents(native, fd, fileBytes)) {
-    for (const part of within(record.blocks, extent)) blocks.add(part);
+    for (const part of record.blocks.present(extent)) blocks.add(part);
   }
   const header = { ...known, inode, bornNs };
   return { fd, id: fileId(stat), header, blocks, isRecorded: true };
-}
-
-/** The parts of `extent` that are in `blocks`. */
-function within(blocks: BlockSet, { offset, length }: Extent): Extent[] {
-  const parts: Extent[] = [];
-  let at = offset;
-  const end = offset + length;
-  for (const missing of [...blocks.missing({ offset, length }), { offset: end, length: 0 }]) {
-    if (missing.offset > at) parts.push({ offset: at, length: missing.offset - at });
-    at = missing.offset + missing.length;
-  }
-  return parts;
 }
 
 /** 4 KiB granular: a filesystem with smaller blocks may hold a part of one of ours. */
