@@ -18,7 +18,6 @@ import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
 import { type CountingDoor, openDoor } from "./doors.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
-import { FileMounts } from "./file-mounts.ts";
 import { Admission } from "./flow/admission.ts";
 import type { Engine } from "./flow/engine.ts";
 import { NameResolver } from "./flow/name-resolver.ts";
@@ -26,6 +25,9 @@ import { Opener } from "./flow/open-image.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
+import { startMountChild } from "./kernel/mount-child.ts";
+import { MountDoors } from "./mount-doors.ts";
+import { Mounts } from "./mounts/mounts.ts";
 import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
@@ -67,10 +69,12 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
     await rooms.door.stop(asDaemonError(error));
     throw error;
   }
-  rooms.door.start(observedHandler(rooms.handler, rooms.events), (error) => {
+  const handler = observedHandler(rooms.handler, rooms.events);
+  rooms.door.start(handler, (error) => {
     rooms.readiness.stop(error);
     stopped.stop(error);
   });
+  rooms.doors.start(handler);
   rooms.readiness.ready();
   log.info(
     {
@@ -117,7 +121,9 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
     onFailure: failed.ofOpen,
   });
-  const { kind: doorKind, door, mounts } = await openServedDoor(config, native, log);
+  const opened = await openDoor(config, native, log);
+  const { kind: doorKind, door } = opened;
+  const doors = new MountDoors({ config, native, log, streams: rooms.streams, opened });
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
     config,
@@ -125,7 +131,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     rooms,
     names,
     door,
-    mounts,
+    doors,
     failures,
     events,
   });
@@ -141,7 +147,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     opener,
     door,
     doorKind,
-    mounts,
+    doors,
     control,
     warmUp,
     handler,
@@ -175,11 +181,11 @@ async function buildControl(parts: {
   readonly rooms: Rooms;
   readonly names: NameResolver;
   readonly door: CountingDoor;
-  readonly mounts: FileMounts | undefined;
+  readonly doors: MountDoors;
   readonly failures: FailureLog;
   readonly events: EventHub;
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events } = parts;
+  const { config, log, rooms, names, door, doors, failures, events } = parts;
   const { engine, bindings, counts, pushed } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
@@ -190,7 +196,8 @@ async function buildControl(parts: {
     config,
     version,
     names,
-    mounts,
+    files: doors.prepared,
+    mounts: buildMounts({ ...parts, stopping: stopping.signal }),
     images: new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure }),
     failures,
     pushed,
@@ -203,6 +210,30 @@ async function buildControl(parts: {
   });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
   return { control, readiness, events, stopping };
+}
+
+function buildMounts(parts: {
+  readonly config: Config;
+  readonly log: RootLog["log"];
+  readonly rooms: Rooms;
+  readonly names: NameResolver;
+  readonly doors: MountDoors;
+  readonly failures: FailureLog;
+  readonly stopping: AbortSignal;
+}): Mounts {
+  const { config, log, rooms, names, doors, failures, stopping } = parts;
+  return new Mounts({
+    log,
+    domainId: config.kernel.domain_id,
+    cacheDir: config.cache.dir,
+    openTimeoutMs: config.limits.open_timeout,
+    names,
+    bindings: rooms.bindings,
+    doors,
+    startChild: () => startMountChild(clock),
+    failureSince: failures.since.bind(failures),
+    stopping,
+  });
 }
 
 function traceOf(engine: Engine, version: string): ControlOperations["trace"] {
@@ -219,14 +250,6 @@ function metricsOf(rooms: Pick<Rooms, "metrics">): ControlOperations["metrics"] 
 
 function otherVolume(key: string, domainId: string): string {
   return `mounted in the volume "${key}"; this daemon serves domain_id=${domainId} alone`;
-}
-
-/** With what prepares mounts, where the kernel does not ask for that itself. */
-async function openServedDoor(config: Config, native: Native, log: RootLog["log"]) {
-  const opened = await openDoor(config, native, log);
-  const isAsked = opened.kind === "cachefiles";
-  const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, log });
-  return { ...opened, mounts };
 }
 
 function statusOf(
@@ -279,6 +302,7 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   rooms.stopping.abort(error);
   rooms.names.stop(error);
   rooms.engine.abort(error);
+  await rooms.doors.stop(error);
   await rooms.door.stop(error);
   await rooms.source.close();
   log.info({}, "stopped");

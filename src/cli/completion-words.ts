@@ -30,14 +30,16 @@ const REPOSITORY = {
   takes: "text",
 } as const;
 
+const DOOR = { name: "--door", summary: "how the kernel gets it", takes: "text" } as const;
+
 /** Every command, those with commands of their own before these. */
 export const COMMAND_WORDS: readonly CommandWord[] = [
   command("serve", "run the daemon in the foreground", [CONFIG]),
-  command("mount", "mount an image", [JSON_OPTION, ...ASKING], "directory"),
+  command("mount", "mount an image", [JSON_OPTION, ...ASKING, DOOR], "directory"),
   command(
     "umount",
     "unmount an image",
-    [{ name: "--lazy", summary: "detach it now" }],
+    [{ name: "--lazy", summary: "detach it now" }, JSON_OPTION, ...ASKING],
     "directory",
   ),
   command("status", "what the daemon is doing", [JSON_OPTION, ...ASKING]),

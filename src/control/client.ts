@@ -24,14 +24,19 @@ export class RemoteError extends Error {
 /** One request to the daemon. Rejects with a RemoteError, or with daemon_unreachable. */
 export async function ask<T>(
   socketPath: string,
-  request: { method: "GET" | "POST" | "DELETE"; path: string; body?: object; answer: z.ZodType<T> },
+  request: {
+    method: "GET" | "POST" | "DELETE";
+    path: string;
+    body?: object;
+    answer: z.ZodType<T>;
+    /** How long an answer may take, ms; 0: as long as it likes. */
+    timeoutMs?: number;
+  },
 ): Promise<T> {
   await refuseStrangers(socketPath);
-  const client = new Client("http://erofsd", {
-    socketPath,
-    headersTimeout: ANSWER_TIMEOUT_MS,
-    bodyTimeout: ANSWER_TIMEOUT_MS,
-  });
+  const { timeoutMs = ANSWER_TIMEOUT_MS } = request;
+  const timeouts = { headersTimeout: timeoutMs, bodyTimeout: timeoutMs };
+  const client = new Client("http://erofsd", { socketPath, ...timeouts });
   try {
     const { method, path } = request;
     const body = request.body === undefined ? null : JSON.stringify(request.body);

@@ -4,6 +4,7 @@
 
 import type { ConfigView } from "../config/config-view.ts";
 import type { CacheUsage, ImageDetail, ImageSummary } from "./image-schema.ts";
+import type { MadeMountAnswer, MountFacts, MountRequest } from "./mount-schema.ts";
 import type {
   DropCredentials,
   Health,
@@ -26,6 +27,12 @@ export interface ControlOperations {
   images(): Promise<readonly ImageSummary[]>;
   /** By fsid, reference or manifest digest. Fault: image_unknown. */
   image(name: string): Promise<ImageDetail>;
+  /** Mounts an image; `signal` ends the wait alone. */
+  mount(request: MountRequest, signal: AbortSignal): Promise<MadeMountAnswer>;
+  /** What is mounted and about to be, whoever did it. */
+  mounts(): Promise<readonly MountFacts[]>;
+  /** Faults: mount_unknown, mount_busy. */
+  unmount(mountPoint: string, options: { lazy: boolean }): Promise<{ mountPoint: string }>;
   cacheUsage(): Promise<CacheUsage>;
   lastFailure(cookieKey: string): PastFailure;
   status(): Status;

@@ -16,9 +16,12 @@ import { TraceRecorder } from "../../src/control/trace-recorder.ts";
 import { DaemonError } from "../../src/errors.ts";
 import { Admission } from "../../src/flow/admission.ts";
 import type { KernelHandler } from "../../src/kernel/transport.ts";
+import type { MountDoors } from "../../src/mount-doors.ts";
+import { Mounts } from "../../src/mounts/mounts.ts";
 import { PushedCredentials } from "../../src/source/registry/credentials/pushed.ts";
 import { NamesRig, VOLUME } from "./names-rig.ts";
 import { FakeOpen } from "./fake-kernel.ts";
+import { FakeMounting } from "./fake-mounting.ts";
 import { QuietLog } from "./quiet-log.ts";
 import { tempDir } from "./temp-dir.ts";
 
@@ -41,6 +44,8 @@ export class ControlRig {
   readonly socketPath: string;
   readonly cacheDir: string;
   readonly log = new QuietLog();
+  readonly mounting = new FakeMounting();
+  readonly mounts: Mounts;
 
   private constructor(names: NamesRig, folder: string, options: ControlRigOptions) {
     this.names = names;
@@ -54,8 +59,22 @@ export class ControlRig {
     const version = "1.2.3";
     const recorder = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
     const lastFailure = this.failures.last.bind(this.failures);
+    this.mounts = new Mounts({
+      log: this.log,
+      domainId: "erofsd",
+      cacheDir: folder,
+      openTimeoutMs: 15_000,
+      names: names.names,
+      bindings: names.bindings,
+      doors: { pick: options.pick ?? pickCachefiles },
+      startChild: this.mounting.startChild,
+      failureSince: this.failures.since.bind(this.failures),
+      stopping: this.stopping.signal,
+      listEntries: () => Promise.resolve([...this.mounting.entries]),
+    });
     this.operations = controlOperations({
-      mounts: undefined,
+      files: undefined,
+      mounts: this.mounts,
       clock,
       config: parseConfig(text, "test"),
       version,
@@ -135,7 +154,16 @@ export interface ControlRigOptions {
   /** Further TOML. */
   readonly config?: string;
   readonly limits?: Partial<ControlLimits>;
+  /** By which door images are mounted; default: cachefiles alone. */
+  readonly pick?: MountDoors["pick"];
 }
+
+const pickCachefiles: MountDoors["pick"] = (wish) => {
+  if (wish === "auto" || wish === "cachefiles") {
+    return Promise.resolve({ kind: "cachefiles", files: undefined, isWhole: false });
+  }
+  return Promise.reject(new DaemonError({ code: "door_closed", wanted: wish, open: "cachefiles" }));
+};
 
 function send(
   socketPath: string,

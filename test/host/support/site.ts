@@ -9,7 +9,8 @@ import { type Socket, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { listMounts, mountErofs, unmount } from "../../../src/kernel/mount.ts";
+import { mountErofs, unmount } from "../../../src/kernel/mount.ts";
+import { listMounts } from "../../../src/kernel/mountinfo.ts";
 import { EROFS_LAYER_V1 } from "../../../src/image/oci/media-types.ts";
 import { findPackageRoot } from "../../../src/platform/package-root.ts";
 import { type RunningDaemon, startDaemon } from "../../support/daemon.ts";
@@ -193,7 +194,7 @@ export class Site {
   }
 
   async umount(directory: string): Promise<void> {
-    await must(process.execPath, [program, "umount", directory]);
+    await this.erofsd(["umount", directory]);
   }
 
   async erofsd(args: readonly string[]): Promise<string> {

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// One READ of a file of ours: of somebody who waits for it, or of our own.
+
+import type { DaemonError } from "../../errors.ts";
+import type { Extent } from "../../units.ts";
+import { PendingRequest } from "../pending-request.ts";
+import type { KernelHandler } from "../transport.ts";
+import type { FileObject } from "./file-object.ts";
+
+export interface ReadAnswers {
+  readonly label: string;
+  readonly allow: () => void;
+  readonly refuse: (error: DaemonError) => void;
+}
+
+/** One of `by` is called, once: also when the object goes away. `extent` is of whole blocks in it. */
+export function askToRead(
+  handler: KernelHandler,
+  object: FileObject,
+  { extent, by }: { extent: Extent; by: ReadAnswers },
+): void {
+  const { label, allow, refuse } = by;
+  const pending = new PendingRequest(label, () => {
+    object.accesses.delete(access);
+  });
+  const access = { pending, refuse };
+  object.accesses.add(access);
+  handler.read({
+    object,
+    extent,
+    get answered() {
+      return pending.answered;
+    },
+    complete: () => {
+      pending.answer(allow);
+    },
+    fail: (error) => {
+      pending.answer(() => {
+        refuse(error);
+      });
+    },
+  });
+}
+
+/** Resolves when all of `extent` is in the object's file. Rejects as a read would fail. */
+export function fillAll(handler: KernelHandler, object: FileObject, extent: Extent): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const by = { label: `fill of "${object.cookieKey}"`, allow: resolve, refuse: reject };
+    askToRead(handler, object, { extent, by });
+  });
+}
