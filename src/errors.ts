@@ -202,7 +202,12 @@ export const ERROR_POLICY = {
     ENVIRONMENT,
     "use a kernel that has one of the two, and see kernel.door and kernel.allow_unsafe",
   ),
-  cache_dir_unsuitable: policy("never", EINVAL, ENVIRONMENT, "put cache.dir on ext4 or xfs"),
+  cache_dir_unsuitable: policy(
+    "never",
+    EINVAL,
+    ENVIRONMENT,
+    "put cache.dir on ext4 or xfs (with fanotify btrfs will do)",
+  ),
   kernel_message_invalid: policy("never", EINVAL, DAEMON, "report it with the kernel's version"),
   syscall_failed: policy("never", EIO, ENVIRONMENT, "see the errno"),
   cache_no_space: policy(
@@ -362,6 +367,8 @@ export function describeFault(fault: Fault): string {
     case "cache_write_failed":
       return `writing the cache file of "${fault.key}" failed: ${fault.detail}`;
     case "deadline_exceeded":
+      // Begun when its time was over.
+      if (fault.timeoutMs <= 0) return `${fault.what} was not begun in time`;
       return `${fault.what} took longer than ${fault.timeoutMs} ms`;
     case "failed_recently":
       return `${fault.what} failed a moment ago: ${fault.detail}`;

@@ -23,8 +23,8 @@ import { streamKey } from "../streams.ts";
 export interface PrefetchJob {
   /** In the image's order: the first is its device 1. */
   readonly devices: readonly StreamRecord[];
-  /** File of the RAFS bootstrap. */
-  readonly bootstrapPath: string;
+  /** File of the RAFS bootstrap with the prefetch table; undefined: whole devices alone. */
+  readonly bootstrapPath?: string;
   /** Whole devices after the prefetch table's files. */
   readonly all: boolean;
   /** Bytes a second, 0: no limit. */
@@ -136,7 +136,7 @@ export class Prefetcher {
     const cursor = new PrefetchCursor({
       engine,
       streamKeys: job.devices.map((record) => streamKey(record)),
-      files: tableExtents(job.bootstrapPath),
+      files: job.bootstrapPath === undefined ? noFiles() : tableExtents(job.bootstrapPath),
       onRead: (error) => {
         if (error !== undefined) this.#tableFailed(key, asDaemonError(error));
         this.#pump();
@@ -291,6 +291,8 @@ export class Prefetcher {
 function isUnderWay({ counters, cursor }: Run): boolean {
   return counters.endedAtMs === undefined && cursor.isAnyOpen;
 }
+
+async function* noFiles(): AsyncGenerator<DeviceExtent, void> {}
 
 function isSameImage({ job }: Run, other: PrefetchJob): boolean {
   const keys = (of: PrefetchJob): string => of.devices.map((record) => streamKey(record)).join();
