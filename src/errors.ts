@@ -202,12 +202,7 @@ export const ERROR_POLICY = {
     ENVIRONMENT,
     "use a kernel that has one of the two, and see kernel.door and kernel.allow_unsafe",
   ),
-  cache_dir_unsuitable: policy(
-    "never",
-    EINVAL,
-    ENVIRONMENT,
-    "put cache.dir on ext4 or xfs (with fanotify btrfs will do)",
-  ),
+  cache_dir_unsuitable: policy("never", EINVAL, ENVIRONMENT, "use ext4, xfs, or btrfs (fanotify)"),
   kernel_message_invalid: policy("never", EINVAL, DAEMON, "report it with the kernel's version"),
   syscall_failed: policy("never", EIO, ENVIRONMENT, "see the errno"),
   cache_no_space: policy(
@@ -367,9 +362,9 @@ export function describeFault(fault: Fault): string {
     case "cache_write_failed":
       return `writing the cache file of "${fault.key}" failed: ${fault.detail}`;
     case "deadline_exceeded":
-      // Begun when its time was over.
-      if (fault.timeoutMs <= 0) return `${fault.what} was not begun in time`;
-      return `${fault.what} took longer than ${fault.timeoutMs} ms`;
+      return fault.timeoutMs > 0
+        ? `${fault.what} took longer than ${fault.timeoutMs} ms`
+        : `${fault.what} was not begun in time`;
     case "failed_recently":
       return `${fault.what} failed a moment ago: ${fault.detail}`;
     case "cancelled":
