@@ -7,9 +7,14 @@ import type { Binding, Bindings } from "../state/bindings.ts";
 import type { Engine } from "./engine.ts";
 import type { Prefetcher } from "./prefetch/prefetcher.ts";
 import { streamKey } from "./streams.ts";
+import { BLOCK_BYTES, alignUp } from "../units.ts";
+import type { DeviceExtent } from "../image/erofs/inode.ts";
 
 /** How often images that are not complete are looked at again. */
-const LOOK_EVERY_MS = 30_000;
+const LOOK_EVERY_MS = 5 * 60_000;
+
+/** After everything else that is prefetched. */
+const OPTIONS = { bandwidthRate: 0, priority: -1, flightsMax: 2 };
 
 export interface BackgroundFillParts {
   readonly engine: Engine;
@@ -48,7 +53,9 @@ export class BackgroundFill {
       const isUnderWay = this.#jobs.has(job) && prefetcher.counters(job)?.endedAtMs === undefined;
       if (isUnderWay || this.#isComplete(streams)) continue;
       this.#jobs.add(job);
-      prefetcher.start(job, { devices: streams, all: true, bandwidthRate: 0 });
+      const ignore = (): void => undefined;
+      const plan = { streams, extents: wholeOf(streams), onFailure: ignore, onEnd: ignore };
+      prefetcher.startPlan(job, plan, OPTIONS);
     }
     if (wanted.size === 0) return;
     this.#cancelLook = clock.after(LOOK_EVERY_MS, () => {
@@ -75,5 +82,11 @@ export class BackgroundFill {
       const flow = this.#parts.engine.openFlow(streamKey(record));
       return flow !== undefined && [...flow.objects].every(({ blocks }) => blocks.isComplete);
     });
+  }
+}
+
+async function* wholeOf(streams: Binding["devices"]): AsyncGenerator<DeviceExtent, void> {
+  for (const [device, { size }] of streams.entries()) {
+    yield { device, offset: 0, length: alignUp(size, BLOCK_BYTES) };
   }
 }

@@ -11,7 +11,7 @@ import { PrefetchRig } from "../../support/prefetch-rig.ts";
 import { tempDir } from "../../support/temp-dir.ts";
 import { turns } from "../../support/turns.ts";
 
-const LOOK_EVERY_MS = 30_000;
+const LOOK_EVERY_MS = 5 * 60_000;
 const NAME = { volumeKey: "erofs,erofsd", cookieKey: "image" };
 const JOB = `fill of ${NAME.volumeKey}\0${NAME.cookieKey}`;
 const unreachable = new DaemonError({ code: "registry_unreachable", host: "r", detail: "down" });
