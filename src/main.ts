@@ -19,9 +19,11 @@ import { TraceRecorder } from "./control/trace-recorder.ts";
 import { type CountingDoor, openDoor } from "./doors.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
 import { Admission } from "./flow/admission.ts";
+import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
 import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
+import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
@@ -79,7 +81,7 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   log.info(
     {
       cacheDir: config.cache.dir,
-      door: rooms.doorKind,
+      door: rooms.kind,
       domainId: config.kernel.domain_id,
       socket: config.control.socket,
       startMs: Math.round(clock.nowMs() - startMs),
@@ -121,8 +123,8 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
     onFailure: failed.ofOpen,
   });
+  const { prefetcher, fills } = buildFills(config, { ...rooms, opener }, log);
   const opened = await openDoor(config, native, log);
-  const { kind: doorKind, door } = opened;
   const doors = new MountDoors({ config, native, log, streams: rooms.streams, opened });
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
@@ -130,10 +132,13 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     log,
     rooms,
     names,
-    door,
+    door: opened.door,
     doors,
     failures,
     events,
+    fill: () => {
+      fills.look();
+    },
   });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
@@ -145,14 +150,25 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     engine,
     names,
     opener,
-    door,
-    doorKind,
+    prefetcher,
+    fills,
+    ...opened,
     doors,
     control,
     warmUp,
     handler,
     ...life,
   };
+}
+
+function buildFills(
+  config: Config,
+  { engine, bindings, opener }: Pick<Rooms, "engine" | "bindings"> & { readonly opener: Opener },
+  log: RootLog["log"],
+) {
+  const prefetcher = new Prefetcher({ engine, clock, log, isBusy: () => opener.waitingCount > 0 });
+  const { fill } = config.engine;
+  return { prefetcher, fills: new BackgroundFill({ engine, bindings, prefetcher, clock, fill }) };
 }
 
 function buildNames(config: Config, rooms: Rooms, log: RootLog["log"]): NameResolver {
@@ -184,8 +200,9 @@ async function buildControl(parts: {
   readonly doors: MountDoors;
   readonly failures: FailureLog;
   readonly events: EventHub;
+  readonly fill: () => void;
 }) {
-  const { config, log, rooms, names, door, doors, failures, events } = parts;
+  const { config, log, rooms, names, door, doors, failures, events, fill } = parts;
   const { engine, bindings, counts, pushed } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
@@ -196,6 +213,8 @@ async function buildControl(parts: {
     config,
     version,
     names,
+    bindings,
+    fill,
     files: doors.prepared,
     mounts: buildMounts({ ...parts, stopping: stopping.signal }),
     images: new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure }),
@@ -219,9 +238,10 @@ function buildMounts(parts: {
   readonly names: NameResolver;
   readonly doors: MountDoors;
   readonly failures: FailureLog;
+  readonly fill: () => void;
   readonly stopping: AbortSignal;
 }): Mounts {
-  const { config, log, rooms, names, doors, failures, stopping } = parts;
+  const { config, log, rooms, names, doors, failures, fill, stopping } = parts;
   return new Mounts({
     log,
     domainId: config.kernel.domain_id,
@@ -229,6 +249,7 @@ function buildMounts(parts: {
     openTimeoutMs: config.limits.open_timeout,
     names,
     bindings: rooms.bindings,
+    fill,
     doors,
     startChild: () => startMountChild(clock),
     failureSince: failures.since.bind(failures),
@@ -293,13 +314,15 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   }
   const objects = rooms.door.objectCount;
   // The other door tells itself what is mounted.
-  if (objects > 0 && rooms.doorKind === "cachefiles") {
+  if (objects > 0 && rooms.kind === "cachefiles") {
     log.warn(
       { objects },
       "images are still mounted: what is not cached of them cannot be read until they are mounted again",
     );
   }
   rooms.stopping.abort(error);
+  rooms.fills.stop();
+  rooms.prefetcher.stop();
   rooms.names.stop(error);
   rooms.engine.abort(error);
   await rooms.doors.stop(error);

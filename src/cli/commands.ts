@@ -19,6 +19,8 @@ const REFERENCE = "host[:port]/repo[:tag][@digest], or oci:PATH[:tag]";
 const PREFIX = "for this repository and those below it, instead of the whole host";
 const TRACE_KEY = "only what is mounted under this key, or has this digest; may be repeated";
 const DOOR = "how the kernel gets it; full: all of it is fetched and verified before it is mounted";
+const FILLS = ["on-demand", "background"] as const;
+const FILL = "background: complete it while nobody needs the link (default: engine.fill)";
 const LAZY = "detach it now, finish when its last user has left";
 
 /** Runs one command line (without node and script) and returns its exit status. */
@@ -61,7 +63,8 @@ function addImageCommands(parser: Argv): Argv {
         jsonOption(socketOptions(y))
           .positional("reference", { type: "string", demandOption: true, describe: REFERENCE })
           .positional("directory", { type: "string", demandOption: true })
-          .option("door", { choices: DOOR_WISHES, default: "auto" as const, describe: DOOR }),
+          .option("door", { choices: DOOR_WISHES, default: "auto" as const, describe: DOOR })
+          .option("fill", { choices: FILLS, describe: FILL }),
       async (given) => {
         const { mountCommand } = await import("./mount-command.ts");
         await mountCommand({ ...given, socketPath: await socketPath(given) });

@@ -6,7 +6,7 @@ import { realpath, stat } from "node:fs/promises";
 import { resolve } from "node:path";
 import type { DoorWish } from "../config/config.ts";
 import { RemoteError, ask } from "../control/client.ts";
-import { madeMount, mountsAnswer, unmounted } from "../control/mount-schema.ts";
+import { type MountRequest, madeMount, mountsAnswer, unmounted } from "../control/mount-schema.ts";
 import { DaemonError } from "../errors.ts";
 import { listMounts } from "../kernel/mountinfo.ts";
 import { isOurMount } from "../mounts/mount-list.ts";
@@ -24,19 +24,20 @@ export async function mountCommand(
     readonly reference: string;
     readonly directory: string;
     readonly door: DoorWish;
+    readonly fill?: MountRequest["fill"];
     readonly socketPath: string;
     readonly json: boolean;
   },
   output: Output = process.stdout,
   terminal: Output = process.stderr,
 ): Promise<void> {
-  const { socketPath } = given;
+  const { socketPath, door, fill } = given;
   const target = await mountPoint(given.directory);
   const watching = given.json ? undefined : watchProgress(socketPath, target, terminal);
   const made = await ask(socketPath, {
     method: "POST",
     path: "/v1/mounts",
-    body: { reference: absoluteReference(given.reference), mountPoint: target, door: given.door },
+    body: { reference: absoluteReference(given.reference), mountPoint: target, door, fill },
     answer: madeMount,
     // A whole image takes as long as it takes; the daemon gives up when nothing comes.
     timeoutMs: 0,

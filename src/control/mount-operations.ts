@@ -13,8 +13,9 @@ export function mountOperations(
   images: () => Promise<readonly ImageSummary[]>,
 ): Pick<ControlOperations, "mount" | "mounts" | "unmount"> {
   return {
-    async mount({ reference, mountPoint, door = "auto" }, signal) {
-      return answerOf(await whileWaited(mounts.create({ reference, mountPoint, door }), signal));
+    async mount({ reference, mountPoint, door = "auto", fill }, signal) {
+      const making = mounts.create({ reference, mountPoint, door, fill });
+      return answerOf(await whileWaited(making, signal));
     },
     async mounts() {
       const there = await mounts.list();

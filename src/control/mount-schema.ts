@@ -15,6 +15,8 @@ export const mountRequest = z.strictObject({
   mountPoint: mountPoint.startsWith("/", "an absolute path"),
   /** `full`: all of it is fetched and verified before it is mounted. Default: `auto`, the daemon's own. */
   door: z.enum(DOOR_WISHES).optional(),
+  /** How the image is filled from now on; default: as before, or as the configuration says. */
+  fill: z.enum(["on-demand", "background"]).optional(),
 });
 export type MountRequest = z.infer<typeof mountRequest>;
 

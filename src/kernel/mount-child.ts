@@ -95,7 +95,10 @@ function describe(order: MountOrder): string {
       return `unmounting ${order.target}`;
     case "bind":
     case "mount":
+      return `mounting at ${order.target}`;
     case "mount-files":
       return order.target === undefined ? "mounting for a trial" : `mounting at ${order.target}`;
+    default:
+      throw new Error(`unreachable: ${JSON.stringify(order satisfies never)}`);
   }
 }

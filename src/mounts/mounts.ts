@@ -19,7 +19,7 @@ import { unfit } from "../kernel/mount-point.ts";
 import { type MountEntry, listMounts } from "../kernel/mountinfo.ts";
 import type { MountDoors, MountWay } from "../mount-doors.ts";
 import type { Log } from "../platform/log.ts";
-import type { Bindings, CookieName } from "../state/bindings.ts";
+import type { Binding, Bindings, CookieName } from "../state/bindings.ts";
 import { type KnownImage, type OurMount, listOurMounts } from "./mount-list.ts";
 
 /** The daemon's own deadline for an OPEN has then told the cause. */
@@ -34,7 +34,9 @@ export interface MountsParts {
   /** The kernel's part of a mount takes at most so long, ms. */
   readonly openTimeoutMs: number;
   readonly names: Pick<NameResolver, "prepare">;
-  readonly bindings: Pick<Bindings, "all">;
+  readonly bindings: Pick<Bindings, "all" | "setFill">;
+  /** Looks again what is to be filled in the background. */
+  readonly fill: () => void;
   readonly doors: Pick<MountDoors, "pick">;
   readonly startChild: () => MountChild;
   /** What has failed of a key since then, ms since 1970. */
@@ -48,6 +50,8 @@ export interface MountWish {
   readonly reference: string;
   readonly mountPoint: string;
   readonly door: DoorWish;
+  /** How the image is filled from now on; undefined: as it was. */
+  readonly fill: Binding["fill"];
 }
 
 export interface MadeMount {
@@ -88,7 +92,9 @@ export class Mounts {
    */
   create(wish: MountWish): Promise<MadeMount> {
     for (const { wish: other, work } of this.#underWay) {
-      const isSame = other.reference === wish.reference && other.door === wish.door;
+      const isSame = (["reference", "door", "fill"] as const).every(
+        (key) => other[key] === wish[key],
+      );
       if (other.mountPoint !== wish.mountPoint) continue;
       if (isSame && work !== undefined) return work;
       return Promise.reject(
@@ -182,6 +188,10 @@ export class Mounts {
       pending.door = way.kind;
       const image = await names.prepare(wish.reference, { fsid: undefined, signal });
       pending.image = image;
+      if (wish.fill !== undefined) {
+        await this.#parts.bindings.setFill(image, wish.fill);
+        this.#parts.fill();
+      }
       const order = (one: MountOrder): Promise<string> =>
         child.carryOut(one, this.#limitMs, signal);
       const sharedWith =

@@ -46,6 +46,8 @@ export class ControlRig {
   readonly log = new QuietLog();
   readonly mounting = new FakeMounting();
   readonly mounts: Mounts;
+  /** How often it was told that what is to be filled has changed. */
+  fillLooks = 0;
 
   private constructor(names: NamesRig, folder: string, options: ControlRigOptions) {
     this.names = names;
@@ -66,6 +68,9 @@ export class ControlRig {
       openTimeoutMs: 15_000,
       names: names.names,
       bindings: names.bindings,
+      fill: () => {
+        this.fillLooks += 1;
+      },
       doors: { pick: options.pick ?? pickCachefiles },
       startChild: this.mounting.startChild,
       failureSince: this.failures.since.bind(this.failures),
@@ -79,6 +84,10 @@ export class ControlRig {
       config: parseConfig(text, "test"),
       version,
       names: names.names,
+      bindings: names.bindings,
+      fill: () => {
+        this.fillLooks += 1;
+      },
       images: new KnownImages({
         bindings: names.bindings,
         engine,
