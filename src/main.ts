@@ -112,7 +112,7 @@ function reportOf(
   rooms: Serving,
   { config, systemd, log }: { config: Config; systemd: Systemd; log: RootLog["log"] },
 ): ServiceReport {
-  const { door, doorKind, engine, readiness } = rooms;
+  const { door, kind, engine, readiness } = rooms;
   const readTimeoutMs = config.limits.read_timeout;
   return new ServiceReport({
     systemd,
@@ -120,7 +120,7 @@ function reportOf(
     log,
     problem: () => healthProblem({ door, readiness, engine, readTimeoutMs, clock }),
     status: () =>
-      `Serving through ${doorKind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
+      `Serving through ${kind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
   });
 }
 

@@ -48,6 +48,9 @@ export class FullSession implements KernelDoor, FileDoor {
     return this.#files.count;
   }
 
+  /** Nothing of the kernel's can be gone: it is asked nothing. */
+  probe(): void {}
+
   open(key: KeyName): Promise<OpenedFile> {
     return this.#files.open(key);
   }
