@@ -96,6 +96,7 @@ export class Site {
   #registry: RunningRegistry | undefined;
   readonly #registryPort: number;
   readonly #way: Way;
+  readonly #kernel: string;
   #mounts = 0;
 
   private constructor(parts: {
@@ -104,6 +105,7 @@ export class Site {
     registry: RunningRegistry;
     registryPort: number;
     way: Way;
+    kernel: string;
   }) {
     this.home = parts.home;
     this.cacheDir = join(parts.home, "cache");
@@ -111,20 +113,22 @@ export class Site {
     this.#registry = parts.registry;
     this.#registryPort = parts.registryPort;
     this.#way = parts.way;
+    this.#kernel = parts.kernel;
   }
 
-  static async start(): Promise<Site> {
+  /** `kernel`: lines of the configuration's section, default the fanotify door. */
+  static async start(kernel = 'door = "fanotify"\nallow_unsafe = true'): Promise<Site> {
     const home = await mkdtemp(join(tmpdir(), "erofsd-host-"));
     const registryPort = await freePort();
     const storage = join(home, "registry");
     const registry = await startDockerRegistry({ storage, port: registryPort });
     const way = await Way.start(registryPort);
-    const daemon = await Site.#startDaemon(join(home, "cache"));
-    return new Site({ home, daemon, registry, registryPort, way });
+    const daemon = await Site.#startDaemon(join(home, "cache"), kernel);
+    return new Site({ home, daemon, registry, registryPort, way, kernel });
   }
 
-  static #startDaemon(cacheDir: string): Promise<RunningDaemon> {
-    const kernel = '[kernel]\ndoor = "fanotify"\nallow_unsafe = true';
+  static #startDaemon(cacheDir: string, lines: string): Promise<RunningDaemon> {
+    const kernel = `[kernel]\n${lines}`;
     const engine = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
     return startDaemon({ program, cacheDir, logLevel: "debug", config: `${kernel}\n${engine}` });
   }
@@ -167,7 +171,7 @@ export class Site {
     const status = await this.daemon.stop();
     if (status !== 0) throw new Error(`the daemon ended with ${status}`);
     await between();
-    this.daemon = await Site.#startDaemon(this.cacheDir);
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#kernel);
   }
 
   /** Kills the daemon, unmounts what it leaves, and starts another after `between`. */
@@ -175,7 +179,7 @@ export class Site {
     await this.daemon.stop("SIGKILL");
     await this.umountAll();
     await between();
-    this.daemon = await Site.#startDaemon(this.cacheDir);
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#kernel);
   }
 
   /** Pushes a file as an image of one raw layer; its reference. */
