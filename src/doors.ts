@@ -2,7 +2,7 @@
 // Which door the daemon opens to the kernel: the configured one, or the first that is there.
 
 import type { Config } from "./config/config.ts";
-import { DaemonError, asDaemonError } from "./errors.ts";
+import { DaemonError, asDaemonError, invariant } from "./errors.ts";
 import { CachefilesSession } from "./kernel/cachefiles/session.ts";
 import { openBoundDevice } from "./kernel/cachefiles/setup.ts";
 import { FanotifySession } from "./kernel/fanotify/session.ts";
@@ -12,7 +12,7 @@ import { FullSession } from "./kernel/full/session.ts";
 import { startMountChild } from "./kernel/mount-child.ts";
 import { listMounts } from "./kernel/mountinfo.ts";
 import type { KernelDoor } from "./kernel/transport.ts";
-import { systemClock as clock } from "./platform/clock.ts";
+import { type Clock, systemClock as clock } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
 import type { Native } from "./platform/native.ts";
 
@@ -112,7 +112,7 @@ function openCachefiles(config: Config, native: Native, log: Log): OpenDoor {
 async function openFanotify(config: Config, native: Native, log: Log): Promise<OpenDoor> {
   if (!config.kernel.allow_unsafe) throw new DaemonError({ code: "fanotify_unsafe" });
   const cacheDir = config.cache.dir;
-  const opened = await openGroup(native, { cacheDir, tryMounting: tryingInChild(false) });
+  const opened = await openGroup(native, { cacheDir, tryMounting: tryMountingIn(clock, false) });
   const door = new FanotifySession({ native, clock, log, ...opened, cacheDir, pid: process.pid });
   log.warn({}, new DaemonError({ code: "fanotify_unsafe" }).message);
   const left = (await listMounts()).filter(
@@ -130,24 +130,37 @@ async function openFanotify(config: Config, native: Native, log: Log): Promise<O
 /** Faults: full_unsupported, cache_dir_unsuitable. */
 export async function openFull(config: Config, native: Native, log: Log): Promise<FullSession> {
   const cacheDir = config.cache.dir;
+  let session: FullSession | undefined;
+  await tryFull(native, cacheDir, (lockFd) => {
+    session = new FullSession({ native, clock, log, lockFd, cacheDir });
+  });
+  invariant(session !== undefined, "a door that was tried is open");
+  return session;
+}
+
+/** Resolves with how whole images are mounted here; whoever it tells the lock's fd then owns it. */
+export async function tryFull(
+  native: Native,
+  cacheDir: string,
+  onTried: (lockFd: number) => void,
+): Promise<string> {
   const lockFd = await lockFiles(native, cacheDir);
   try {
-    await withTrialImage(cacheDir, tryingInChild(true)).catch((error: unknown) => {
-      const { message } = asDaemonError(error);
-      const detail = `an EROFS image cannot be mounted from a file: ${message}`;
-      throw new DaemonError({ code: "full_unsupported", detail }, { cause: error });
-    });
-    return new FullSession({ native, clock, log, lockFd, cacheDir });
+    const how = await withTrialImage(cacheDir, tryMountingIn(clock, true));
+    onTried(lockFd);
+    return how;
   } catch (error) {
     native.close(lockFd);
-    throw error;
+    const { message } = asDaemonError(error);
+    const detail = `an EROFS image cannot be mounted from a file: ${message}`;
+    throw new DaemonError({ code: "full_unsupported", detail }, { cause: error });
   }
 }
 
 /** In a child: mounting may block its process. */
-function tryingInChild(mayLoop: boolean): TryMounting {
+export function tryMountingIn(by: Clock, mayLoop: boolean): TryMounting {
   return async (primary) => {
-    const child = startMountChild(clock);
+    const child = startMountChild(by);
     try {
       const image = { primary, devices: [] };
       return await child.carryOut({ kind: "mount-files", image, mayLoop }, TRIAL_MS);

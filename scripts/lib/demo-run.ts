@@ -68,8 +68,12 @@ async function demo(): Promise<void> {
   } else {
     console.log(`\n$ erofsd mount ${reference} ${target}`);
     await must(process.execPath, [
-      ...[program, "mount", reference, target],
-      ...["--socket", daemon.socketPath],
+      program,
+      "mount",
+      reference,
+      target,
+      "--socket",
+      daemon.socketPath,
     ]);
   }
   await readFirstByte(join(target, "usr/bin/python3"));

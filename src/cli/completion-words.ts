@@ -51,6 +51,7 @@ export const COMMAND_WORDS: readonly CommandWord[] = [
   command("config", "the configuration", [], ["check", "show"]),
   command("config check", "say what is wrong with a file", [JSON_OPTION], "file"),
   command("config show", "show it, without secrets", [JSON_OPTION, ...ASKING], "file"),
+  command("doctor", "what this machine can do", [JSON_OPTION, ...ASKING]),
   command("version", "which versions run", [JSON_OPTION, ...ASKING]),
   command("completion", "print a completion script", [], SHELLS),
   command("login", "give the daemon credentials", [

@@ -4,7 +4,7 @@
 // and ends with it.
 
 import { asDaemonError } from "../errors.ts";
-import { bindMount, mountErofs, mountFiles, tryMountingErofs, unmount } from "../kernel/mount.ts";
+import { bindMount, mountFiles, mountOrTry, unmount } from "../kernel/mount.ts";
 import { type MountOrder, type MountReply, mountOrder } from "../kernel/mount-orders.ts";
 import { checkMountPoint } from "../kernel/mount-point.ts";
 
@@ -28,12 +28,11 @@ async function carryOut(order: MountOrder): Promise<string> {
     case "look":
       return checkMountPoint(order.path);
     case "mount":
-      mountErofs(order.image, order.target);
+      mountOrTry(order.image, order.target);
       return "";
     case "mount-files":
       if (order.mayLoop) return mountFiles(order.image, order.target);
-      if (order.target === undefined) tryMountingErofs(order.image);
-      else mountErofs(order.image, order.target);
+      mountOrTry(order.image, order.target);
       return "file";
     case "bind":
       bindMount(order.source, order.target);

@@ -94,8 +94,8 @@ function describe(order: MountOrder): string {
     case "unmount":
       return `unmounting ${order.target}`;
     case "bind":
-    case "mount":
       return `mounting at ${order.target}`;
+    case "mount":
     case "mount-files":
       return order.target === undefined ? "mounting for a trial" : `mounting at ${order.target}`;
     default:

@@ -15,8 +15,9 @@ const fscache = z.strictObject({
 export const mountOrder = z.discriminatedUnion("kind", [
   /** May something be mounted there? Answers with its real path. */
   z.strictObject({ kind: z.literal("look"), path }),
-  z.strictObject({ kind: z.literal("mount"), image: fscache, target: path }),
-  /** Answers `file` or `loop`; `target` absent: mounts it nowhere, for a trial. */
+  /** `target` absent: mounts it nowhere, for a trial. */
+  z.strictObject({ kind: z.literal("mount"), image: fscache, target: path.optional() }),
+  /** The same, but answers `file` or `loop`. */
   z.strictObject({
     kind: z.literal("mount-files"),
     image: files,

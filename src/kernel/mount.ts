@@ -104,13 +104,9 @@ export function mountThroughLoop(image: FileImage, target: string | undefined): 
   }
 }
 
-/** Mounts it nowhere, and lets go of it. Fault: syscall_failed. */
-export function tryMountingErofs(image: FscacheImage | FileImage): void {
-  closeSync(detachedMount(image));
-}
-
-function mountOrTry(image: FileImage, target: string | undefined): void {
-  if (target === undefined) tryMountingErofs(image);
+/** `target` undefined: mounts it nowhere, and lets go of it. Fault: syscall_failed. */
+export function mountOrTry(image: FscacheImage | FileImage, target: string | undefined): void {
+  if (target === undefined) closeSync(detachedMount(image));
   else mountErofs(image, target);
 }
 

@@ -51,6 +51,11 @@ async function pushOnlyHere(name: string) {
   return { own, image, reference: await site.pushRaw(image, name) };
 }
 
+const mountAt = (reference: string, directory: string) => {
+  const at = ["--socket", site.daemon.socketPath];
+  return end(process.execPath, [program, "mount", reference, directory, ...at]);
+};
+
 const diff = (one: string, other: string) => end("diff", ["-r", "--no-dereference", one, other]);
 const same = { code: 0, stdout: "" };
 
@@ -63,7 +68,12 @@ test("a daemon with no door says so in one line, and serves whole images", async
     }),
   ]);
   expect(site.daemon.log.find(({ msg }) => msg === "ready")).toMatchObject({ door: "full" });
-  const { stdout } = await end(process.execPath, [program, "ps", "--socket", site.daemon.socketPath]);
+  const { stdout } = await end(process.execPath, [
+    program,
+    "ps",
+    "--socket",
+    site.daemon.socketPath,
+  ]);
   expect(stdout).toMatch(/^MOUNT POINT +REFERENCE +DOOR/);
 });
 
@@ -201,10 +211,7 @@ describe("who asks for a mount", () => {
       const directory = join(site.home, "given-up-mount");
       await mkdir(directory);
       site.pauseRegistry(true);
-      const mounting = end(process.execPath, [
-        ...[program, "mount", reference, directory],
-        ...["--socket", site.daemon.socketPath],
-      ]);
+      const mounting = mountAt(reference, directory);
       await site.until("it is being made", async () => (await mounts()).length === 1);
       await site.umount(directory);
       expect(await mounting).toMatchObject({ code: 6 });
@@ -284,10 +291,7 @@ describe("what is wrong is not mounted:", () => {
       const { own, reference } = await pushOnlyHere("half");
       const directory = join(site.home, "half-mount");
       await mkdir(directory);
-      const mounting = end(process.execPath, [
-        ...[program, "mount", reference, directory],
-        ...["--socket", site.daemon.socketPath],
-      ]);
+      const mounting = mountAt(reference, directory);
       await site.until("some of it is there", async () => {
         const { objects } = await site.daemon.status();
         return objects.some(({ cachedBytes }) => cachedBytes > 0);

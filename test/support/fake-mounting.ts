@@ -43,7 +43,7 @@ export class FakeMounting {
       case "mount": {
         const { fsid, domainId } = order.image;
         const superOptions = ["ro", `fsid=${fsid}`, `domain_id=${domainId}`];
-        this.#add(order.target, "none", superOptions);
+        this.#add(order.target ?? "", "none", superOptions);
         return "";
       }
       case "mount-files":

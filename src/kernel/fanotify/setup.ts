@@ -33,7 +33,7 @@ export interface OpenGroup {
 }
 
 /** Mounts an image file nowhere. Fault: syscall_failed. */
-export type TryMounting = (path: string) => Promise<unknown>;
+export type TryMounting = (path: string) => Promise<string>;
 
 /**
  * Locks and prepares the cache directory. `tryMounting` mounts an image file and lets go of it.
@@ -238,7 +238,7 @@ function unsupported(error: unknown, what: string, reasons: Record<string, strin
 }
 
 /** Two blocks: a superblock and an empty directory. Source: fs/erofs/erofs_fs.h. */
-function trialImage(): Uint8Array {
+export function trialImage(): Uint8Array {
   const bytes = new Uint8Array(2 * BLOCK_BYTES);
   const view = new DataView(bytes.buffer);
   const superblock = 1024;
