@@ -113,6 +113,14 @@ export const configSchema = z.strictObject({
       writer_threads: z.int().min(1).max(64).default(4),
     })
     .prefault({}),
+  prefetch: z
+    .strictObject({
+      /** For all together, a second; 0B: no limit. */
+      bandwidth: bytes("0B", "64GiB").prefault("0B"),
+      /** Prefetches under way at once; others wait for their turn. */
+      jobs: z.int().min(1).max(64).default(4),
+    })
+    .prefault({}),
   limits: z
     .strictObject({
       open_timeout: milliseconds("1s", "10m").prefault("15s"),

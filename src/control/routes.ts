@@ -5,6 +5,7 @@ import * as z from "zod";
 import { configView } from "../config/config-view.ts";
 import { packageVersion } from "../platform/package-root.ts";
 import { cacheAnswer, imageDetail, imageName, imagesAnswer } from "./image-schema.ts";
+import { prefetchRoutes } from "./prefetch-routes.ts";
 import { type Route, TAKES_NOTHING, jsonRoute, textRoute } from "./route.ts";
 import {
   dropCredentials,
@@ -168,6 +169,7 @@ export const ROUTES: readonly Route[] = [
   ...daemonRoutes,
   ...imageRoutes,
   ...credentialRoutes,
+  ...prefetchRoutes,
   ...streamRoutes,
   describeRoute,
 ];

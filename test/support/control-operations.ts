@@ -22,6 +22,12 @@ export function onlyOperations(given: Partial<ControlOperations>): ControlOperat
     dropCredentials: never,
     trace: never,
     events: never,
+    startPrefetch: never,
+    prefetches: never,
+    prefetch: never,
+    changePrefetch: never,
+    cancelPrefetch: never,
+    watchPrefetch: never,
     ...given,
   };
 }
