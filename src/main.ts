@@ -14,15 +14,19 @@ import { KnownImages } from "./control/known-images.ts";
 import { bindingObserver, failureObserver, observedHandler } from "./control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
+import { prefetchOperations } from "./control/prefetch-operations.ts";
 import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
 import { type CountingDoor, openDoor } from "./doors.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
 import { FileMounts } from "./file-mounts.ts";
 import { Admission } from "./flow/admission.ts";
+import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
 import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
+import type { Prefetches } from "./flow/prefetch/prefetches.ts";
+import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
@@ -30,6 +34,7 @@ import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
 import { packageVersion } from "./platform/package-root.ts";
+import { buildPrefetches, fileHolder, whenMounted } from "./prefetch-serving.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
 
@@ -83,9 +88,12 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
     "ready",
   );
   // What a first request needs is loaded now, after the door is open.
-  rooms.warmUp().catch((error: unknown) => {
-    stopped.stop(asDaemonError(error));
-  });
+  rooms
+    .warmUp()
+    .then(() => rooms.prefetches.load())
+    .catch((error: unknown) => {
+      stopped.stop(asDaemonError(error));
+    });
   const reason = await stopped.reason;
   await shutDown(config, rooms, log);
   if (reason instanceof DaemonError) throw reason;
@@ -98,12 +106,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   const failures = new FailureLog();
   const events = new EventHub({ clock, unixMs: Date.now });
   const failed = failureObserver(failures, events);
-  const rooms = await buildRooms({
-    config,
-    native,
-    log,
-    onFillFailure: failed.ofFill,
-  });
+  const rooms = await buildRooms({ config, native, log, onFillFailure: failed.ofFill });
   const { source, engine, bindings } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
@@ -117,7 +120,10 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
     onFailure: failed.ofOpen,
   });
-  const { kind: doorKind, door, mounts } = await openServedDoor(config, native, log);
+  const filling = buildFills(config, { ...rooms, opener }, log);
+  const { prefetcher, fills } = filling;
+  const { kind: doorKind, door, mounts, holder } = await openServedDoor(config, native, log);
+  const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
     config,
@@ -128,6 +134,10 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     mounts,
     failures,
     events,
+    fill: () => {
+      fills.look();
+    },
+    prefetches,
   });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
@@ -139,14 +149,26 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     engine,
     names,
     opener,
+    prefetches,
     door,
     doorKind,
     mounts,
     control,
     warmUp,
     handler,
+    ...filling,
     ...life,
   };
+}
+
+function buildFills(
+  config: Config,
+  { engine, bindings, opener }: Pick<Rooms, "engine" | "bindings"> & { readonly opener: Opener },
+  log: RootLog["log"],
+) {
+  const prefetcher = new Prefetcher({ engine, clock, log, isBusy: () => opener.waitingCount > 0 });
+  const { fill } = config.engine;
+  return { prefetcher, fills: new BackgroundFill({ engine, bindings, prefetcher, clock, fill }) };
 }
 
 function buildNames(config: Config, rooms: Rooms, log: RootLog["log"]): NameResolver {
@@ -178,8 +200,10 @@ async function buildControl(parts: {
   readonly mounts: FileMounts | undefined;
   readonly failures: FailureLog;
   readonly events: EventHub;
+  readonly fill: () => void;
+  readonly prefetches: Prefetches;
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events } = parts;
+  const { config, log, rooms, names, door, mounts, failures, events, fill, prefetches } = parts;
   const { engine, bindings, counts, pushed } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
@@ -190,6 +214,8 @@ async function buildControl(parts: {
     config,
     version,
     names,
+    bindings,
+    fill,
     mounts,
     images: new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure }),
     failures,
@@ -199,6 +225,7 @@ async function buildControl(parts: {
     status: statusOf({ engine, door, counts, readiness }, version),
     metrics: metricsOf(rooms),
     trace: traceOf(engine, version),
+    prefetch: prefetchOperations({ prefetches, names, stopping: stopping.signal }),
     stopping: stopping.signal,
   });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
@@ -226,7 +253,8 @@ async function openServedDoor(config: Config, native: Native, log: RootLog["log"
   const opened = await openDoor(config, native, log);
   const isAsked = opened.kind === "cachefiles";
   const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, log });
-  return { ...opened, mounts };
+  const holder = isAsked ? whenMounted : fileHolder(opened.door);
+  return { ...opened, mounts, holder };
 }
 
 function statusOf(
@@ -277,6 +305,9 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
     );
   }
   rooms.stopping.abort(error);
+  rooms.fills.stop();
+  rooms.prefetches.stop(error);
+  rooms.prefetcher.stop();
   rooms.names.stop(error);
   rooms.engine.abort(error);
   await rooms.door.stop(error);

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { Config } from "./config/config.ts";
 import { findWanted } from "./flow/prefetch/find-wanted.ts";
 import type { StreamHolder } from "./flow/prefetch/job.ts";
-import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
+import type { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { Prefetches } from "./flow/prefetch/prefetches.ts";
 import type { FanotifySession } from "./kernel/fanotify/session.ts";
 import { systemClock as clock } from "./platform/clock.ts";
@@ -16,22 +16,20 @@ import { PrefetchStore } from "./state/prefetch-store.ts";
 export interface PrefetchServingParts {
   readonly config: Config;
   readonly rooms: Pick<Rooms, "engine" | "bindings" | "store" | "streams">;
+  readonly prefetcher: Prefetcher;
   readonly holder: StreamHolder;
-  /** Other work that goes before prefetch. */
-  readonly isBusy: () => boolean;
   readonly log: Log;
 }
 
-export function buildPrefetches({ config, rooms, holder, isBusy, log }: PrefetchServingParts) {
+export function buildPrefetches({ config, rooms, prefetcher, holder, log }: PrefetchServingParts) {
   const { engine, bindings, store, streams } = rooms;
-  const prefetcher = new Prefetcher({ engine, clock, log, isBusy });
   prefetcher.limitBandwidth(config.prefetch.bandwidth);
   const finding = {
     bootstrapDirectory: store.bootstrapDirectory,
     openStream: streams.open.bind(streams),
     nowMs: () => clock.nowMs(),
   };
-  const prefetches = new Prefetches({
+  return new Prefetches({
     engine,
     prefetcher,
     holder,
@@ -43,7 +41,6 @@ export function buildPrefetches({ config, rooms, holder, isBusy, log }: Prefetch
     unixMs: Date.now,
     runningMax: config.prefetch.jobs,
   });
-  return { prefetcher, prefetches };
 }
 
 /** Files of the fanotify door, open for as long as they are filled. */
@@ -59,3 +56,8 @@ export function fileHolder(door: FanotifySession): StreamHolder {
     },
   };
 }
+
+/** Where the kernel has to have a file open before it can be filled. */
+export const whenMounted: StreamHolder = {
+  open: () => Promise.resolve({ release: () => undefined }),
+};

@@ -45,7 +45,12 @@ export const prefetchRoutes: readonly Route[] = [
     (operations, { params }) => operations.prefetch(params.id),
   ),
   jsonRoute(
-    { method: "PATCH", path: ONE, id: "changePrefetch", summary: "change it while it is under way" },
+    {
+      method: "PATCH",
+      path: ONE,
+      id: "changePrefetch",
+      summary: "change it while it is under way",
+    },
     { ...TAKES_NOTHING, params: prefetchId, body: changePrefetch },
     prefetchView,
     (operations, { params, body }) => operations.changePrefetch(params.id, body),

@@ -24,7 +24,11 @@ export interface JobParts {
   readonly prefetcher: Prefetcher;
   readonly holder: StreamHolder;
   readonly bindingOf: (name: CookieName) => Binding | undefined;
-  readonly findWanted: (job: PrefetchRecord, binding: Binding, signal: AbortSignal) => Promise<Wanted>;
+  readonly findWanted: (
+    job: PrefetchRecord,
+    binding: Binding,
+    signal: AbortSignal,
+  ) => Promise<Wanted>;
 }
 
 /** Seconds over which the speed is measured. */
@@ -74,7 +78,7 @@ export class PrefetchJob {
       this.#fetchedBefore = this.record.fetchedBytes;
       this.#fetchedNow = () => 0;
       parts.prefetcher.cancel(id);
-      for (const { release } of held) release();
+      for (const hold of held) hold.release();
     }
   }
 
@@ -152,7 +156,10 @@ export class PrefetchJob {
       if (blocks === undefined) return;
       cachedBytes += set.commonBytes(blocks);
     }
-    const fetchedBytes = Math.max(this.record.fetchedBytes, this.#fetchedBefore + this.#fetchedNow());
+    const fetchedBytes = Math.max(
+      this.record.fetchedBytes,
+      this.#fetchedBefore + this.#fetchedNow(),
+    );
     this.record = { ...this.record, totalBytes: wantedBytes(wanted), cachedBytes, fetchedBytes };
   }
 }

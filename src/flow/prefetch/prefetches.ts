@@ -289,7 +289,10 @@ export class Prefetches {
     return job;
   }
 
-  #sameAs({ volumeKey, cookieKey, binding }: CookieName & { binding: Binding }, what: PrefetchWhat) {
+  #sameAs(
+    { volumeKey, cookieKey, binding }: CookieName & { binding: Binding },
+    what: PrefetchWhat,
+  ) {
     const wanted = JSON.stringify(what);
     return [...this.#jobs.values()].find(({ isActive, record }) => {
       return (
