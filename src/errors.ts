@@ -46,6 +46,8 @@ export type Fault =
   | { code: "state_damaged"; path: string; detail: string }
   | { code: "daemon_unreachable"; socketPath: string; detail: string }
   | { code: "socket_in_use"; socketPath: string }
+  | { code: "trace_invalid"; where: string; detail: string }
+  | { code: "trace_missing"; reference: string }
   | { code: "request_invalid"; field: string; detail: string }
   | { code: "request_slow"; timeoutMs: number }
   | { code: "request_too_large"; field: string; bytesMax: number }
@@ -244,6 +246,13 @@ export const ERROR_POLICY = {
     ENVIRONMENT,
     "another erofsd answers there; give this one its own control.socket",
   ),
+  trace_invalid: policy(
+    "never",
+    EINVAL,
+    IMAGE,
+    "record the image again with `erofsd trace record`",
+  ),
+  trace_missing: policy("never", ENOENT, REMOTE, "record one, and `erofsd trace push` it"),
   request_invalid: policy("never", EINVAL, USAGE, "correct the field"),
   request_slow: policy("never", ETIMEDOUT, USAGE, "send the whole request at once"),
   request_too_large: policy("never", EINVAL, USAGE, "send less"),
@@ -335,6 +344,7 @@ export function describeFault(fault: Fault): string {
     case "image_unsupported":
     case "image_invalid":
     case "chunk_untrusted":
+    case "trace_invalid":
       return `${fault.where}: ${fault.detail}`;
     case "layout_failed":
     case "directory_failed":
@@ -373,6 +383,8 @@ export function describeFault(fault: Fault): string {
       return `no daemon answers at ${fault.socketPath}: ${fault.detail}`;
     case "socket_in_use":
       return `a running daemon answers at ${fault.socketPath}`;
+    case "trace_missing":
+      return `the registry has no trace of ${fault.reference}`;
     case "request_invalid":
       return `${fault.field}: ${fault.detail}`;
     case "request_slow":
