@@ -34,8 +34,13 @@ import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
 import { packageVersion } from "./platform/package-root.ts";
+import { Systemd } from "./platform/systemd.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
+import { ServiceReport, healthProblem } from "./service-report.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
+
+/** FileDescriptorName= in erofsd.socket. */
+const CONTROL_SOCKET_NAME = "control";
 
 /** Runs until a signal ends it; resolves with the exit status. Rejects when it cannot start. */
 export async function serve(options: { configPath: string | undefined }): Promise<number> {
@@ -64,9 +69,11 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   const startMs = clock.nowMs();
   const stopped = stopSignal(log);
   const native = loadNative({ writerThreads: config.engine.writer_threads });
+  const systemd = new Systemd(native);
+  const passed = systemd.takeListenFds();
   const rooms = await buildServing(config, native, log);
   try {
-    await rooms.control.listen();
+    await rooms.control.listen(passed.get(CONTROL_SOCKET_NAME)?.[0]);
   } catch (error) {
     await rooms.door.stop(asDaemonError(error));
     throw error;
@@ -86,14 +93,33 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
     },
     "ready",
   );
+  const report = reportOf(rooms, { config, systemd, log });
+  await report.ready();
   // What a first request needs is loaded now, after the door is open.
   rooms.warmUp().catch((error: unknown) => {
     stopped.stop(asDaemonError(error));
   });
   const reason = await stopped.reason;
+  await report.stopping();
   await shutDown(config, rooms, log);
   if (reason instanceof DaemonError) throw reason;
   return 0;
+}
+
+function reportOf(
+  rooms: Serving,
+  { config, systemd, log }: { config: Config; systemd: Systemd; log: RootLog["log"] },
+): ServiceReport {
+  const { door, doorKind, engine, readiness } = rooms;
+  const readTimeoutMs = config.limits.read_timeout;
+  return new ServiceReport({
+    systemd,
+    clock,
+    log,
+    problem: () => healthProblem({ door, readiness, engine, readTimeoutMs, clock }),
+    status: () =>
+      `Serving through ${doorKind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
+  });
 }
 
 type Serving = Awaited<ReturnType<typeof buildServing>>;
