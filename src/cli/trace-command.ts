@@ -60,7 +60,9 @@ async function record(
   const reader = new TraceReader("what the daemon sends");
   const lines: string[] = [];
   let reads = 0;
-  for await (const line of linesOf(askStream(socketPath, `/v1/trace?${query.toString()}`, signal))) {
+  for await (const line of linesOf(
+    askStream(socketPath, `/v1/trace?${query.toString()}`, signal),
+  )) {
     if (lines.length === 0) tell("recording; Ctrl-C ends it");
     reader.line(line);
     lines.push(line);
