@@ -12,7 +12,7 @@ import {
   prefetchesAnswer,
   startedPrefetch,
 } from "../control/prefetch-schema.ts";
-import { type Trace, parseTrace } from "../control/trace-format.ts";
+import { type Trace, parseTrace } from "../image/trace-format.ts";
 import { DaemonError } from "../errors.ts";
 import { absoluteReference } from "./absolute-reference.ts";
 import { eventDataOf } from "./event-data.ts";
@@ -162,19 +162,15 @@ async function requestOf(given: PrefetchGiven): Promise<StartPrefetch> {
 }
 
 async function readTrace(path: string): Promise<Trace> {
-  try {
-    return parseTrace(await readFile(path, "utf8"));
-  } catch (error) {
-    const reason = error instanceof Error && "code" in error ? error.message : "it is no trace";
-    throw new DaemonError(
-      { code: "usage_invalid", detail: `${path}: ${reason}` },
-      { cause: error },
-    );
-  }
+  const text = await readFile(path, "utf8").catch((error: unknown) => {
+    const detail = `${path}: ${error instanceof Error ? error.message : String(error)}`;
+    throw new DaemonError({ code: "usage_invalid", detail }, { cause: error });
+  });
+  return parseTrace(text, path);
 }
 
 /** What is read again says nothing new. */
-function packed({ streams, reads }: Trace): NonNullable<StartPrefetch["trace"]> {
+function packed({ image, streams, reads }: Trace): NonNullable<StartPrefetch["trace"]> {
   const seen = new Set<string>();
   const first = reads.flatMap(({ stream, offset, length }): [number, number, number][] => {
     const id = `${stream} ${offset} ${length}`;
@@ -182,7 +178,11 @@ function packed({ streams, reads }: Trace): NonNullable<StartPrefetch["trace"]> 
     seen.add(id);
     return [[stream, offset, length]];
   });
-  return { streams: streams.map(({ stream, digest }) => ({ stream, digest })), reads: first };
+  return {
+    ...(image === undefined ? {} : { image }),
+    streams: streams.map(({ stream, digest }) => ({ stream, digest })),
+    reads: first,
+  };
 }
 
 function progressOf(view: PrefetchView) {

@@ -72,7 +72,7 @@ async function* eventsOf(facts: AsyncIterable<PrefetchFacts>): AsyncGenerator<st
 function wishOf({ paths, globs, trace }: StartPrefetch): PrefetchWish {
   if (trace !== undefined) {
     const reads = trace.reads.map(([stream, offset, length]) => ({ stream, offset, length }));
-    return { kind: "trace", trace: { streams: trace.streams, reads } };
+    return { kind: "trace", trace: { ...trace, reads } };
   }
   if (paths === undefined && globs === undefined) return { kind: "all" };
   return { kind: "files", paths: paths ?? [], globs: globs ?? [] };

@@ -18,6 +18,8 @@ const changeable = {
 };
 
 const traceReads = z.strictObject({
+  /** Of which it is, where it says so. */
+  image: z.strictObject({ reference: z.string(), manifestDigest: z.string() }).optional(),
   streams: z.array(z.strictObject({ stream: z.int().min(0), digest: z.string() })).max(4096),
   /** Stream, offset and length, in the order of time. */
   reads: z.array(z.tuple([z.int().min(0), bytes, bytes])).max(100_000),

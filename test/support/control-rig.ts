@@ -8,6 +8,8 @@ import { onTestFinished } from "vitest";
 import { parseConfig } from "../../src/config/config.ts";
 import type { ControlOperations } from "../../src/control/control-operations.ts";
 import { EventHub } from "../../src/control/event-hub.ts";
+import { imageFilesOf } from "../../src/control/image-files.ts";
+import { imageHistoryOf } from "../../src/control/image-history.ts";
 import { KnownImages } from "../../src/control/known-images.ts";
 import { bindingObserver, failureObserver, observedHandler } from "../../src/control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "../../src/control/operations.ts";
@@ -63,6 +65,13 @@ export class ControlRig {
     const recorder = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
     this.prefetches = prefetchesOf(names, folder, this.log);
     const lastFailure = this.failures.last.bind(this.failures);
+    const images = new KnownImages({
+      bindings: names.bindings,
+      engine,
+      cacheDir: folder,
+      lastFailure,
+    });
+    const { source } = names.flow;
     this.operations = controlOperations({
       mounts: undefined,
       clock,
@@ -73,12 +82,7 @@ export class ControlRig {
       fill: () => {
         this.fillLooks += 1;
       },
-      images: new KnownImages({
-        bindings: names.bindings,
-        engine,
-        cacheDir: folder,
-        lastFailure,
-      }),
+      images,
       failures: this.failures,
       pushed: new PushedCredentials(),
       readiness: this.readiness,
@@ -104,6 +108,8 @@ export class ControlRig {
         names: names.names,
         stopping: this.stopping.signal,
       }),
+      imageFiles: imageFilesOf(images, { source, clock, bootstrapDirectory: folder }),
+      imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
       stopping: this.stopping.signal,
     });
     const { socketPath, operations, log } = this;

@@ -31,6 +31,7 @@ const FETCH_LIMIT_MS = 60_000;
 
 /** What a trace says was read, as control's trace format has it. */
 export interface TraceReads {
+  readonly image?: { readonly manifestDigest: string } | undefined;
   readonly streams: readonly { readonly stream: number; readonly digest: string }[];
   /** In the order of time. */
   readonly reads: readonly {
@@ -62,6 +63,9 @@ export function traceWhat(trace: TraceReads, binding: Binding): PrefetchWhat {
   );
   const mismatch = (detail: string): DaemonError =>
     new DaemonError({ code: "trace_mismatch", reference: binding.reference, detail });
+  if (trace.image !== undefined && trace.image.manifestDigest !== binding.manifestDigest) {
+    throw mismatch(`it is of ${trace.image.manifestDigest}, this is ${binding.manifestDigest}`);
+  }
   const extents = trace.reads.flatMap(({ stream, offset, length }) => {
     const device = devices.get(stream) ?? -1;
     const size = streams[device]?.size;

@@ -174,17 +174,17 @@ describe("a prefetch", () => {
 describe("after a restart", () => {
   test("what had not ended goes on; what is damaged is told of and left out", async () => {
     const { rig } = await withImage();
-    const { view } = await start(rig);
     const done = await start(rig, { paths: ["sub/tiny"] });
     await ended(rig, done.view.id);
+    const { view } = await start(rig);
     const folder = join(rig.cacheDir, "prefetches");
     await writeFile(join(folder, "00000000.json"), '{"version":1');
     const later = prefetchesOf(rig.names, rig.cacheDir, rig.log);
     await later.load();
-    expect(later.list().map(({ id, state }) => [id, state])).toEqual([
-      [view.id, "active"],
-      [done.view.id, "done"],
-    ]);
+    expect(Object.fromEntries(later.list().map(({ id, state }) => [id, state]))).toEqual({
+      [view.id]: "active",
+      [done.view.id]: "done",
+    });
     expect(rig.log.lines).toContainEqual(
       expect.objectContaining({ level: "warn", fields: { code: "state_damaged" } }),
     );
