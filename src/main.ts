@@ -10,6 +10,8 @@ import { release } from "node:os";
 import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
 import { EventHub } from "./control/event-hub.ts";
+import { imageFilesOf } from "./control/image-files.ts";
+import { imageHistoryOf } from "./control/image-history.ts";
 import { KnownImages } from "./control/known-images.ts";
 import { bindingObserver, failureObserver, observedHandler } from "./control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
@@ -32,8 +34,13 @@ import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
 import { packageVersion } from "./platform/package-root.ts";
+import { Systemd } from "./platform/systemd.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
+import { ServiceReport, healthProblem } from "./service-report.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
+
+/** FileDescriptorName= in erofsd.socket. */
+const CONTROL_SOCKET_NAME = "control";
 
 /** Runs until a signal ends it; resolves with the exit status. Rejects when it cannot start. */
 export async function serve(options: { configPath: string | undefined }): Promise<number> {
@@ -62,9 +69,11 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   const startMs = clock.nowMs();
   const stopped = stopSignal(log);
   const native = loadNative({ writerThreads: config.engine.writer_threads });
+  const systemd = new Systemd(native);
+  const passed = systemd.takeListenFds();
   const rooms = await buildServing(config, native, log);
   try {
-    await rooms.control.listen();
+    await rooms.control.listen(passed.get(CONTROL_SOCKET_NAME)?.[0]);
   } catch (error) {
     await rooms.door.stop(asDaemonError(error));
     throw error;
@@ -84,14 +93,33 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
     },
     "ready",
   );
+  const report = reportOf(rooms, { config, systemd, log });
+  await report.ready();
   // What a first request needs is loaded now, after the door is open.
   rooms.warmUp().catch((error: unknown) => {
     stopped.stop(asDaemonError(error));
   });
   const reason = await stopped.reason;
+  await report.stopping();
   await shutDown(config, rooms, log);
   if (reason instanceof DaemonError) throw reason;
   return 0;
+}
+
+function reportOf(
+  rooms: Serving,
+  { config, systemd, log }: { config: Config; systemd: Systemd; log: RootLog["log"] },
+): ServiceReport {
+  const { door, doorKind, engine, readiness } = rooms;
+  const readTimeoutMs = config.limits.read_timeout;
+  return new ServiceReport({
+    systemd,
+    clock,
+    log,
+    problem: () => healthProblem({ door, readiness, engine, readTimeoutMs, clock }),
+    status: () =>
+      `Serving through ${doorKind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
+  });
 }
 
 type Serving = Awaited<ReturnType<typeof buildServing>>;
@@ -199,11 +227,12 @@ async function buildControl(parts: {
   readonly fill: () => void;
 }) {
   const { config, log, rooms, names, door, mounts, failures, events, fill } = parts;
-  const { engine, bindings, counts, pushed } = rooms;
+  const { engine, bindings, counts, pushed, source, store } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
   const version = await packageVersion();
   const lastFailure = failures.last.bind(failures);
+  const images = new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure });
   const operations = controlOperations({
     clock,
     config,
@@ -212,7 +241,7 @@ async function buildControl(parts: {
     bindings,
     fill,
     mounts,
-    images: new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure }),
+    images,
     failures,
     pushed,
     readiness,
@@ -220,6 +249,12 @@ async function buildControl(parts: {
     status: statusOf({ engine, door, counts, readiness }, version),
     metrics: metricsOf(rooms),
     trace: traceOf(engine, version),
+    imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
+    imageFiles: imageFilesOf(images, {
+      source,
+      clock,
+      bootstrapDirectory: store.bootstrapDirectory,
+    }),
     stopping: stopping.signal,
   });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
