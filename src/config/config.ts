@@ -33,6 +33,8 @@ const cache = z
     frun: percent.default(7),
     fcull: percent.default(5),
     fstop: percent.default(1),
+    /** fanotify: what cache files may take together. */
+    size: bytes("16MiB", "1048576GiB").optional(),
   })
   .superRefine((limits, context) => {
     for (const kind of ["b", "f"] as const) {
