@@ -113,7 +113,8 @@ async function openFanotify(config: Config, native: Native, log: Log): Promise<O
   if (!config.kernel.allow_unsafe) throw new DaemonError({ code: "fanotify_unsafe" });
   const cacheDir = config.cache.dir;
   const opened = await openGroup(native, { cacheDir, tryMounting: tryMountingIn(clock, false) });
-  const door = new FanotifySession({ native, clock, log, ...opened, cacheDir, pid: process.pid });
+  const own = { cacheDir, limits: config.cache, pid: process.pid };
+  const door = new FanotifySession({ native, clock, log, ...opened, ...own });
   log.warn({}, new DaemonError({ code: "fanotify_unsafe" }).message);
   const left = (await listMounts()).filter(
     ({ source }) => parseOpenPath(source, cacheDir)?.isWhole === false,
@@ -132,7 +133,7 @@ export async function openFull(config: Config, native: Native, log: Log): Promis
   const cacheDir = config.cache.dir;
   let session: FullSession | undefined;
   await tryFull(native, cacheDir, (lockFd) => {
-    session = new FullSession({ native, clock, log, lockFd, cacheDir });
+    session = new FullSession({ native, clock, log, lockFd, cacheDir, limits: config.cache });
   });
   invariant(session !== undefined, "a door that was tried is open");
   return session;

@@ -50,12 +50,18 @@ export type Fault =
   | { code: "state_damaged"; path: string; detail: string }
   | { code: "daemon_unreachable"; socketPath: string; detail: string }
   | { code: "socket_in_use"; socketPath: string }
+  | { code: "trace_invalid"; where: string; detail: string }
+  | { code: "trace_missing"; reference: string }
   | { code: "request_invalid"; field: string; detail: string }
   | { code: "request_slow"; timeoutMs: number }
   | { code: "request_too_large"; field: string; bytesMax: number }
   | { code: "route_unknown"; path: string }
   | { code: "method_unsupported"; method: string; path: string; allowed: readonly string[] }
   | { code: "image_unknown"; name: string }
+  | { code: "image_in_use"; name: string; detail: string }
+  | { code: "nothing_matches"; reference: string; names: string }
+  | { code: "trace_mismatch"; reference: string; detail: string }
+  | { code: "prefetch_unknown"; id: string }
   | { code: "daemon_busy"; detail: string }
   | { code: "daemon_not_ready"; detail: string }
   | { code: "mount_failed"; target: string; detail: string }
@@ -257,12 +263,28 @@ export const ERROR_POLICY = {
     ENVIRONMENT,
     "another erofsd answers there; give this one its own control.socket",
   ),
+  trace_invalid: policy(
+    "never",
+    EINVAL,
+    IMAGE,
+    "record the image again with `erofsd trace record`",
+  ),
+  trace_missing: policy("never", ENOENT, REMOTE, "record one, and `erofsd trace push` it"),
   request_invalid: policy("never", EINVAL, USAGE, "correct the field"),
   request_slow: policy("never", ETIMEDOUT, USAGE, "send the whole request at once"),
   request_too_large: policy("never", EINVAL, USAGE, "send less"),
   route_unknown: policy("never", ENOENT, USAGE, "GET /openapi.json lists what there is"),
   method_unsupported: policy("never", EINVAL, USAGE, "GET /openapi.json lists what there is"),
   image_unknown: policy("never", ENOENT, IMAGE, "`erofsd images` lists what there is"),
+  image_in_use: policy("never", EINVAL, USAGE, "unmount it, or cancel its prefetch, first"),
+  nothing_matches: policy(
+    "never",
+    ENOENT,
+    USAGE,
+    "name paths as in the image's root; quote globs, so that the shell leaves them alone",
+  ),
+  trace_mismatch: policy("never", EINVAL, USAGE, "take a trace of this image"),
+  prefetch_unknown: policy("never", ENOENT, USAGE, "`erofsd prefetch ls` lists what there is"),
   daemon_busy: policy("same-source", EIO, DAEMON, "try again in a moment"),
   daemon_not_ready: policy("same-source", EIO, DAEMON, "try again in a moment"),
   mount_failed: policy("never", EIO, DAEMON, "the daemon's log has the cause"),

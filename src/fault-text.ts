@@ -43,6 +43,7 @@ export function describeFault(fault: Fault): string {
     case "image_unsupported":
     case "image_invalid":
     case "chunk_untrusted":
+    case "trace_invalid":
       return `${fault.where}: ${fault.detail}`;
     case "layout_failed":
     case "directory_failed":
@@ -85,6 +86,8 @@ export function describeFault(fault: Fault): string {
       return `no daemon answers at ${fault.socketPath}: ${fault.detail}`;
     case "socket_in_use":
       return `a running daemon answers at ${fault.socketPath}`;
+    case "trace_missing":
+      return `the registry has no trace of ${fault.reference}`;
     case "request_invalid":
       return `${fault.field}: ${fault.detail}`;
     case "request_slow":
@@ -101,6 +104,14 @@ export function describeFault(fault: Fault): string {
       return `${fault.target} is no mount of erofsd: ${fault.detail}`;
     case "mount_busy":
       return `${fault.target} is in use`;
+    case "image_in_use":
+      return `"${fault.name}" is in use: ${fault.detail}`;
+    case "nothing_matches":
+      return `${fault.reference}: no file matches ${fault.names}`;
+    case "trace_mismatch":
+      return `${fault.reference}: this trace is not of it: ${fault.detail}`;
+    case "prefetch_unknown":
+      return `there is no prefetch "${fault.id}"`;
     case "mount_failed":
       return `mounting ${fault.target} failed: ${fault.detail}`;
     default:

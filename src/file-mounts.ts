@@ -8,6 +8,7 @@
 import { createHash } from "node:crypto";
 import { DaemonError, asDaemonError, invariant } from "./errors.ts";
 import { FILL_BYTES, Filler } from "./file-filler.ts";
+import { deviceKey } from "./flow/streams.ts";
 import type { Stream } from "./flow/stream.ts";
 import type { ChunkMap } from "./image/chunk-map.ts";
 import { ErofsReader } from "./image/erofs/inode.ts";
@@ -189,11 +190,6 @@ export class FileMounts {
     await fill.settled();
     return true;
   }
-}
-
-/** The key of a device as a mount over fscache would ask for it. */
-function deviceKey({ digest, format }: StreamRecord): string {
-  return format === "rafs" ? digest.slice("sha256:".length) : digest;
 }
 
 /** What of a stream may be served: all of it, but for chunks that no known image vouches for. */

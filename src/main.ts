@@ -10,10 +10,13 @@ import { release } from "node:os";
 import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
 import { EventHub } from "./control/event-hub.ts";
+import { imageFilesOf } from "./control/image-files.ts";
+import { imageHistoryOf } from "./control/image-history.ts";
 import { KnownImages } from "./control/known-images.ts";
 import { bindingObserver, failureObserver, observedHandler } from "./control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
+import { prefetchOperations } from "./control/prefetch-operations.ts";
 import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
 import { type CountingDoor, openDoor } from "./doors.ts";
@@ -23,6 +26,7 @@ import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
 import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
+import type { Prefetches } from "./flow/prefetch/prefetches.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
@@ -34,6 +38,7 @@ import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
 import { packageVersion } from "./platform/package-root.ts";
+import { buildPrefetches, fileHolder, whenMounted } from "./prefetch-serving.ts";
 import { Systemd } from "./platform/systemd.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
 import { ServiceReport, healthProblem } from "./service-report.ts";
@@ -98,9 +103,12 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   const report = reportOf(rooms, { config, systemd, log });
   await report.ready();
   // What a first request needs is loaded now, after the door is open.
-  rooms.warmUp().catch((error: unknown) => {
-    stopped.stop(asDaemonError(error));
-  });
+  rooms
+    .warmUp()
+    .then(() => rooms.prefetches.load())
+    .catch((error: unknown) => {
+      stopped.stop(asDaemonError(error));
+    });
   const reason = await stopped.reason;
   await report.stopping();
   await shutDown(config, rooms, log);
@@ -130,12 +138,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   const failures = new FailureLog();
   const events = new EventHub({ clock, unixMs: Date.now });
   const failed = failureObserver(failures, events);
-  const rooms = await buildRooms({
-    config,
-    native,
-    log,
-    onFillFailure: failed.ofFill,
-  });
+  const rooms = await buildRooms({ config, native, log, onFillFailure: failed.ofFill });
   const { source, engine, bindings } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
@@ -149,9 +152,12 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
     onFailure: failed.ofOpen,
   });
-  const { prefetcher, fills } = buildFills(config, { ...rooms, opener }, log);
+  const filling = buildFills(config, { ...rooms, opener }, log);
+  const { prefetcher, fills } = filling;
   const opened = await openDoor(config, native, log);
   const doors = new MountDoors({ config, native, log, streams: rooms.streams, opened });
+  const holder = opened.kind === "cachefiles" ? whenMounted : fileHolder(opened.door);
+  const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
     config,
@@ -165,6 +171,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     fill: () => {
       fills.look();
     },
+    prefetches,
   });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
@@ -176,13 +183,13 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     engine,
     names,
     opener,
-    prefetcher,
-    fills,
+    prefetches,
     ...opened,
     doors,
     control,
     warmUp,
     handler,
+    ...filling,
     ...life,
   };
 }
@@ -227,13 +234,15 @@ async function buildControl(parts: {
   readonly failures: FailureLog;
   readonly events: EventHub;
   readonly fill: () => void;
+  readonly prefetches: Prefetches;
 }) {
-  const { config, log, rooms, names, door, doors, failures, events, fill } = parts;
-  const { engine, bindings, counts, pushed } = rooms;
+  const { config, log, rooms, names, door, doors, failures, events, fill, prefetches } = parts;
+  const { engine, bindings, counts, pushed, source, store } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
   const version = await packageVersion();
   const lastFailure = failures.last.bind(failures);
+  const images = new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure });
   const operations = controlOperations({
     clock,
     config,
@@ -243,7 +252,7 @@ async function buildControl(parts: {
     fill,
     files: doors.prepared,
     mounts: buildMounts({ ...parts, stopping: stopping.signal }),
-    images: new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure }),
+    images,
     failures,
     pushed,
     readiness,
@@ -251,6 +260,13 @@ async function buildControl(parts: {
     status: statusOf({ engine, door, counts, readiness }, version),
     metrics: metricsOf(rooms),
     trace: traceOf(engine, version),
+    prefetch: prefetchOperations({ prefetches, names, stopping: stopping.signal }),
+    imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
+    imageFiles: imageFilesOf(images, {
+      source,
+      clock,
+      bootstrapDirectory: store.bootstrapDirectory,
+    }),
     stopping: stopping.signal,
   });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
@@ -348,6 +364,7 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   }
   rooms.stopping.abort(error);
   rooms.fills.stop();
+  rooms.prefetches.stop(error);
   rooms.prefetcher.stop();
   rooms.names.stop(error);
   rooms.engine.abort(error);

@@ -12,6 +12,7 @@ import { listMounts } from "../kernel/mountinfo.ts";
 import { isOurMount } from "../mounts/mount-list.ts";
 import { type Output, jsonLine } from "./output.ts";
 import { ProgressBar } from "./progress-bar.ts";
+import { absoluteReference } from "./absolute-reference.ts";
 
 const LOOK_EVERY_MS = 250;
 
@@ -99,12 +100,6 @@ async function mountPoint(directory: string): Promise<string> {
   if (found?.isDirectory() === true) return realpath(directory);
   const detail = found === undefined ? "does not exist" : "is no directory";
   throw new DaemonError({ code: "usage_invalid", detail: `${directory} ${detail}` });
-}
-
-function absoluteReference(reference: string): string {
-  const [, kind, path] = /^(oci|rafs):([^/].*)$/.exec(reference) ?? [];
-  const absolute = path === undefined ? reference : `${kind}:${resolve(path)}`;
-  return absolute.replace(/(?<=^rafs:.*\?blobs=)[^/].*$/, (directory) => resolve(directory));
 }
 
 // A daemon in a mount namespace of its own mounts where nobody here sees it.

@@ -25,7 +25,7 @@ export class RemoteError extends Error {
 export async function ask<T>(
   socketPath: string,
   request: {
-    method: "GET" | "POST" | "DELETE";
+    method: "GET" | "POST" | "PATCH" | "DELETE";
     path: string;
     body?: object;
     answer: z.ZodType<T>;

@@ -19,6 +19,8 @@ const STATUS: Partial<Record<Code, number>> = {
   mount_unknown: 404,
   mount_busy: 409,
   door_closed: 409,
+  prefetch_unknown: 404,
+  image_in_use: 409,
   method_unsupported: 405,
   request_slow: 408,
   request_too_large: 413,

@@ -19,6 +19,7 @@ import type { EventHub } from "./event-hub.ts";
 import { failureOf } from "./failures.ts";
 import type { KnownImages } from "./known-images.ts";
 import { mountOperations } from "./mount-operations.ts";
+import type { PrefetchOperations } from "./prefetch-operations.ts";
 import type { PastFailure, RegisterRequest, RegisteredImage, Status } from "./schema.ts";
 import { whileWaited } from "./while-waited.ts";
 
@@ -100,6 +101,9 @@ export interface OperationsParts {
   readonly status: () => Status;
   readonly metrics: ControlOperations["metrics"];
   readonly trace: ControlOperations["trace"];
+  readonly prefetch: PrefetchOperations;
+  readonly imageFiles: ControlOperations["imageFiles"];
+  readonly imageHistory: ControlOperations["imageHistory"];
   /** Aborts when the daemon stops, and with it what is being registered. */
   readonly stopping: AbortSignal;
 }
@@ -129,9 +133,12 @@ export function controlOperations(parts: OperationsParts): ControlOperations {
     status: parts.status,
     metrics: parts.metrics,
     trace: parts.trace,
+    imageFiles: parts.imageFiles,
+    imageHistory: parts.imageHistory,
     events: (signal) => events.listen(signal),
     ...mountOperations(parts.mounts, () => images.list()),
     ...credentialOperations(parts.pushed),
+    ...parts.prefetch,
   };
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who waits for work that others may share.
+// A client that goes away ends its own wait, not the work that others may share.
 
 import { cancelledBy } from "../platform/clock.ts";
 

@@ -24,7 +24,7 @@ let tree: string;
 
 beforeAll(async () => {
   await buildDaemon();
-  site = await Site.start('device = "/nowhere"');
+  site = await Site.start({ kernel: 'device = "/nowhere"' });
   tree = await writeHostTree(site.home);
 }, timeout);
 

@@ -8,17 +8,24 @@ import { onTestFinished } from "vitest";
 import { parseConfig } from "../../src/config/config.ts";
 import type { ControlOperations } from "../../src/control/control-operations.ts";
 import { EventHub } from "../../src/control/event-hub.ts";
+import { imageFilesOf } from "../../src/control/image-files.ts";
+import { imageHistoryOf } from "../../src/control/image-history.ts";
 import { KnownImages } from "../../src/control/known-images.ts";
 import { bindingObserver, failureObserver, observedHandler } from "../../src/control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "../../src/control/operations.ts";
+import { prefetchOperations } from "../../src/control/prefetch-operations.ts";
 import { type ControlLimits, ControlServer } from "../../src/control/server.ts";
 import { TraceRecorder } from "../../src/control/trace-recorder.ts";
 import { DaemonError } from "../../src/errors.ts";
 import { Admission } from "../../src/flow/admission.ts";
+import { findWanted } from "../../src/flow/prefetch/find-wanted.ts";
+import { Prefetcher } from "../../src/flow/prefetch/prefetcher.ts";
+import { Prefetches } from "../../src/flow/prefetch/prefetches.ts";
 import type { KernelHandler } from "../../src/kernel/transport.ts";
 import type { MountDoors } from "../../src/mount-doors.ts";
 import { Mounts } from "../../src/mounts/mounts.ts";
 import { PushedCredentials } from "../../src/source/registry/credentials/pushed.ts";
+import { PrefetchStore } from "../../src/state/prefetch-store.ts";
 import { NamesRig, VOLUME } from "./names-rig.ts";
 import { FakeOpen } from "./fake-kernel.ts";
 import { FakeMounting } from "./fake-mounting.ts";
@@ -46,6 +53,7 @@ export class ControlRig {
   readonly log = new QuietLog();
   readonly mounting = new FakeMounting();
   readonly mounts: Mounts;
+  readonly prefetches: Prefetches;
   /** How often it was told that what is to be filled has changed. */
   fillLooks = 0;
 
@@ -60,6 +68,7 @@ export class ControlRig {
     const text = `[cache]\ndir = "${folder}"\n${options.config ?? ""}`;
     const version = "1.2.3";
     const recorder = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
+    this.prefetches = prefetchesOf(names, folder, this.log);
     const lastFailure = this.failures.last.bind(this.failures);
     this.mounts = new Mounts({
       log: this.log,
@@ -77,6 +86,13 @@ export class ControlRig {
       stopping: this.stopping.signal,
       listEntries: () => Promise.resolve([...this.mounting.entries]),
     });
+    const images = new KnownImages({
+      bindings: names.bindings,
+      engine,
+      cacheDir: folder,
+      lastFailure,
+    });
+    const { source } = names.flow;
     this.operations = controlOperations({
       files: undefined,
       mounts: this.mounts,
@@ -88,12 +104,7 @@ export class ControlRig {
       fill: () => {
         this.fillLooks += 1;
       },
-      images: new KnownImages({
-        bindings: names.bindings,
-        engine,
-        cacheDir: folder,
-        lastFailure,
-      }),
+      images,
       failures: this.failures,
       pushed: new PushedCredentials(),
       readiness: this.readiness,
@@ -114,6 +125,13 @@ export class ControlRig {
       }),
       metrics: () => Promise.resolve({ contentType: "text/plain", text: "up 1\n" }),
       trace: recorder.record.bind(recorder),
+      prefetch: prefetchOperations({
+        prefetches: this.prefetches,
+        names: names.names,
+        stopping: this.stopping.signal,
+      }),
+      imageFiles: imageFilesOf(images, { source, clock, bootstrapDirectory: folder }),
+      imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
       stopping: this.stopping.signal,
     });
     const { socketPath, operations, log } = this;
@@ -173,6 +191,43 @@ const pickCachefiles: MountDoors["pick"] = (wish) => {
   }
   return Promise.reject(new DaemonError({ code: "door_closed", wanted: wish, open: "cachefiles" }));
 };
+/** With a door at which every stream can be opened though it is not mounted. */
+export function prefetchesOf(
+  { flow, names, bindings, streams }: NamesRig,
+  folder: string,
+  log: QuietLog,
+): Prefetches {
+  const { engine, clock } = flow;
+  const finding = {
+    bootstrapDirectory: folder,
+    openStream: streams.open.bind(streams),
+    nowMs: () => clock.nowMs(),
+  };
+  return new Prefetches({
+    engine,
+    clock,
+    log,
+    prefetcher: new Prefetcher({ engine, clock, log }),
+    holder: {
+      async open(name) {
+        const { stream, copenSize, release } = await names.find(name);
+        const object = flow.objectOf({ ...name, sizeBytes: copenSize });
+        engine.serve(stream, object);
+        release();
+        return {
+          release: () => {
+            flow.close(object);
+          },
+        };
+      },
+    },
+    bindingOf: (name) => bindings.get(name),
+    findWanted: ({ what }, binding, signal) => findWanted(finding, { binding, what, signal }),
+    store: new PrefetchStore(join(folder, "prefetches")),
+    unixMs: Date.now,
+    runningMax: 2,
+  });
+}
 
 function send(
   socketPath: string,

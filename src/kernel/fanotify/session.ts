@@ -23,6 +23,7 @@ import type { FileDoor } from "./file-door.ts";
 import type { KeyName } from "./names.ts";
 import { OpenFiles, type OpenedFile } from "./open-files.ts";
 import { type ReadAnswers, askToRead, fillAll } from "./ask-to-read.ts";
+import type { RoomLimits } from "./room.ts";
 import { fileId } from "./stored-file.ts";
 
 /** Reads of the group per readiness, so that answers and network data get their turn in between. */
@@ -38,6 +39,7 @@ export interface FanotifyParts {
   readonly groupFd: number;
   readonly lockFd: number;
   readonly cacheDir: string;
+  readonly limits: RoomLimits;
   /** Ours: what we read ourselves never waits. */
   readonly pid: number;
 }

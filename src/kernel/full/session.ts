@@ -13,6 +13,7 @@ import type { FileDoor } from "../fanotify/file-door.ts";
 import type { FileObject } from "../fanotify/file-object.ts";
 import type { KeyName } from "../fanotify/names.ts";
 import { OpenFiles, type OpenedFile } from "../fanotify/open-files.ts";
+import type { RoomLimits } from "../fanotify/room.ts";
 import type { KernelDoor, KernelHandler } from "../transport.ts";
 
 export interface FullParts {
@@ -22,6 +23,7 @@ export interface FullParts {
   /** From lockFiles; the session owns it from now on. */
   readonly lockFd: number;
   readonly cacheDir: string;
+  readonly limits: RoomLimits;
 }
 
 export class FullSession implements KernelDoor, FileDoor {

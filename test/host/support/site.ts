@@ -89,6 +89,26 @@ export async function withPlainMount<T>(
   }
 }
 
+export interface CacheFilesystem {
+  readonly type: "ext4" | "xfs" | "btrfs";
+  readonly bytes: number;
+}
+
+/** On a loop device that goes with its mount. */
+async function mountCache(home: string, { type, bytes }: CacheFilesystem): Promise<void> {
+  const [image, target] = [join(home, "cache.image"), join(home, "cache")];
+  await must("truncate", ["-s", String(bytes), image]);
+  await must(`mkfs.${type}`, [...(type === "ext4" ? ["-m", "0"] : []), "-q", image]);
+  await mkdir(target);
+  await must("mount", ["-o", "loop", image, target]);
+}
+
+/** The filesystems that this kernel has. */
+export async function kernelFilesystems(): Promise<string[]> {
+  const text = await readFile("/proc/filesystems", "utf8");
+  return text.split("\n").map((line) => line.split("\t")[1] ?? "");
+}
+
 export class Site {
   readonly home: string;
   readonly cacheDir: string;
@@ -116,9 +136,11 @@ export class Site {
     this.#kernel = parts.kernel;
   }
 
-  /** `kernel`: lines of the configuration's section, default the fanotify door. */
-  static async start(kernel = 'door = "fanotify"\nallow_unsafe = true'): Promise<Site> {
+  /** `cache`: the cache gets a filesystem of its own. `kernel`: the configuration's, default fanotify. */
+  static async start(options: { cache?: CacheFilesystem; kernel?: string } = {}): Promise<Site> {
+    const { kernel = 'door = "fanotify"\nallow_unsafe = true' } = options;
     const home = await mkdtemp(join(tmpdir(), "erofsd-host-"));
+    if (options.cache !== undefined) await mountCache(home, options.cache);
     const registryPort = await freePort();
     const storage = join(home, "registry");
     const registry = await startDockerRegistry({ storage, port: registryPort });
@@ -127,10 +149,16 @@ export class Site {
     return new Site({ home, daemon, registry, registryPort, way, kernel });
   }
 
-  static #startDaemon(cacheDir: string, lines: string): Promise<RunningDaemon> {
+  static #startDaemon(cacheDir: string, lines: string, cache = ""): Promise<RunningDaemon> {
     const kernel = `[kernel]\n${lines}`;
     const engine = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
-    return startDaemon({ program, cacheDir, logLevel: "debug", config: `${kernel}\n${engine}` });
+    return startDaemon({
+      program,
+      cacheDir,
+      logLevel: "debug",
+      config: `${kernel}\n${engine}`,
+      cache,
+    });
   }
 
   /** Spoken to by the daemon; it can be stopped and paused. */
@@ -147,6 +175,10 @@ export class Site {
     await this.daemon.stop();
     await this.#way.stop();
     await this.#registry?.stop();
+    const mounts = await listMounts();
+    if (mounts.some(({ mountPoint }) => mountPoint === this.cacheDir)) {
+      unmount(this.cacheDir, { lazy: false });
+    }
     await rm(this.home, { recursive: true, force: true });
   }
 
@@ -166,12 +198,12 @@ export class Site {
     this.#way.pause(isPaused);
   }
 
-  /** Ends the daemon in order and starts another, with whatever happens `between`. */
-  async restart(between: () => Promise<void> = () => Promise.resolve()): Promise<void> {
+  /** Ends the daemon in order and starts another, with whatever happens `between`; `cache`: TOML. */
+  async restart(between: () => Promise<void> = () => Promise.resolve(), cache = ""): Promise<void> {
     const status = await this.daemon.stop();
     if (status !== 0) throw new Error(`the daemon ended with ${status}`);
     await between();
-    this.daemon = await Site.#startDaemon(this.cacheDir, this.#kernel);
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#kernel, cache);
   }
 
   /** Kills the daemon, unmounts what it leaves, and starts another after `between`. */
@@ -207,7 +239,8 @@ export class Site {
 
   async umountAll(): Promise<void> {
     for (const { mountPoint } of (await listMounts()).toReversed()) {
-      if (mountPoint.startsWith(`${this.home}/`)) unmount(mountPoint, { lazy: true });
+      if (mountPoint === this.cacheDir || !mountPoint.startsWith(`${this.home}/`)) continue;
+      unmount(mountPoint, { lazy: true });
     }
   }
 
