@@ -8,6 +8,7 @@
 import { stat } from "node:fs/promises";
 import { release } from "node:os";
 import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
+import { Activity } from "./control/activity.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
 import { EventHub } from "./control/event-hub.ts";
 import { KnownImages } from "./control/known-images.ts";
@@ -32,6 +33,7 @@ import { type Native, loadNative } from "./platform/native.ts";
 import { packageVersion } from "./platform/package-root.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
+import { Watching } from "./watching.ts";
 
 /** Runs until a signal ends it; resolves with the exit status. Rejects when it cannot start. */
 export async function serve(options: { configPath: string | undefined }): Promise<number> {
@@ -63,7 +65,10 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   const rooms = await buildServing(config, native, log);
   try {
     await rooms.control.listen();
+    await rooms.watching.listen();
   } catch (error) {
+    await rooms.control.close();
+    await rooms.watching.stop();
     await rooms.door.stop(asDaemonError(error));
     throw error;
   }
@@ -98,10 +103,12 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   const failures = new FailureLog();
   const events = new EventHub({ clock, unixMs: Date.now });
   const failed = failureObserver(failures, events);
+  const activity = new Activity(clock);
   const rooms = await buildRooms({
     config,
     native,
     log,
+    observe: activity,
     onFillFailure: failed.ofFill,
   });
   const { source, engine, bindings } = rooms;
@@ -128,10 +135,11 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     mounts,
     failures,
     events,
+    activity,
   });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
-    await rooms.metrics();
+    await life.watching.began();
   };
   const handler = new Admission(opener, engine);
   return {
@@ -178,12 +186,14 @@ async function buildControl(parts: {
   readonly mounts: FileMounts | undefined;
   readonly failures: FailureLog;
   readonly events: EventHub;
+  readonly activity: Activity;
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events } = parts;
+  const { config, log, rooms, names, door, mounts, failures, events, activity } = parts;
   const { engine, bindings, counts, pushed } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
   const version = await packageVersion();
+  const watching = new Watching({ config, clock, log, rooms, door, version });
   const lastFailure = failures.last.bind(failures);
   const operations = controlOperations({
     clock,
@@ -197,24 +207,18 @@ async function buildControl(parts: {
     readiness,
     events,
     status: statusOf({ engine, door, counts, readiness }, version),
-    metrics: metricsOf(rooms),
+    activity: () => activity.report(engine),
+    metrics: watching.metrics,
     trace: traceOf(engine, version),
     stopping: stopping.signal,
   });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
-  return { control, readiness, events, stopping };
+  return { control, readiness, events, stopping, watching };
 }
 
 function traceOf(engine: Engine, version: string): ControlOperations["trace"] {
   const traces = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
   return traces.record.bind(traces);
-}
-
-function metricsOf(rooms: Pick<Rooms, "metrics">): ControlOperations["metrics"] {
-  return async () => {
-    const metrics = await rooms.metrics();
-    return { contentType: metrics.contentType, text: await metrics.text() };
-  };
 }
 
 function otherVolume(key: string, domainId: string): string {
@@ -281,6 +285,7 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   rooms.engine.abort(error);
   await rooms.door.stop(error);
   await rooms.source.close();
+  await rooms.watching.stop();
   log.info({}, "stopped");
 }
 

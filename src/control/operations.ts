@@ -84,6 +84,7 @@ export interface OperationsParts {
   readonly readiness: Readiness;
   readonly events: EventHub;
   readonly status: () => Status;
+  readonly activity: ControlOperations["activity"];
   readonly metrics: ControlOperations["metrics"];
   readonly trace: ControlOperations["trace"];
   /** Aborts when the daemon stops, and with it what is being registered. */
@@ -113,6 +114,7 @@ export function controlOperations(parts: OperationsParts): ControlOperations {
     },
     lastFailure: (cookieKey) => failures.last(cookieKey),
     status: parts.status,
+    activity: parts.activity,
     metrics: parts.metrics,
     trace: parts.trace,
     events: (signal) => events.listen(signal),

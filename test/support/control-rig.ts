@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { onTestFinished } from "vitest";
 import { parseConfig } from "../../src/config/config.ts";
 import type { ControlOperations } from "../../src/control/control-operations.ts";
+import { Activity } from "../../src/control/activity.ts";
 import { EventHub } from "../../src/control/event-hub.ts";
 import { KnownImages } from "../../src/control/known-images.ts";
 import { bindingObserver, failureObserver, observedHandler } from "../../src/control/observe.ts";
@@ -84,6 +85,7 @@ export class ControlRig {
           sizeBytes,
         })),
       }),
+      activity: () => new Activity(clock).report(engine),
       metrics: () => Promise.resolve({ contentType: "text/plain", text: "up 1\n" }),
       trace: recorder.record.bind(recorder),
       stopping: this.stopping.signal,

@@ -95,6 +95,7 @@ class RegistrySource implements Source {
       options: this.#options,
       pools: this.#pools,
       observe: this.#observe,
+      log: this.#log,
       closing,
     });
     const wallClockMs = Date.now;
@@ -228,6 +229,7 @@ class RegistrySource implements Source {
               ...this.#whose(fetch, whose),
               what,
               signal,
+              traced: options.traced,
               hints: own,
             });
             return run(of(upstream), next && of(next));

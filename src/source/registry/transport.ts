@@ -4,10 +4,11 @@
 
 import { DaemonError } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
+import type { TraceIds } from "../source.ts";
 import type { Access, ProxyProfile } from "./access.ts";
 import { type BodySink, type ResponseHead, exchange } from "./exchange.ts";
 import { transportFault } from "./faults.ts";
-import type { RegistryObserver, RegistryOptions } from "./options.ts";
+import type { RegistryLog, RegistryObserver, RegistryOptions } from "./options.ts";
 import type { Pools, Way } from "./pools.ts";
 import type { Upstream } from "./upstream.ts";
 
@@ -31,6 +32,7 @@ export interface Call {
   /** POSTed; without one the request is a GET. */
   readonly body?: string;
   readonly signal: AbortSignal;
+  readonly traced?: TraceIds | undefined;
   readonly access: Access | undefined;
   readonly onHead: (head: ResponseHead) => BodySink | undefined;
 }
@@ -40,6 +42,7 @@ export interface TransportParts {
   readonly options: RegistryOptions;
   readonly pools: Pools;
   readonly observe: RegistryObserver;
+  readonly log?: RegistryLog | undefined;
   /** Ends the pings. */
   readonly closing: AbortSignal;
 }
@@ -99,11 +102,16 @@ export class Transport {
   }
 
   async #exchange(call: Call, way: Way): Promise<ResponseHead> {
-    const { clock, options, pools, observe } = this.#parts;
+    const { clock, options, pools, observe, log } = this.#parts;
     const { host } = call.url;
     const { headersTimeoutMs, stallTimeoutMs } = call.access?.profile ?? {};
     const via = way.proxy === undefined ? "direct" : "peers";
     observe.request?.(host, via);
+    // Not the URL: it may be signed.
+    const { traced } = call;
+    if (traced !== undefined) {
+      log?.trace?.({ ...traced, host, via, range: call.headers["range"] }, "registry request");
+    }
     const connection = await pools.for(call.url, way).catch((error: unknown) => {
       throw transportFault(error, host);
     });

@@ -88,6 +88,11 @@ export async function withPlainMount<T>(
   }
 }
 
+export interface SiteOptions {
+  readonly logLevel?: "trace" | "debug" | "info";
+  readonly config?: string;
+}
+
 export class Site {
   readonly home: string;
   readonly cacheDir: string;
@@ -95,6 +100,7 @@ export class Site {
   #registry: RunningRegistry | undefined;
   readonly #registryPort: number;
   readonly #way: Way;
+  readonly #options: SiteOptions;
   #mounts = 0;
 
   private constructor(parts: {
@@ -103,7 +109,9 @@ export class Site {
     registry: RunningRegistry;
     registryPort: number;
     way: Way;
+    options: SiteOptions;
   }) {
+    this.#options = parts.options;
     this.home = parts.home;
     this.cacheDir = join(parts.home, "cache");
     this.daemon = parts.daemon;
@@ -112,20 +120,22 @@ export class Site {
     this.#way = parts.way;
   }
 
-  static async start(): Promise<Site> {
+  /** With further lines of TOML; they come first, before any section. */
+  static async start(options: SiteOptions = {}): Promise<Site> {
     const home = await mkdtemp(join(tmpdir(), "erofsd-host-"));
     const registryPort = await freePort();
     const storage = join(home, "registry");
     const registry = await startDockerRegistry({ storage, port: registryPort });
     const way = await Way.start(registryPort);
-    const daemon = await Site.#startDaemon(join(home, "cache"));
-    return new Site({ home, daemon, registry, registryPort, way });
+    const daemon = await Site.#startDaemon(join(home, "cache"), options);
+    return new Site({ home, daemon, registry, registryPort, way, options });
   }
 
-  static #startDaemon(cacheDir: string): Promise<RunningDaemon> {
+  static #startDaemon(cacheDir: string, options: SiteOptions): Promise<RunningDaemon> {
+    const { logLevel = "debug", config = "" } = options;
     const kernel = '[kernel]\ndoor = "fanotify"\nallow_unsafe = true';
     const engine = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
-    return startDaemon({ program, cacheDir, logLevel: "debug", config: `${kernel}\n${engine}` });
+    return startDaemon({ program, cacheDir, logLevel, first: config, config: `${kernel}\n${engine}` });
   }
 
   /** Spoken to by the daemon; it can be stopped and paused. */
@@ -166,7 +176,7 @@ export class Site {
     const status = await this.daemon.stop();
     if (status !== 0) throw new Error(`the daemon ended with ${status}`);
     await between();
-    this.daemon = await Site.#startDaemon(this.cacheDir);
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#options);
   }
 
   /** Kills the daemon, unmounts what it leaves, and starts another after `between`. */
@@ -174,7 +184,7 @@ export class Site {
     await this.daemon.stop("SIGKILL");
     await this.umountAll();
     await between();
-    this.daemon = await Site.#startDaemon(this.cacheDir);
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#options);
   }
 
   /** Pushes a file as an image of one raw layer; its reference. */
