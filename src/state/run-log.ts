@@ -18,7 +18,8 @@ const document = z.strictObject({
 });
 
 export class RunLog {
-  readonly restarts: Record<RestartCause, number> = { stopped: 0, died: 0, reboot: 0 };
+  #restarts: Readonly<Record<RestartCause, number>> = { stopped: 0, died: 0, reboot: 0 };
+  #shown = this.#restarts;
   readonly #file: JsonFile;
   #bootId = "";
   #stoppedInOrder = false;
@@ -29,8 +30,13 @@ export class RunLog {
       version: 1,
       bootId: this.#bootId,
       stoppedInOrder: this.#stoppedInOrder,
-      restarts: this.restarts,
+      restarts: this.#restarts,
     }));
+  }
+
+  /** As they are on disk. */
+  get restarts(): Readonly<Record<RestartCause, number>> {
+    return this.#shown;
   }
 
   /** Counts this start. What cannot be read is begun anew: it is for people to look at, no more. */
@@ -38,11 +44,12 @@ export class RunLog {
     this.#bootId = (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();
     const before = await this.#before();
     if (before !== undefined) {
-      Object.assign(this.restarts, before.restarts);
-      this.restarts[causeOf(before, this.#bootId)] += 1;
+      const cause = causeOf(before, this.#bootId);
+      this.#restarts = { ...before.restarts, [cause]: before.restarts[cause] + 1 };
     }
     this.#isKept = true;
     await this.#file.save();
+    this.#shown = this.#restarts;
   }
 
   /** It stops in order; of no consequence unless it began. */

@@ -135,7 +135,13 @@ export class Site {
     const { logLevel = "debug", config = "" } = options;
     const kernel = '[kernel]\ndoor = "fanotify"\nallow_unsafe = true';
     const engine = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
-    return startDaemon({ program, cacheDir, logLevel, first: config, config: `${kernel}\n${engine}` });
+    return startDaemon({
+      program,
+      cacheDir,
+      logLevel,
+      first: config,
+      config: `${kernel}\n${engine}`,
+    });
   }
 
   /** Spoken to by the daemon; it can be stopped and paused. */
