@@ -16,6 +16,8 @@ import type { Native } from "./platform/native.ts";
 /** A door with what a status tells of it. */
 export interface CountingDoor extends KernelDoor {
   readonly objectCount: number;
+  /** Looks whether the kernel still answers, and takes what it asks; `onFatal` when it does not. */
+  probe(): void;
   /** Kernel messages taken, by kind, and the bytes that reads asked for. */
   readonly messages: {
     readonly open: number;

@@ -21,9 +21,11 @@ import { type CountingDoor, openDoor } from "./doors.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
 import { FileMounts } from "./file-mounts.ts";
 import { Admission } from "./flow/admission.ts";
+import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
 import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
+import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
@@ -31,9 +33,14 @@ import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
 import { packageVersion } from "./platform/package-root.ts";
+import { Systemd } from "./platform/systemd.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
+import { ServiceReport, healthProblem } from "./service-report.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
 import { Watching } from "./watching.ts";
+
+/** FileDescriptorName= in erofsd.socket. */
+const CONTROL_SOCKET_NAME = "control";
 
 /** Runs until a signal ends it; resolves with the exit status. Rejects when it cannot start. */
 export async function serve(options: { configPath: string | undefined }): Promise<number> {
@@ -62,9 +69,11 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   const startMs = clock.nowMs();
   const stopped = stopSignal(log);
   const native = loadNative({ writerThreads: config.engine.writer_threads });
+  const systemd = new Systemd(native);
+  const passed = systemd.takeListenFds();
   const rooms = await buildServing(config, native, log);
   try {
-    await rooms.control.listen();
+    await rooms.control.listen(passed.get(CONTROL_SOCKET_NAME)?.[0]);
     await rooms.watching.listen();
   } catch (error) {
     await rooms.control.close();
@@ -87,14 +96,33 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
     },
     "ready",
   );
+  const report = reportOf(rooms, { config, systemd, log });
+  await report.ready();
   // What a first request needs is loaded now, after the door is open.
   rooms.warmUp().catch((error: unknown) => {
     stopped.stop(asDaemonError(error));
   });
   const reason = await stopped.reason;
+  await report.stopping();
   await shutDown(config, rooms, log);
   if (reason instanceof DaemonError) throw reason;
   return 0;
+}
+
+function reportOf(
+  rooms: Serving,
+  { config, systemd, log }: { config: Config; systemd: Systemd; log: RootLog["log"] },
+): ServiceReport {
+  const { door, doorKind, engine, readiness } = rooms;
+  const readTimeoutMs = config.limits.read_timeout;
+  return new ServiceReport({
+    systemd,
+    clock,
+    log,
+    problem: () => healthProblem({ door, readiness, engine, readTimeoutMs, clock }),
+    status: () =>
+      `Serving through ${doorKind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
+  });
 }
 
 type Serving = Awaited<ReturnType<typeof buildServing>>;
@@ -104,13 +132,8 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   const events = new EventHub({ clock, unixMs: Date.now });
   const failed = failureObserver(failures, events);
   const activity = new Activity(clock);
-  const rooms = await buildRooms({
-    config,
-    native,
-    log,
-    observe: activity,
-    onFillFailure: failed.ofFill,
-  });
+  const parts = { config, native, log, observe: activity, onFillFailure: failed.ofFill };
+  const rooms = await buildRooms(parts);
   const { source, engine, bindings } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
@@ -124,6 +147,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
     onFailure: failed.ofOpen,
   });
+  const { prefetcher, fills } = buildFills(config, { ...rooms, opener }, log);
   const { kind: doorKind, door, mounts } = await openServedDoor(config, native, log);
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
@@ -136,6 +160,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     failures,
     events,
     activity,
+    fill: fills.look.bind(fills),
   });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
@@ -147,6 +172,8 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     engine,
     names,
     opener,
+    prefetcher,
+    fills,
     door,
     doorKind,
     mounts,
@@ -155,6 +182,16 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     handler,
     ...life,
   };
+}
+
+function buildFills(
+  config: Config,
+  { engine, bindings, opener }: Pick<Rooms, "engine" | "bindings"> & { readonly opener: Opener },
+  log: RootLog["log"],
+) {
+  const prefetcher = new Prefetcher({ engine, clock, log, isBusy: () => opener.waitingCount > 0 });
+  const { fill } = config.engine;
+  return { prefetcher, fills: new BackgroundFill({ engine, bindings, prefetcher, clock, fill }) };
 }
 
 function buildNames(config: Config, rooms: Rooms, log: RootLog["log"]): NameResolver {
@@ -187,8 +224,9 @@ async function buildControl(parts: {
   readonly failures: FailureLog;
   readonly events: EventHub;
   readonly activity: Activity;
+  readonly fill: () => void;
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events, activity } = parts;
+  const { config, log, rooms, names, door, mounts, failures, events, activity, fill } = parts;
   const { engine, bindings, counts, pushed } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
@@ -200,6 +238,8 @@ async function buildControl(parts: {
     config,
     version,
     names,
+    bindings,
+    fill,
     mounts,
     images: new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure }),
     failures,
@@ -281,6 +321,8 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
     );
   }
   rooms.stopping.abort(error);
+  rooms.fills.stop();
+  rooms.prefetcher.stop();
   rooms.names.stop(error);
   rooms.engine.abort(error);
   await rooms.door.stop(error);

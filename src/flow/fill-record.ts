@@ -62,7 +62,7 @@ export class FillRecord {
     this.#code ??= code;
     const { stream, extent, stored } = this.#parts;
     // What could not be written here may have been written elsewhere.
-    if (code.startsWith("cache_")) return;
+    if (code.startsWith("cache_") || rest.length === 0) return;
     const lost = stream.map.stored(rest);
     const isAllOfTheRest = extentEnd(rest) === extentEnd(extent);
     const before = lost.offset - stored.offset;
