@@ -6,6 +6,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { findPackageRoot } from "../../src/platform/package-root.ts";
+import type { LogLine } from "../support/daemon.ts";
 import { mkfsErofs } from "../support/mkfs.ts";
 import { freePort } from "../support/port.ts";
 import { LARGE_BYTES, writeHostTree } from "./support/content.ts";
@@ -49,10 +50,12 @@ test(
       "count=1",
       "skip=2000",
     ]);
-    const lines = site.daemon.log;
-    const fetched = lines.findLast(({ msg, found }) => msg === "reply" && found === "fetched");
-    const miss = fetched?.["miss"];
-    const of = lines.filter((line) => line["miss"] === miss);
+    // What the read itself asked for, not the mount before it.
+    const isRead = ({ msg, kernel }: LogLine): boolean =>
+      msg === "kernel READ" && String(kernel).startsWith("access to");
+    const miss = (await site.daemon.untilLogged(isRead))["miss"];
+    await site.daemon.untilLogged((line) => line.msg === "fetch ended" && line["miss"] === miss);
+    const of = site.daemon.log.filter((line) => line["miss"] === miss);
     const told = [...new Set(of.map(({ msg }) => msg))];
     expect(told).toEqual(
       expect.arrayContaining(["kernel READ", "fetch", "registry request", "reply", "fetch ended"]),
