@@ -11,6 +11,8 @@ import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./con
 import { Activity } from "./control/activity.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
 import { EventHub } from "./control/event-hub.ts";
+import { imageFilesOf } from "./control/image-files.ts";
+import { imageHistoryOf } from "./control/image-history.ts";
 import { KnownImages } from "./control/known-images.ts";
 import { bindingObserver, failureObserver, observedHandler } from "./control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
@@ -227,12 +229,13 @@ async function buildControl(parts: {
   readonly fill: () => void;
 }) {
   const { config, log, rooms, names, door, mounts, failures, events, activity, fill } = parts;
-  const { engine, bindings, counts, pushed } = rooms;
+  const { engine, bindings, counts, pushed, source, store } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
   const version = await packageVersion();
   const watching = new Watching({ config, clock, log, rooms, door, version });
   const lastFailure = failures.last.bind(failures);
+  const images = new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure });
   const operations = controlOperations({
     clock,
     config,
@@ -241,7 +244,7 @@ async function buildControl(parts: {
     bindings,
     fill,
     mounts,
-    images: new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure }),
+    images,
     failures,
     pushed,
     readiness,
@@ -250,6 +253,12 @@ async function buildControl(parts: {
     activity: () => activity.report(engine),
     metrics: watching.metrics,
     trace: traceOf(engine, version),
+    imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
+    imageFiles: imageFilesOf(images, {
+      source,
+      clock,
+      bootstrapDirectory: store.bootstrapDirectory,
+    }),
     stopping: stopping.signal,
   });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });

@@ -4,6 +4,7 @@
 
 import type { ConfigView } from "../config/config-view.ts";
 import type { ActivityAnswer } from "./activity-schema.ts";
+import type { ImageHistory } from "./history-schema.ts";
 import type { CacheUsage, ImageDetail, ImageSummary } from "./image-schema.ts";
 import type {
   DropCredentials,
@@ -13,8 +14,8 @@ import type {
   RegisterRequest,
   RegisteredImage,
   Status,
-  TraceWish,
 } from "./schema.ts";
+import type { TraceWish } from "./trace-recorder.ts";
 
 export interface ControlOperations {
   health(): Health;
@@ -27,6 +28,10 @@ export interface ControlOperations {
   images(): Promise<readonly ImageSummary[]>;
   /** By fsid, reference or manifest digest. Fault: image_unknown. */
   image(name: string): Promise<ImageDetail>;
+  /** Where its files lie, lines of JSON as they are found. Faults: image_unknown, image_*, those of its source. */
+  imageFiles(name: string, signal: AbortSignal): AsyncIterable<string>;
+  /** What its streams have been asked for and have got since they were opened. Fault: image_unknown. */
+  imageHistory(name: string): ImageHistory;
   cacheUsage(): Promise<CacheUsage>;
   lastFailure(cookieKey: string): PastFailure;
   status(): Status;

@@ -12,6 +12,7 @@ import type { KernelObject } from "../kernel/transport.ts";
 import { type Extent, extentEnd, overlaps } from "../units.ts";
 import type { Neighbourhood } from "../planner/neighbourhood.ts";
 import type { ReadPattern } from "../planner/read-pattern.ts";
+import type { StreamHistory } from "./stream-history.ts";
 import { FailureMemory } from "./failure-memory.ts";
 import type { FlowObserver } from "./flow-observer.ts";
 import { ObjectWrites } from "./object-writes.ts";
@@ -32,6 +33,8 @@ export class OpenObject {
   readonly writes: ObjectWrites;
   /** Reads that came while loading; undefined once ready. */
   queued: Waiter[] | undefined = [];
+  readonly #history: StreamHistory;
+  readonly #clock: Clock;
   closed = false;
 
   constructor(parts: {
@@ -41,6 +44,7 @@ export class OpenObject {
     readonly neighbourhood: Neighbourhood;
     readonly clock: Clock;
     readonly observe?: FlowObserver | undefined;
+    readonly history: StreamHistory;
   }) {
     this.kernel = parts.kernel;
     this.blocks = parts.blocks;
@@ -48,6 +52,8 @@ export class OpenObject {
     this.neighbourhood = parts.neighbourhood;
     this.writes = new ObjectWrites(this, parts);
     this.failures = new FailureMemory(parts.clock);
+    this.#history = parts.history;
+    this.#clock = parts.clock;
   }
 
   /** Marks bytes as cached and answers everyone whose extent is now complete. */
@@ -106,6 +112,9 @@ export class OpenObject {
 
   /** It is answered otherwise. */
   forget(waiter: Waiter): void {
+    const { request } = waiter;
+    const { sinceMs } = request;
+    this.#history.waited(request.extent, { sinceMs, untilMs: this.#clock.nowMs() });
     this.waiters.delete(waiter);
     waiter.cancelDeadline();
   }

@@ -27,6 +27,7 @@ import type { LinkMeter } from "./link-meter.ts";
 import type { NeighbourFill } from "./neighbour-fill.ts";
 import { OpenObject, type Waiter } from "./open-object.ts";
 import type { SpareConnections } from "./spare-connections.ts";
+import { type HistorySpace, StreamHistory } from "./stream-history.ts";
 import type { FlowParts, Stream, StreamCounters } from "./stream.ts";
 
 /** One fetch fills no more of the pool than one part in so many, unless one unit does. */
@@ -39,6 +40,7 @@ export interface SharedParts extends FlowParts {
   readonly meter: LinkMeter;
   readonly neighbours: NeighbourFill;
   readonly spares: SpareConnections;
+  readonly historySpace: HistorySpace;
   /** Fetches anew what a reader waits for, after what was under way for others has failed. */
   readonly refill: (
     flow: StreamFlow,
@@ -95,6 +97,7 @@ export class StreamFlow {
   readonly orderedMax: CutLimits;
 
   readonly counters: StreamCounters;
+  readonly history: StreamHistory;
   readonly #aborted = new WeakSet<Flight>();
   /** As the log tells them apart. */
   readonly #ids = new WeakMap<Flight, number>();
@@ -103,6 +106,7 @@ export class StreamFlow {
     this.stream = stream;
     this.parts = parts;
     this.counters = counters;
+    this.history = new StreamHistory(parts.historySpace);
     this.failures = new FailureMemory(parts.clock);
     this.refusals = new FailureMemory(parts.clock);
     this.streamEnd = alignUp(stream.map.sizeBytes, BLOCK_BYTES);
@@ -152,6 +156,7 @@ export class StreamFlow {
       neighbourhood: new Neighbourhood({ windowBytes, streamEnd }),
       clock: this.parts.clock,
       observe: this.parts.observe,
+      history: this.history,
     });
     this.objects.add(object);
     for (const flight of this.flights) flight.addTarget(object);
@@ -221,8 +226,10 @@ export class StreamFlow {
       this.parts.spares.openBeside(this.stream, by.deadlineMs);
     }
     // run() never rejects: its failures come through onFailure.
+    const sinceMs = clock.nowMs();
     void flight.run().then(() => {
       record.ended();
+      this.history.filled(extent, by.urgency, { sinceMs, untilMs: clock.nowMs() });
       watch?.onEnd();
     });
     return flight;

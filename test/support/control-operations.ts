@@ -22,6 +22,8 @@ export function onlyOperations(given: Partial<ControlOperations>): ControlOperat
     pushCredentials: never,
     dropCredentials: never,
     trace: never,
+    imageFiles: never,
+    imageHistory: never,
     events: never,
     ...given,
   };
