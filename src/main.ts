@@ -17,6 +17,7 @@ import { KnownImages } from "./control/known-images.ts";
 import { bindingObserver, failureObserver, observedHandler } from "./control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
+import { prefetchOperations } from "./control/prefetch-operations.ts";
 import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
 import { type CountingDoor, openDoor } from "./doors.ts";
@@ -27,6 +28,7 @@ import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
 import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
+import type { Prefetches } from "./flow/prefetch/prefetches.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
@@ -35,6 +37,7 @@ import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
 import { packageVersion } from "./platform/package-root.ts";
+import { buildPrefetches, fileHolder, whenMounted } from "./prefetch-serving.ts";
 import { Systemd } from "./platform/systemd.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
 import { ServiceReport, healthProblem } from "./service-report.ts";
@@ -101,9 +104,12 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   const report = reportOf(rooms, { config, systemd, log });
   await report.ready();
   // What a first request needs is loaded now, after the door is open.
-  rooms.warmUp().catch((error: unknown) => {
-    stopped.stop(asDaemonError(error));
-  });
+  rooms
+    .warmUp()
+    .then(() => rooms.prefetches.load())
+    .catch((error: unknown) => {
+      stopped.stop(asDaemonError(error));
+    });
   const reason = await stopped.reason;
   await report.stopping();
   await shutDown(config, rooms, log);
@@ -149,8 +155,10 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
     onFailure: failed.ofOpen,
   });
-  const { prefetcher, fills } = buildFills(config, { ...rooms, opener }, log);
-  const { kind: doorKind, door, mounts } = await openServedDoor(config, native, log);
+  const filling = buildFills(config, { ...rooms, opener }, log);
+  const { prefetcher, fills } = filling;
+  const { kind: doorKind, door, mounts, holder } = await openServedDoor(config, native, log);
+  const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
     config,
@@ -163,6 +171,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     events,
     activity,
     fill: fills.look.bind(fills),
+    prefetches,
   });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
@@ -174,14 +183,14 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     engine,
     names,
     opener,
-    prefetcher,
-    fills,
+    prefetches,
     door,
     doorKind,
     mounts,
     control,
     warmUp,
     handler,
+    ...filling,
     ...life,
   };
 }
@@ -227,8 +236,10 @@ async function buildControl(parts: {
   readonly events: EventHub;
   readonly activity: Activity;
   readonly fill: () => void;
+  readonly prefetches: Prefetches;
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events, activity, fill } = parts;
+  const { config, log, rooms, names, door, mounts, failures, events } = parts;
+  const { activity, fill, prefetches } = parts;
   const { engine, bindings, counts, pushed, source, store } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
@@ -253,6 +264,7 @@ async function buildControl(parts: {
     activity: () => activity.report(engine),
     metrics: watching.metrics,
     trace: traceOf(engine, version),
+    prefetch: prefetchOperations({ prefetches, names, stopping: stopping.signal }),
     imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
     imageFiles: imageFilesOf(images, {
       source,
@@ -279,7 +291,8 @@ async function openServedDoor(config: Config, native: Native, log: RootLog["log"
   const opened = await openDoor(config, native, log);
   const isAsked = opened.kind === "cachefiles";
   const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, log });
-  return { ...opened, mounts };
+  const holder = isAsked ? whenMounted : fileHolder(opened.door);
+  return { ...opened, mounts, holder };
 }
 
 function statusOf(
@@ -331,6 +344,7 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   }
   rooms.stopping.abort(error);
   rooms.fills.stop();
+  rooms.prefetches.stop(error);
   rooms.prefetcher.stop();
   rooms.names.stop(error);
   rooms.engine.abort(error);

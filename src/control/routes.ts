@@ -7,6 +7,7 @@ import { packageVersion } from "../platform/package-root.ts";
 import { activityAnswer } from "./activity-schema.ts";
 import { imageHistory } from "./history-schema.ts";
 import { cacheAnswer, imageDetail, imageName, imagesAnswer } from "./image-schema.ts";
+import { prefetchRoutes } from "./prefetch-routes.ts";
 import { type Route, TAKES_NOTHING, jsonRoute, textRoute } from "./route.ts";
 import {
   dropCredentials,
@@ -200,6 +201,7 @@ export const ROUTES: readonly Route[] = [
   ...daemonRoutes,
   ...imageRoutes,
   ...credentialRoutes,
+  ...prefetchRoutes,
   ...streamRoutes,
   describeRoute,
 ];

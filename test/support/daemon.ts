@@ -16,6 +16,8 @@ export interface DaemonStart {
   readonly program: string;
   /** On ext4 or xfs. */
   readonly cacheDir: string;
+  /** Further lines of its [cache]. */
+  readonly cache?: string;
   /** Further lines of TOML, after the sections this file writes. */
   readonly config?: string;
   /** Lines of TOML that come before all sections. */
@@ -56,6 +58,7 @@ export async function startDaemon(start: DaemonStart): Promise<RunningDaemon> {
     [
       start.first ?? "",
       `[cache]\ndir = ${JSON.stringify(start.cacheDir)}`,
+      start.cache ?? "",
       `[control]\nsocket = ${JSON.stringify(socketPath)}`,
       `[log]\nlevel = "${start.logLevel ?? "info"}"\nformat = "json"`,
       start.config ?? "",
