@@ -27,7 +27,7 @@ export class RemoteError extends Error {
 export async function ask<T>(
   socketPath: string,
   asked: {
-    readonly method: "GET" | "POST" | "DELETE";
+    readonly method: "GET" | "POST" | "PATCH" | "DELETE";
     readonly path: string;
     readonly body?: object;
     readonly answer: z.ZodType<T>;
