@@ -2,10 +2,16 @@
 // One READ of a file of ours: of somebody who waits for it, or of our own.
 
 import type { DaemonError } from "../../errors.ts";
+import type { Log } from "../../platform/log.ts";
 import type { Extent } from "../../units.ts";
 import { PendingRequest } from "../pending-request.ts";
 import type { KernelHandler } from "../transport.ts";
 import type { FileObject } from "./file-object.ts";
+
+export interface Asking {
+  readonly handler: KernelHandler;
+  readonly log: Log;
+}
 
 export interface ReadAnswers {
   readonly label: string;
@@ -15,7 +21,7 @@ export interface ReadAnswers {
 
 /** One of `by` is called, once: also when the object goes away. `extent` is of whole blocks in it. */
 export function askToRead(
-  handler: KernelHandler,
+  { handler, log }: Asking,
   object: FileObject,
   { extent, by }: { extent: Extent; by: ReadAnswers },
 ): void {
@@ -25,7 +31,10 @@ export function askToRead(
   });
   const access = { pending, refuse };
   object.accesses.add(access);
+  const { id } = pending;
+  log.trace({ miss: id, kernel: label, ...extent }, "kernel READ");
   handler.read({
+    id,
     object,
     extent,
     get answered() {
@@ -43,9 +52,9 @@ export function askToRead(
 }
 
 /** Resolves when all of `extent` is in the object's file. Rejects as a read would fail. */
-export function fillAll(handler: KernelHandler, object: FileObject, extent: Extent): Promise<void> {
+export function fillAll(asking: Asking, object: FileObject, extent: Extent): Promise<void> {
   return new Promise((resolve, reject) => {
     const by = { label: `fill of "${object.cookieKey}"`, allow: resolve, refuse: reject };
-    askToRead(handler, object, { extent, by });
+    askToRead(asking, object, { extent, by });
   });
 }

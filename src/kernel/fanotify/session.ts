@@ -22,7 +22,7 @@ import type { FileObject } from "./file-object.ts";
 import type { FileDoor } from "./file-door.ts";
 import type { KeyName } from "./names.ts";
 import { OpenFiles, type OpenedFile } from "./open-files.ts";
-import { type ReadAnswers, askToRead, fillAll } from "./ask-to-read.ts";
+import { type Asking, type ReadAnswers, askToRead, fillAll } from "./ask-to-read.ts";
 import type { RoomLimits } from "./room.ts";
 import { fileId } from "./stored-file.ts";
 
@@ -93,8 +93,7 @@ export class FanotifySession implements KernelDoor, FileDoor {
 
   /** Resolves when all of `extent` (within the object) is in its file. Rejects as a read would fail. */
   fill(object: FileObject, extent: Extent): Promise<void> {
-    invariant(this.#handler !== undefined, "the door is not started");
-    return fillAll(this.#handler, object, extent);
+    return fillAll(this.#asking, object, extent);
   }
 
   /** True when all of `extent` is in the file. */
@@ -224,9 +223,13 @@ export class FanotifySession implements KernelDoor, FileDoor {
     }
   }
 
-  #read(object: FileObject, extent: Extent, by: ReadAnswers): void {
+  get #asking(): Asking {
     invariant(this.#handler !== undefined, "the door is not started");
-    askToRead(this.#handler, object, { extent, by });
+    return { handler: this.#handler, log: this.#parts.log };
+  }
+
+  #read(object: FileObject, extent: Extent, by: ReadAnswers): void {
+    askToRead(this.#asking, object, { extent, by });
   }
 
   // The response names the fd, so it comes first: a number that is free may be given again.

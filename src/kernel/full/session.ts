@@ -59,7 +59,7 @@ export class FullSession implements KernelDoor, FileDoor {
 
   fill(object: FileObject, extent: Extent): Promise<void> {
     invariant(this.#handler !== undefined, "the door is not started");
-    return fillAll(this.#handler, object, extent);
+    return fillAll({ handler: this.#handler, log: this.#parts.log }, object, extent);
   }
 
   covers(object: FileObject, extent: Extent): boolean {

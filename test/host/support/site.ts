@@ -89,6 +89,16 @@ export async function withPlainMount<T>(
   }
 }
 
+export interface SiteOptions {
+  /** The cache gets a filesystem of its own. */
+  readonly cache?: CacheFilesystem;
+  readonly logLevel?: "trace" | "debug" | "info";
+  /** Further lines of TOML; they come before any section. */
+  readonly config?: string;
+  /** Lines of the section `kernel`; default: the fanotify door. */
+  readonly kernel?: string;
+}
+
 export interface CacheFilesystem {
   readonly type: "ext4" | "xfs" | "btrfs";
   readonly bytes: number;
@@ -116,7 +126,7 @@ export class Site {
   #registry: RunningRegistry | undefined;
   readonly #registryPort: number;
   readonly #way: Way;
-  readonly #kernel: string;
+  readonly #options: SiteOptions;
   #mounts = 0;
 
   private constructor(parts: {
@@ -125,38 +135,39 @@ export class Site {
     registry: RunningRegistry;
     registryPort: number;
     way: Way;
-    kernel: string;
+    options: SiteOptions;
   }) {
+    this.#options = parts.options;
     this.home = parts.home;
     this.cacheDir = join(parts.home, "cache");
     this.daemon = parts.daemon;
     this.#registry = parts.registry;
     this.#registryPort = parts.registryPort;
     this.#way = parts.way;
-    this.#kernel = parts.kernel;
   }
 
-  /** `cache`: the cache gets a filesystem of its own. `kernel`: the configuration's, default fanotify. */
-  static async start(options: { cache?: CacheFilesystem; kernel?: string } = {}): Promise<Site> {
-    const { kernel = 'door = "fanotify"\nallow_unsafe = true' } = options;
+  static async start(options: SiteOptions = {}): Promise<Site> {
     const home = await mkdtemp(join(tmpdir(), "erofsd-host-"));
     if (options.cache !== undefined) await mountCache(home, options.cache);
     const registryPort = await freePort();
     const storage = join(home, "registry");
     const registry = await startDockerRegistry({ storage, port: registryPort });
     const way = await Way.start(registryPort);
-    const daemon = await Site.#startDaemon(join(home, "cache"), kernel);
-    return new Site({ home, daemon, registry, registryPort, way, kernel });
+    const daemon = await Site.#startDaemon(join(home, "cache"), options);
+    return new Site({ home, daemon, registry, registryPort, way, options });
   }
 
-  static #startDaemon(cacheDir: string, lines: string, cache = ""): Promise<RunningDaemon> {
-    const kernel = `[kernel]\n${lines}`;
+  static #startDaemon(cacheDir: string, options: SiteOptions, cache = ""): Promise<RunningDaemon> {
+    const { logLevel = "debug", config = "" } = options;
+    const kernel = `[kernel]\n${options.kernel ?? 'door = "fanotify"\nallow_unsafe = true'}`;
     const engine = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
     return startDaemon({
       program,
       cacheDir,
-      logLevel: "debug",
-      config: `${kernel}\n${engine}`,
+      logLevel,
+      first: config,
+      config: `${kernel}
+${engine}`,
       cache,
     });
   }
@@ -203,7 +214,7 @@ export class Site {
     const status = await this.daemon.stop();
     if (status !== 0) throw new Error(`the daemon ended with ${status}`);
     await between();
-    this.daemon = await Site.#startDaemon(this.cacheDir, this.#kernel, cache);
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#options, cache);
   }
 
   /** Kills the daemon, unmounts what it leaves, and starts another after `between`. */
@@ -211,7 +222,7 @@ export class Site {
     await this.daemon.stop("SIGKILL");
     await this.umountAll();
     await between();
-    this.daemon = await Site.#startDaemon(this.cacheDir, this.#kernel);
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#options);
   }
 
   /** Pushes a file as an image of one raw layer; its reference. */
