@@ -27,6 +27,7 @@ import type { Engine } from "./flow/engine.ts";
 import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
+import { TraceReplays } from "./flow/prefetch/trace-replays.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
@@ -147,7 +148,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
     onFailure: failed.ofOpen,
   });
-  const { prefetcher, fills } = buildFills(config, { ...rooms, opener }, log);
+  const { prefetcher, fills, replays } = buildFills(config, { ...rooms, opener }, log);
   const { kind: doorKind, door, mounts } = await openServedDoor(config, native, log);
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
@@ -175,6 +176,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     opener,
     prefetcher,
     fills,
+    replays,
     door,
     doorKind,
     mounts,
@@ -187,12 +189,17 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
 
 function buildFills(
   config: Config,
-  { engine, bindings, opener }: Pick<Rooms, "engine" | "bindings"> & { readonly opener: Opener },
+  of: Pick<Rooms, "engine" | "bindings" | "source"> & { readonly opener: Opener },
   log: RootLog["log"],
 ) {
+  const { engine, bindings, source, opener } = of;
   const prefetcher = new Prefetcher({ engine, clock, log, isBusy: () => opener.waitingCount > 0 });
   const { fill } = config.engine;
-  return { prefetcher, fills: new BackgroundFill({ engine, bindings, prefetcher, clock, fill }) };
+  const fills = new BackgroundFill({ engine, bindings, prefetcher, clock, fill });
+  const replays = config.prefetch.traces
+    ? new TraceReplays({ engine, bindings, source, clock, log })
+    : undefined;
+  return { prefetcher, fills, replays };
 }
 
 function buildNames(config: Config, rooms: Rooms, log: RootLog["log"]): NameResolver {
@@ -334,6 +341,7 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   }
   rooms.stopping.abort(error);
   rooms.fills.stop();
+  rooms.replays?.stop();
   rooms.prefetcher.stop();
   rooms.names.stop(error);
   rooms.engine.abort(error);

@@ -125,6 +125,12 @@ export const configSchema = z.strictObject({
       bootstrap: bytes("1MiB", "16GiB").prefault("1GiB"),
     })
     .prefault({}),
+  prefetch: z
+    .strictObject({
+      /** Look for a trace of each image that is mounted, and fetch what it says first. */
+      traces: z.boolean().default(true),
+    })
+    .prefault({}),
   p2p: p2p.prefault({}),
   registry: z
     .strictObject({

@@ -33,10 +33,12 @@ export function serveRead(
     alignUp(fullBytes(flow.way) * flow.expansion, BLOCK_BYTES),
   );
 
+  // What a trace brings is not read ahead of as well.
+  const isExpected = flow.isExpected(extent);
   const missing = object.blocks.missing(extent);
   if (missing.length === 0) {
     request.complete();
-    readAhead(flow, object, verdict);
+    if (!isExpected) readAhead(flow, object, verdict);
     return;
   }
   const failure = flow.failures.find(missing) ?? object.failures.find(missing);
@@ -48,6 +50,10 @@ export function serveRead(
   if (verdict.track.kind === "random") for (const flight of flow.flights) flight.withdraw();
   const waiter = waiterOf(flow, object, { request, sinceMs });
   object.waiters.add(waiter);
+  if (isExpected) {
+    fill(flow, object, { waiter });
+    return;
+  }
   if (!fill(flow, object, { waiter, verdict })) return;
   readAhead(flow, object, verdict);
   fillNeighbours(flow, object, verdict);

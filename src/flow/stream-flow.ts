@@ -55,6 +55,8 @@ export interface Launch {
   readonly group: object;
   /** The bytes were wrong once: they are to come another way. */
   readonly isSecondTry?: boolean;
+  /** It goes on though readers turn out to jump about. */
+  readonly isFirm?: boolean;
   readonly watch?: FlightWatch;
 }
 
@@ -93,6 +95,7 @@ export class StreamFlow {
 
   readonly counters: StreamCounters;
   readonly history: StreamHistory;
+  readonly #expected = new Map<object, (extent: Extent) => boolean>();
   readonly #aborted = new WeakSet<Flight>();
 
   constructor(stream: Stream, parts: SharedParts, counters: StreamCounters) {
@@ -123,6 +126,17 @@ export class StreamFlow {
 
   get isIdle(): boolean {
     return this.objects.size === 0 && this.flights.size === 0;
+  }
+
+  /** Until it is called again, what `covers` says yes to is about to be fetched for readers. */
+  expect(by: object, covers: ((extent: Extent) => boolean) | undefined): void {
+    if (covers === undefined) this.#expected.delete(by);
+    else this.#expected.set(by, covers);
+  }
+
+  isExpected(extent: Extent): boolean {
+    for (const covers of this.#expected.values()) if (covers(extent)) return true;
+    return false;
   }
 
   /** What fetches under way will bring. */
@@ -177,7 +191,7 @@ export class StreamFlow {
   }
 
   /** Starts fetching `extent` for every open object that is ready; it joins `flights` until it ends. */
-  launch(extent: Extent, { watch, isSecondTry = false, ...by }: Launch): Flight {
+  launch(extent: Extent, { watch, isSecondTry = false, isFirm = false, ...by }: Launch): Flight {
     const { map, fetch, host } = this.stream;
     const stored = map.stored(extent);
     this.counters.fetches += 1;
@@ -195,6 +209,7 @@ export class StreamFlow {
       clock: this.parts.clock,
       backgroundBytesMax: backgroundBytesMax(this.way),
       isSecondTry,
+      isFirm,
       verify: this.#verifyOf(extent),
       onUnjoinable: () => this.flights.delete(flight),
       onFailure: (rest, error, objects) => {
