@@ -72,8 +72,7 @@ function merged(window: readonly Wanted[], gapBytes: number): ReplayRead[] {
   const requests: Wanted[] = [];
   for (const part of sorted) {
     const before = requests.at(-1);
-    const isNear =
-      before?.device === part.device && part.offset - extentEnd(before) <= gapBytes;
+    const isNear = before?.device === part.device && part.offset - extentEnd(before) <= gapBytes;
     if (before === undefined || !isNear) {
       requests.push(part);
       continue;

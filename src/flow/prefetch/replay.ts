@@ -53,7 +53,9 @@ export class Replay {
   constructor(parts: ReplayParts) {
     this.#parts = parts;
     this.#plan = planReplay(parts.reads, () => this.#gapBytes());
-    this.#coming = new TouchedExtents(parts.reads.map((read) => ({ ms: 0, stream: read.device, ...read })));
+    this.#coming = new TouchedExtents(
+      parts.reads.map((read) => ({ ms: 0, stream: read.device, ...read })),
+    );
   }
 
   /** Resolves when all of it has come, or will not. Never rejects. */

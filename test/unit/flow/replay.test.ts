@@ -56,7 +56,9 @@ describe("a replay", () => {
     await rig.drain(object);
     await running;
     expect(reads.map(({ answer }) => answer)).toEqual(["complete", "complete"]);
-    expect(sameBytes(object.file.subarray(100 * B, 104 * B), content.subarray(100 * B, 104 * B))).toBe(true);
+    expect(
+      sameBytes(object.file.subarray(100 * B, 104 * B), content.subarray(100 * B, 104 * B)),
+    ).toBe(true);
   });
 
   test("leaves those alone who want something else, and ends with the trace", async () => {
