@@ -148,7 +148,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
     onFailure: failed.ofOpen,
   });
-  const { prefetcher, fills, replays } = buildFills(config, { ...rooms, opener }, log);
+  const filling = buildFills(config, { ...rooms, opener }, log);
   const { kind: doorKind, door, mounts } = await openServedDoor(config, native, log);
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
@@ -161,7 +161,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     failures,
     events,
     fill: () => {
-      fills.look();
+      filling.fills.look();
     },
   });
   const warmUp = async (): Promise<void> => {
@@ -174,9 +174,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     engine,
     names,
     opener,
-    prefetcher,
-    fills,
-    replays,
+    ...filling,
     door,
     doorKind,
     mounts,

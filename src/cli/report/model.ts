@@ -123,7 +123,7 @@ function unionMs(waits: readonly Wait[]): number {
 
 function cellsOf({ cached, sizeBytes, fills }: StreamHistoryAnswer): Cell[] {
   const bytes = cached.length === 0 ? 1 : Math.max(1, Math.ceil(sizeBytes / cached.length));
-  const firsts = new Array<number | undefined>(cached.length).fill(undefined);
+  const firsts = cached.map((): number | undefined => undefined);
   const kinds = cached.map(() => [0, 0, 0]);
   for (const [, untilMs, offset, length, kind] of fills) {
     const last = Math.min(cached.length - 1, Math.floor((offset + length - 1) / bytes));

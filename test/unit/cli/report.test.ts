@@ -63,7 +63,11 @@ function history(): ImageHistory {
 function page(): string {
   const files = NAMES.map((file, n) => ({
     file,
-    parts: [0, 1].map((stream): [number, number, number] => [stream, 2 * n * FILE_BYTES, FILE_BYTES]),
+    parts: [0, 1].map((stream): [number, number, number] => [
+      stream,
+      2 * n * FILE_BYTES,
+      FILE_BYTES,
+    ]),
   }));
   return reportPage(makeReport(imageHistory.parse(history()), files));
 }
@@ -156,9 +160,9 @@ describe("a report", () => {
 
   test("fits a narrow window: nothing but its tables scrolls sideways", async () => {
     const narrow = await browser.open(path, 500);
-    expect(
-      await narrow.evaluate("document.documentElement.scrollWidth <= window.innerWidth"),
-    ).toBe(true);
+    expect(await narrow.evaluate("document.documentElement.scrollWidth <= window.innerWidth")).toBe(
+      true,
+    );
   });
 });
 
