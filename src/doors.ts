@@ -76,7 +76,8 @@ async function openFanotify(config: Config, native: Native, log: Log): Promise<O
     tryMountingErofs({ primary, devices: [] });
   };
   const opened = await openGroup(native, { cacheDir, tryMounting });
-  const door = new FanotifySession({ native, clock, log, ...opened, cacheDir, pid: process.pid });
+  const own = { cacheDir, limits: config.cache, pid: process.pid };
+  const door = new FanotifySession({ native, clock, log, ...opened, ...own });
   log.warn({}, new DaemonError({ code: "fanotify_unsafe" }).message);
   const left = (await listMounts()).filter(({ source }) => isOpenPath(source, cacheDir));
   if (left.length > 0) {

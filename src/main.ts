@@ -8,6 +8,7 @@
 import { stat } from "node:fs/promises";
 import { release } from "node:os";
 import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
+import { Activity } from "./control/activity.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
 import { EventHub } from "./control/event-hub.ts";
 import { imageFilesOf } from "./control/image-files.ts";
@@ -16,6 +17,7 @@ import { KnownImages } from "./control/known-images.ts";
 import { bindingObserver, failureObserver, observedHandler } from "./control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
+import { prefetchOperations } from "./control/prefetch-operations.ts";
 import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
 import { type CountingDoor, openDoor } from "./doors.ts";
@@ -26,6 +28,7 @@ import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
 import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
+import type { Prefetches } from "./flow/prefetch/prefetches.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { TraceReplays } from "./flow/prefetch/trace-replays.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
@@ -35,10 +38,12 @@ import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
 import { packageVersion } from "./platform/package-root.ts";
+import { buildPrefetches, fileHolder, whenMounted } from "./prefetch-serving.ts";
 import { Systemd } from "./platform/systemd.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
 import { ServiceReport, healthProblem } from "./service-report.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
+import { Watching } from "./watching.ts";
 
 /** FileDescriptorName= in erofsd.socket. */
 const CONTROL_SOCKET_NAME = "control";
@@ -75,7 +80,10 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   const rooms = await buildServing(config, native, log);
   try {
     await rooms.control.listen(passed.get(CONTROL_SOCKET_NAME)?.[0]);
+    await rooms.watching.listen();
   } catch (error) {
+    await rooms.control.close();
+    await rooms.watching.stop();
     await rooms.door.stop(asDaemonError(error));
     throw error;
   }
@@ -97,9 +105,12 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   const report = reportOf(rooms, { config, systemd, log });
   await report.ready();
   // What a first request needs is loaded now, after the door is open.
-  rooms.warmUp().catch((error: unknown) => {
-    stopped.stop(asDaemonError(error));
-  });
+  rooms
+    .warmUp()
+    .then(() => rooms.prefetches.load())
+    .catch((error: unknown) => {
+      stopped.stop(asDaemonError(error));
+    });
   const reason = await stopped.reason;
   await report.stopping();
   await shutDown(config, rooms, log);
@@ -129,12 +140,9 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   const failures = new FailureLog();
   const events = new EventHub({ clock, unixMs: Date.now });
   const failed = failureObserver(failures, events);
-  const rooms = await buildRooms({
-    config,
-    native,
-    log,
-    onFillFailure: failed.ofFill,
-  });
+  const activity = new Activity(clock);
+  const parts = { config, native, log, observe: activity, onFillFailure: failed.ofFill };
+  const rooms = await buildRooms(parts);
   const { source, engine, bindings } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
@@ -149,7 +157,9 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     onFailure: failed.ofOpen,
   });
   const filling = buildFills(config, { ...rooms, opener }, log);
-  const { kind: doorKind, door, mounts } = await openServedDoor(config, native, log);
+  const { prefetcher, fills } = filling;
+  const { kind: doorKind, door, mounts, holder } = await openServedDoor(config, native, log);
+  const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
     config,
@@ -160,13 +170,13 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     mounts,
     failures,
     events,
-    fill: () => {
-      filling.fills.look();
-    },
+    activity,
+    fill: fills.look.bind(fills),
+    prefetches,
   });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
-    await rooms.metrics();
+    await life.watching.began();
   };
   const handler = new Admission(opener, engine);
   return {
@@ -175,12 +185,14 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     names,
     opener,
     ...filling,
+    prefetches,
     door,
     doorKind,
     mounts,
     control,
     warmUp,
     handler,
+    ...filling,
     ...life,
   };
 }
@@ -229,13 +241,17 @@ async function buildControl(parts: {
   readonly mounts: FileMounts | undefined;
   readonly failures: FailureLog;
   readonly events: EventHub;
+  readonly activity: Activity;
   readonly fill: () => void;
+  readonly prefetches: Prefetches;
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events, fill } = parts;
+  const { config, log, rooms, names, door, mounts, failures, events } = parts;
+  const { activity, fill, prefetches } = parts;
   const { engine, bindings, counts, pushed, source, store } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
   const version = await packageVersion();
+  const watching = new Watching({ config, clock, log, rooms, door, version });
   const lastFailure = failures.last.bind(failures);
   const images = new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure });
   const operations = controlOperations({
@@ -252,8 +268,10 @@ async function buildControl(parts: {
     readiness,
     events,
     status: statusOf({ engine, door, counts, readiness }, version),
-    metrics: metricsOf(rooms),
+    activity: () => activity.report(engine),
+    metrics: watching.metrics,
     trace: traceOf(engine, version),
+    prefetch: prefetchOperations({ prefetches, names, stopping: stopping.signal }),
     imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
     imageFiles: imageFilesOf(images, {
       source,
@@ -263,19 +281,12 @@ async function buildControl(parts: {
     stopping: stopping.signal,
   });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
-  return { control, readiness, events, stopping };
+  return { control, readiness, events, stopping, watching };
 }
 
 function traceOf(engine: Engine, version: string): ControlOperations["trace"] {
   const traces = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
   return traces.record.bind(traces);
-}
-
-function metricsOf(rooms: Pick<Rooms, "metrics">): ControlOperations["metrics"] {
-  return async () => {
-    const metrics = await rooms.metrics();
-    return { contentType: metrics.contentType, text: await metrics.text() };
-  };
 }
 
 function otherVolume(key: string, domainId: string): string {
@@ -287,7 +298,8 @@ async function openServedDoor(config: Config, native: Native, log: RootLog["log"
   const opened = await openDoor(config, native, log);
   const isAsked = opened.kind === "cachefiles";
   const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, log });
-  return { ...opened, mounts };
+  const holder = isAsked ? whenMounted : fileHolder(opened.door);
+  return { ...opened, mounts, holder };
 }
 
 function statusOf(
@@ -340,11 +352,13 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   rooms.stopping.abort(error);
   rooms.fills.stop();
   rooms.replays?.stop();
+  rooms.prefetches.stop(error);
   rooms.prefetcher.stop();
   rooms.names.stop(error);
   rooms.engine.abort(error);
   await rooms.door.stop(error);
   await rooms.source.close();
+  await rooms.watching.stop();
   log.info({}, "stopped");
 }
 

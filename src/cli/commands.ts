@@ -7,6 +7,7 @@ import { ask } from "../control/client.ts";
 import { statusAnswer } from "../control/schema.ts";
 import { DaemonError } from "../errors.ts";
 import { packageVersion } from "../platform/package-root.ts";
+import { addPrefetchCommands } from "./prefetch-words.ts";
 import { jsonOption, socketOptions, socketPath } from "./socket-options.ts";
 import { addTraceCommands } from "./trace-commands.ts";
 import { addViewCommands } from "./view-commands.ts";
@@ -44,7 +45,8 @@ export async function runCommand(words: string[]): Promise<number> {
 }
 
 function addCommands(parser: Argv): Argv {
-  return addTraceCommands(addCredentialCommands(addViewCommands(addImageCommands(parser))));
+  const looking = addPrefetchCommands(addViewCommands(addImageCommands(parser)));
+  return addTraceCommands(addCredentialCommands(looking));
 }
 
 function addImageCommands(parser: Argv): Argv {

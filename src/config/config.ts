@@ -11,6 +11,7 @@ import { volumePartProblem } from "../kernel/cachefiles/keys.ts";
 import { LOG_FORMATS, LOG_LEVELS } from "../platform/log.ts";
 import { BLOCK_BYTES } from "../units.ts";
 import { registryCredentials } from "./credentials.ts";
+import { loopbackAddress } from "./listen-address.ts";
 import { bytes, milliseconds } from "./quantities.ts";
 
 export const DEFAULT_CONFIG_PATH = "/etc/erofsd/config.toml";
@@ -33,6 +34,8 @@ const cache = z
     frun: percent.default(7),
     fcull: percent.default(5),
     fstop: percent.default(1),
+    /** fanotify: what cache files may take together. */
+    size: bytes("16MiB", "1048576GiB").optional(),
   })
   .superRefine((limits, context) => {
     for (const kind of ["b", "f"] as const) {
@@ -95,6 +98,8 @@ export const configSchema = z.strictObject({
     })
     .prefault({}),
   control: z.strictObject({ socket: absolutePath.default(DEFAULT_SOCKET_PATH) }).prefault({}),
+  /** `listen`: a loopback address where metrics are for whoever is on this machine. */
+  metrics: z.strictObject({ listen: loopbackAddress.optional() }).prefault({}),
   log: z
     .strictObject({
       level: z.enum(LOG_LEVELS).default("info"),
@@ -115,6 +120,16 @@ export const configSchema = z.strictObject({
       writer_threads: z.int().min(1).max(64).default(4),
     })
     .prefault({}),
+  prefetch: z
+    .strictObject({
+      /** For all together, a second; 0B: no limit. */
+      bandwidth: bytes("0B", "64GiB").prefault("0B"),
+      /** Prefetches under way at once; others wait for their turn. */
+      jobs: z.int().min(1).max(64).default(4),
+      /** Look for a trace of each image that is mounted, and fetch what it says first. */
+      traces: z.boolean().default(true),
+    })
+    .prefault({}),
   limits: z
     .strictObject({
       open_timeout: milliseconds("1s", "10m").prefault("15s"),
@@ -123,12 +138,6 @@ export const configSchema = z.strictObject({
       bytes_in_flight: bytes("4MiB", "4GiB").prefault("64MiB"),
       /** Unpacked, of a Nydus image. */
       bootstrap: bytes("1MiB", "16GiB").prefault("1GiB"),
-    })
-    .prefault({}),
-  prefetch: z
-    .strictObject({
-      /** Look for a trace of each image that is mounted, and fetch what it says first. */
-      traces: z.boolean().default(true),
     })
     .prefault({}),
   p2p: p2p.prefault({}),

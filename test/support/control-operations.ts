@@ -17,6 +17,7 @@ export function onlyOperations(given: Partial<ControlOperations>): ControlOperat
     cacheUsage: never,
     lastFailure: never,
     status: never,
+    activity: never,
     metrics: never,
     pushCredentials: never,
     dropCredentials: never,
@@ -24,6 +25,12 @@ export function onlyOperations(given: Partial<ControlOperations>): ControlOperat
     imageFiles: never,
     imageHistory: never,
     events: never,
+    startPrefetch: never,
+    prefetches: never,
+    prefetch: never,
+    changePrefetch: never,
+    cancelPrefetch: never,
+    watchPrefetch: never,
     ...given,
   };
 }

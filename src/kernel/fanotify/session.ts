@@ -22,6 +22,7 @@ import { type AccessEvent, EVENT_BUFFER_BYTES, encodeResponse, parseEvents } fro
 import type { FileObject } from "./file-object.ts";
 import type { KeyName } from "./names.ts";
 import { OpenFiles, type OpenedFile } from "./open-files.ts";
+import type { RoomLimits } from "./room.ts";
 import { fileId } from "./stored-file.ts";
 
 /** Reads of the group per readiness, so that answers and network data get their turn in between. */
@@ -37,6 +38,7 @@ export interface FanotifyParts {
   readonly groupFd: number;
   readonly lockFd: number;
   readonly cacheDir: string;
+  readonly limits: RoomLimits;
   /** Ours: what we read ourselves never waits. */
   readonly pid: number;
 }
@@ -235,7 +237,10 @@ export class FanotifySession implements KernelDoor {
     });
     const access = { pending, refuse };
     object.accesses.add(access);
+    const { id } = pending;
+    this.#parts.log.trace({ miss: id, kernel: label, ...extent }, "kernel READ");
     handler.read({
+      id,
       object,
       extent,
       get answered() {
