@@ -29,6 +29,7 @@ import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
 import type { Prefetches } from "./flow/prefetch/prefetches.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
+import { TraceReplays } from "./flow/prefetch/trace-replays.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
@@ -188,6 +189,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     engine,
     names,
     opener,
+    ...filling,
     prefetches,
     ...opened,
     doors,
@@ -201,12 +203,17 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
 
 function buildFills(
   config: Config,
-  { engine, bindings, opener }: Pick<Rooms, "engine" | "bindings"> & { readonly opener: Opener },
+  of: Pick<Rooms, "engine" | "bindings" | "source"> & { readonly opener: Opener },
   log: RootLog["log"],
 ) {
+  const { engine, bindings, source, opener } = of;
   const prefetcher = new Prefetcher({ engine, clock, log, isBusy: () => opener.waitingCount > 0 });
   const { fill } = config.engine;
-  return { prefetcher, fills: new BackgroundFill({ engine, bindings, prefetcher, clock, fill }) };
+  const fills = new BackgroundFill({ engine, bindings, prefetcher, clock, fill });
+  const replays = config.prefetch.traces
+    ? new TraceReplays({ engine, bindings, source, clock, log })
+    : undefined;
+  return { prefetcher, fills, replays };
 }
 
 function buildNames(config: Config, rooms: Rooms, log: RootLog["log"]): NameResolver {
@@ -340,6 +347,7 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   }
   rooms.stopping.abort(error);
   rooms.fills.stop();
+  rooms.replays?.stop();
   rooms.prefetches.stop(error);
   rooms.prefetcher.stop();
   rooms.names.stop(error);

@@ -132,6 +132,8 @@ export const configSchema = z.strictObject({
       bandwidth: bytes("0B", "64GiB").prefault("0B"),
       /** Prefetches under way at once; others wait for their turn. */
       jobs: z.int().min(1).max(64).default(4),
+      /** Look for a trace of each image that is mounted, and fetch what it says first. */
+      traces: z.boolean().default(true),
     })
     .prefault({}),
   limits: z
