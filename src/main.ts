@@ -189,7 +189,6 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     engine,
     names,
     opener,
-    ...filling,
     prefetches,
     ...opened,
     doors,
