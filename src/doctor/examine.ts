@@ -60,9 +60,10 @@ export async function examine({ configPath, socketPath, log }: ExamineOptions): 
     doors.push({ door, ...found, missingOptions: missingOptions(door, options) });
   }
   const chosen = chooseDoor(config, doors);
-  if (chosen === "fanotify" || config.kernel.door === "fanotify") {
-    if (!config.kernel.allow_unsafe) findings.push(UNSAFE);
-  }
+  const { door: wish, allow_unsafe: isRiskTaken } = config.kernel;
+  const mayUseFanotify = wish === "fanotify" || (wish === "auto" && chosen === "full");
+  const works = doors.some(({ door, works: does }) => door === "fanotify" && does);
+  if (mayUseFanotify && works && !isRiskTaken) findings.push(UNSAFE);
   const fault = configFault ?? doorFault(config, doors, chosen) ?? parts.fault;
   return { kernel: release(), doors, findings, chosen, fault };
 }
