@@ -35,7 +35,9 @@ export type Fault =
   | { code: "door_unsupported"; path: string; detail: string }
   | { code: "fanotify_unsupported"; detail: string }
   | { code: "fanotify_unsafe" }
-  | { code: "no_door"; cachefiles: string; fanotify: string }
+  | { code: "full_unsupported"; detail: string }
+  | { code: "no_door"; cachefiles: string; fanotify: string; full: string }
+  | { code: "door_closed"; wanted: string; open: string }
   | { code: "cache_dir_unsuitable"; path: string; detail: string }
   | { code: "kernel_message_invalid"; detail: string }
   | { code: "syscall_failed"; syscall: string; errno: number; errnoName: string; detail: string }
@@ -48,15 +50,23 @@ export type Fault =
   | { code: "state_damaged"; path: string; detail: string }
   | { code: "daemon_unreachable"; socketPath: string; detail: string }
   | { code: "socket_in_use"; socketPath: string }
+  | { code: "trace_invalid"; where: string; detail: string }
+  | { code: "trace_missing"; reference: string }
   | { code: "request_invalid"; field: string; detail: string }
   | { code: "request_slow"; timeoutMs: number }
   | { code: "request_too_large"; field: string; bytesMax: number }
   | { code: "route_unknown"; path: string }
   | { code: "method_unsupported"; method: string; path: string; allowed: readonly string[] }
   | { code: "image_unknown"; name: string }
+  | { code: "image_in_use"; name: string; detail: string }
+  | { code: "nothing_matches"; reference: string; names: string }
+  | { code: "trace_mismatch"; reference: string; detail: string }
+  | { code: "prefetch_unknown"; id: string }
   | { code: "daemon_busy"; detail: string }
   | { code: "daemon_not_ready"; detail: string }
   | { code: "mount_failed"; target: string; detail: string }
+  | { code: "mount_unknown"; target: string; detail: string }
+  | { code: "mount_busy"; target: string }
   | { code: "addon_missing"; detail: string }
   | { code: "internal"; detail: string };
 
@@ -198,11 +208,18 @@ export const ERROR_POLICY = {
     ENVIRONMENT,
     'set kernel.allow_unsafe = true to take that risk, or use kernel.door = "cachefiles"',
   ),
-  no_door: policy(
+  full_unsupported: policy(
     "never",
     EINVAL,
     ENVIRONMENT,
-    "use a kernel that has one of the two, and see kernel.door and kernel.allow_unsafe",
+    "use a kernel with CONFIG_EROFS_FS and CONFIG_EROFS_FS_BACKED_BY_FILE or CONFIG_BLK_DEV_LOOP (modprobe erofs loop), as root",
+  ),
+  no_door: policy("never", EINVAL, ENVIRONMENT, "`erofsd doctor` tells what is missing for each"),
+  door_closed: policy(
+    "never",
+    EINVAL,
+    ENVIRONMENT,
+    "set kernel.door, or use --door auto or --door full; `erofsd doctor` tells what this kernel has",
   ),
   cache_dir_unsuitable: policy("never", EINVAL, ENVIRONMENT, "use ext4, xfs, or btrfs (fanotify)"),
   kernel_message_invalid: policy("never", EINVAL, DAEMON, "report it with the kernel's version"),
@@ -246,15 +263,38 @@ export const ERROR_POLICY = {
     ENVIRONMENT,
     "another erofsd answers there; give this one its own control.socket",
   ),
+  trace_invalid: policy(
+    "never",
+    EINVAL,
+    IMAGE,
+    "record the image again with `erofsd trace record`",
+  ),
+  trace_missing: policy("never", ENOENT, REMOTE, "record one, and `erofsd trace push` it"),
   request_invalid: policy("never", EINVAL, USAGE, "correct the field"),
   request_slow: policy("never", ETIMEDOUT, USAGE, "send the whole request at once"),
   request_too_large: policy("never", EINVAL, USAGE, "send less"),
   route_unknown: policy("never", ENOENT, USAGE, "GET /openapi.json lists what there is"),
   method_unsupported: policy("never", EINVAL, USAGE, "GET /openapi.json lists what there is"),
   image_unknown: policy("never", ENOENT, IMAGE, "`erofsd images` lists what there is"),
+  image_in_use: policy("never", EINVAL, USAGE, "unmount it, or cancel its prefetch, first"),
+  nothing_matches: policy(
+    "never",
+    ENOENT,
+    USAGE,
+    "name paths as in the image's root; quote globs, so that the shell leaves them alone",
+  ),
+  trace_mismatch: policy("never", EINVAL, USAGE, "take a trace of this image"),
+  prefetch_unknown: policy("never", ENOENT, USAGE, "`erofsd prefetch ls` lists what there is"),
   daemon_busy: policy("same-source", EIO, DAEMON, "try again in a moment"),
   daemon_not_ready: policy("same-source", EIO, DAEMON, "try again in a moment"),
   mount_failed: policy("never", EIO, DAEMON, "the daemon's log has the cause"),
+  mount_unknown: policy("never", ENOENT, USAGE, "`erofsd ps` lists what is mounted"),
+  mount_busy: policy(
+    "never",
+    EIO,
+    USAGE,
+    "end who uses it (`fuser -vm` tells who), or unmount it with --lazy",
+  ),
   internal: policy("never", EIO, 1, "this is a bug in erofsd: report it with the log"),
   addon_missing: policy(
     "never",

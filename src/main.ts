@@ -8,34 +8,43 @@
 import { stat } from "node:fs/promises";
 import { release } from "node:os";
 import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
+import { Activity } from "./control/activity.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
 import { EventHub } from "./control/event-hub.ts";
+import { imageFilesOf } from "./control/image-files.ts";
+import { imageHistoryOf } from "./control/image-history.ts";
 import { KnownImages } from "./control/known-images.ts";
 import { bindingObserver, failureObserver, observedHandler } from "./control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
+import { prefetchOperations } from "./control/prefetch-operations.ts";
 import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
 import { type CountingDoor, openDoor } from "./doors.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
-import { FileMounts } from "./file-mounts.ts";
 import { Admission } from "./flow/admission.ts";
 import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
 import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
+import type { Prefetches } from "./flow/prefetch/prefetches.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
+import { TraceReplays } from "./flow/prefetch/trace-replays.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
+import { MountDoors } from "./mount-doors.ts";
+import { buildMounts } from "./mount-serving.ts";
 import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
 import { packageVersion } from "./platform/package-root.ts";
+import { buildPrefetches, fileHolder, whenMounted } from "./prefetch-serving.ts";
 import { Systemd } from "./platform/systemd.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
 import { ServiceReport, healthProblem } from "./service-report.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
+import { Watching } from "./watching.ts";
 
 /** FileDescriptorName= in erofsd.socket. */
 const CONTROL_SOCKET_NAME = "control";
@@ -72,19 +81,24 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   const rooms = await buildServing(config, native, log);
   try {
     await rooms.control.listen(passed.get(CONTROL_SOCKET_NAME)?.[0]);
+    await rooms.watching.listen();
   } catch (error) {
+    await rooms.control.close();
+    await rooms.watching.stop();
     await rooms.door.stop(asDaemonError(error));
     throw error;
   }
-  rooms.door.start(observedHandler(rooms.handler, rooms.events), (error) => {
+  const handler = observedHandler(rooms.handler, rooms.events);
+  rooms.door.start(handler, (error) => {
     rooms.readiness.stop(error);
     stopped.stop(error);
   });
+  rooms.doors.start(handler);
   rooms.readiness.ready();
   log.info(
     {
       cacheDir: config.cache.dir,
-      door: rooms.doorKind,
+      door: rooms.kind,
       domainId: config.kernel.domain_id,
       socket: config.control.socket,
       startMs: Math.round(clock.nowMs() - startMs),
@@ -94,9 +108,12 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   const report = reportOf(rooms, { config, systemd, log });
   await report.ready();
   // What a first request needs is loaded now, after the door is open.
-  rooms.warmUp().catch((error: unknown) => {
-    stopped.stop(asDaemonError(error));
-  });
+  rooms
+    .warmUp()
+    .then(() => rooms.prefetches.load())
+    .catch((error: unknown) => {
+      stopped.stop(asDaemonError(error));
+    });
   const reason = await stopped.reason;
   await report.stopping();
   await shutDown(config, rooms, log);
@@ -108,7 +125,7 @@ function reportOf(
   rooms: Serving,
   { config, systemd, log }: { config: Config; systemd: Systemd; log: RootLog["log"] },
 ): ServiceReport {
-  const { door, doorKind, engine, readiness } = rooms;
+  const { door, kind, engine, readiness } = rooms;
   const readTimeoutMs = config.limits.read_timeout;
   return new ServiceReport({
     systemd,
@@ -116,7 +133,7 @@ function reportOf(
     log,
     problem: () => healthProblem({ door, readiness, engine, readTimeoutMs, clock }),
     status: () =>
-      `Serving through ${doorKind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
+      `Serving through ${kind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
   });
 }
 
@@ -126,12 +143,9 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   const failures = new FailureLog();
   const events = new EventHub({ clock, unixMs: Date.now });
   const failed = failureObserver(failures, events);
-  const rooms = await buildRooms({
-    config,
-    native,
-    log,
-    onFillFailure: failed.ofFill,
-  });
+  const activity = new Activity(clock);
+  const parts = { config, native, log, observe: activity, onFillFailure: failed.ofFill };
+  const rooms = await buildRooms(parts);
   const { source, engine, bindings } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
@@ -145,25 +159,29 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
     onFailure: failed.ofOpen,
   });
-  const { prefetcher, fills } = buildFills(config, { ...rooms, opener }, log);
-  const { kind: doorKind, door, mounts } = await openServedDoor(config, native, log);
+  const filling = buildFills(config, { ...rooms, opener }, log);
+  const { prefetcher, fills } = filling;
+  const opened = await openDoor(config, native, log);
+  const doors = new MountDoors({ config, native, log, streams: rooms.streams, opened });
+  const holder = opened.kind === "cachefiles" ? whenMounted : fileHolder(opened.door);
+  const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
     config,
     log,
     rooms,
     names,
-    door,
-    mounts,
+    door: opened.door,
+    doors,
     failures,
     events,
-    fill: () => {
-      fills.look();
-    },
+    activity,
+    fill: fills.look.bind(fills),
+    prefetches,
   });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
-    await rooms.metrics();
+    await life.watching.began();
   };
   const handler = new Admission(opener, engine);
   return {
@@ -171,26 +189,30 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     engine,
     names,
     opener,
-    prefetcher,
-    fills,
-    door,
-    doorKind,
-    mounts,
+    prefetches,
+    ...opened,
+    doors,
     control,
     warmUp,
     handler,
+    ...filling,
     ...life,
   };
 }
 
 function buildFills(
   config: Config,
-  { engine, bindings, opener }: Pick<Rooms, "engine" | "bindings"> & { readonly opener: Opener },
+  of: Pick<Rooms, "engine" | "bindings" | "source"> & { readonly opener: Opener },
   log: RootLog["log"],
 ) {
+  const { engine, bindings, source, opener } = of;
   const prefetcher = new Prefetcher({ engine, clock, log, isBusy: () => opener.waitingCount > 0 });
   const { fill } = config.engine;
-  return { prefetcher, fills: new BackgroundFill({ engine, bindings, prefetcher, clock, fill }) };
+  const fills = new BackgroundFill({ engine, bindings, prefetcher, clock, fill });
+  const replays = config.prefetch.traces
+    ? new TraceReplays({ engine, bindings, source, clock, log })
+    : undefined;
+  return { prefetcher, fills, replays };
 }
 
 function buildNames(config: Config, rooms: Rooms, log: RootLog["log"]): NameResolver {
@@ -219,17 +241,22 @@ async function buildControl(parts: {
   readonly rooms: Rooms;
   readonly names: NameResolver;
   readonly door: CountingDoor;
-  readonly mounts: FileMounts | undefined;
+  readonly doors: MountDoors;
   readonly failures: FailureLog;
   readonly events: EventHub;
+  readonly activity: Activity;
   readonly fill: () => void;
+  readonly prefetches: Prefetches;
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events, fill } = parts;
-  const { engine, bindings, counts, pushed } = rooms;
+  const { config, log, rooms, names, door, doors, failures, events } = parts;
+  const { activity, fill, prefetches } = parts;
+  const { engine, bindings, counts, pushed, source, store } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
   const version = await packageVersion();
+  const watching = new Watching({ config, clock, log, rooms, door, version });
   const lastFailure = failures.last.bind(failures);
+  const images = new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure });
   const operations = controlOperations({
     clock,
     config,
@@ -237,19 +264,28 @@ async function buildControl(parts: {
     names,
     bindings,
     fill,
-    mounts,
-    images: new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure }),
+    files: doors.prepared,
+    mounts: buildMounts({ ...parts, stopping: stopping.signal }),
+    images,
     failures,
     pushed,
     readiness,
     events,
     status: statusOf({ engine, door, counts, readiness }, version),
-    metrics: metricsOf(rooms),
+    activity: () => activity.report(engine),
+    metrics: watching.metrics,
     trace: traceOf(engine, version),
+    prefetch: prefetchOperations({ prefetches, names, stopping: stopping.signal }),
+    imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
+    imageFiles: imageFilesOf(images, {
+      source,
+      clock,
+      bootstrapDirectory: store.bootstrapDirectory,
+    }),
     stopping: stopping.signal,
   });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
-  return { control, readiness, events, stopping };
+  return { control, readiness, events, stopping, watching };
 }
 
 function traceOf(engine: Engine, version: string): ControlOperations["trace"] {
@@ -257,23 +293,8 @@ function traceOf(engine: Engine, version: string): ControlOperations["trace"] {
   return traces.record.bind(traces);
 }
 
-function metricsOf(rooms: Pick<Rooms, "metrics">): ControlOperations["metrics"] {
-  return async () => {
-    const metrics = await rooms.metrics();
-    return { contentType: metrics.contentType, text: await metrics.text() };
-  };
-}
-
 function otherVolume(key: string, domainId: string): string {
   return `mounted in the volume "${key}"; this daemon serves domain_id=${domainId} alone`;
-}
-
-/** With what prepares mounts, where the kernel does not ask for that itself. */
-async function openServedDoor(config: Config, native: Native, log: RootLog["log"]) {
-  const opened = await openDoor(config, native, log);
-  const isAsked = opened.kind === "cachefiles";
-  const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, log });
-  return { ...opened, mounts };
 }
 
 function statusOf(
@@ -317,7 +338,7 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   }
   const objects = rooms.door.objectCount;
   // The other door tells itself what is mounted.
-  if (objects > 0 && rooms.doorKind === "cachefiles") {
+  if (objects > 0 && rooms.kind === "cachefiles") {
     log.warn(
       { objects },
       "images are still mounted: what is not cached of them cannot be read until they are mounted again",
@@ -325,11 +346,15 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   }
   rooms.stopping.abort(error);
   rooms.fills.stop();
+  rooms.replays?.stop();
+  rooms.prefetches.stop(error);
   rooms.prefetcher.stop();
   rooms.names.stop(error);
   rooms.engine.abort(error);
+  await rooms.doors.stop(error);
   await rooms.door.stop(error);
   await rooms.source.close();
+  await rooms.watching.stop();
   log.info({}, "stopped");
 }
 

@@ -13,25 +13,23 @@ import { tryDecoding } from "./decoder/trial.ts";
 import { type Decoder, createDecoder } from "./decoder/unit-decoder.ts";
 import { DaemonError } from "./errors.ts";
 import { Engine } from "./flow/engine.ts";
+import { flowMetrics } from "./flow/flow-metrics.ts";
+import { type FlowObserver, observers } from "./flow/flow-observer.ts";
 import { RafsAdmission } from "./flow/rafs/admit-image.ts";
 import { Streams } from "./flow/streams.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { dropStreamsOf, dropUntrustedStreams } from "./kernel/fanotify/names.ts";
 import { systemClock as clock, nextTurn } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
+import { Metrics } from "./platform/metrics.ts";
 import type { Native } from "./platform/native.ts";
 import { SlabPool } from "./platform/slab-pool.ts";
 import { compileWasmOnce } from "./platform/wasm.ts";
 import { AccessBook } from "./source/registry/access.ts";
 import { takeEnvironment } from "./source/registry/credentials/environment.ts";
 import { PushedCredentials } from "./source/registry/credentials/pushed.ts";
-import {
-  type PeerOptions,
-  type RegistryObserver,
-  type RegistryParts,
-  isLoopback,
-} from "./source/registry/options.ts";
-import { type LaterObserver, laterObserver } from "./source/registry/later-observer.ts";
+import type { RegistryObserver } from "./source/registry/options.ts";
+import { registryMetrics } from "./source/registry/registry-metrics.ts";
 import { createSources } from "./source/sources.ts";
 import { Bindings } from "./state/bindings.ts";
 import { StreamStore } from "./state/stream-store.ts";
@@ -44,6 +42,8 @@ export interface RoomsParts {
   readonly config: Config;
   readonly native: Native;
   readonly log: Log;
+  /** Looks on beside the metrics. */
+  readonly observe?: FlowObserver;
   readonly onFillFailure: (cookieKeys: readonly string[], error: DaemonError) => void;
 }
 
@@ -55,22 +55,12 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
   const { bindings, store } = await loadState(config, log, adopted);
   const { source, counts, access, pushed, metrics } = buildSource(config, log);
   const slabs = buildSlabs(config, native);
-  const engine = new Engine({
-    clock,
-    log,
-    slabs,
-    limits: {
-      windowBytes: config.engine.window,
-      windowBytesMax: Math.max(config.engine.window, config.engine.window_max),
-      fillsNeighbours: true,
-      opensSpares: true,
-      requestsPerHost: config.registry.connections,
-      readTimeoutMs: config.limits.read_timeout,
-    },
-    onFillFailure: parts.onFillFailure,
-  });
+  const counted = flowMetrics(metrics);
+  const observe = parts.observe === undefined ? counted : observers(counted, parts.observe);
+  const engine = buildEngine(parts, slabs, observe);
   let made: Promise<Decoder> | undefined;
-  const decoder = () => (made ??= createDecoder({ native, nextTurn }));
+  const timed = { clock, phase: observe.phase.bind(observe) };
+  const decoder = () => (made ??= createDecoder({ native, nextTurn, timed }));
   const streams = new Streams({
     source,
     store,
@@ -108,32 +98,42 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
   };
 }
 
+function buildEngine(
+  { config, log, onFillFailure }: RoomsParts,
+  slabs: SlabPool,
+  observe: FlowObserver,
+): Engine {
+  return new Engine({
+    clock,
+    log,
+    slabs,
+    limits: {
+      windowBytes: config.engine.window,
+      windowBytesMax: Math.max(config.engine.window, config.engine.window_max),
+      fillsNeighbours: true,
+      opensSpares: true,
+      requestsPerHost: config.registry.connections,
+      readTimeoutMs: config.limits.read_timeout,
+    },
+    observe,
+    onFillFailure,
+  });
+}
+
 function buildSource(config: Config, log: Log) {
   const counts = { requests: 0, bytes: 0, failures: 0 };
   const access = new AccessBook();
   const pushed = new PushedCredentials();
   const environment = takeEnvironment(process.env, homedir());
-  const observed = laterObserver();
-  const metrics = lazyMetrics(observed);
+  const metrics = new Metrics();
+  const observed = registryMetrics(metrics);
   const source = createSources({
     async registry() {
       compileWasmOnce();
-      const { createRegistrySource } = await import("./source/registry/registry-source.ts");
-      const from = await import("./source/registry/credentials/create-source.ts");
-      const { credentials: configured, docker_config: dockerConfig } = config.registry;
-      const given = { clock, log, pushed, configured, dockerConfig, environment };
-      const credentials = from.createCredentialSource(given);
-      const { certs_dir: directory, blob_dirs: directories } = config.registry;
-      const { HostsBook } = await import("./source/registry/hosts-book.ts");
-      const hosts = new HostsBook({ directory, clock, log });
-      const registry = createRegistrySource({
-        ...registryParts(config, log),
-        access,
-        credentials,
-        observe: counting(counts, observed),
-        environment: process.env,
-        upstreams: (host, plain) => hosts.upstreams(host, plain),
-      });
+      const { createRegistry } = await import("./registry.ts");
+      const { blob_dirs: directories } = config.registry;
+      const observe = counting(counts, observed);
+      const registry = createRegistry({ config, log, access, pushed, environment, observe });
       if (directories.length === 0) return registry;
       const { withBlobDirectories } = await import("./source/blob-directories.ts");
       return withBlobDirectories(registry, { clock, log, directories });
@@ -148,19 +148,6 @@ function buildSource(config: Config, log: Log) {
     },
   });
   return { source, counts, access, pushed, metrics };
-}
-
-/** Made when somebody asks for them, or when there is time for it; what happened before is in them. */
-function lazyMetrics(observed: LaterObserver) {
-  const make = async () => {
-    const { Metrics } = await import("./platform/metrics.ts");
-    const { registryMetrics } = await import("./source/registry/registry-metrics.ts");
-    const metrics = new Metrics();
-    observed.arrived(registryMetrics(metrics));
-    return metrics;
-  };
-  let made: ReturnType<typeof make> | undefined;
-  return () => (made ??= make());
 }
 
 /** The few sums that a status has. */
@@ -183,40 +170,6 @@ function counting(
       to.failure(host, code);
     },
   };
-}
-
-function registryParts({ registry, p2p }: Config, log: Log): RegistryParts {
-  return {
-    clock,
-    random: Math.random,
-    log,
-    options: {
-      plainHttp: (host) => isLoopback(host) || registry.plain_http.includes(host),
-      connections: registry.connections,
-      attemptsMax: registry.attempts,
-      connectTimeoutMs: registry.connect_timeout,
-      headersTimeoutMs: registry.headers_timeout,
-      stallTimeoutMs: registry.stall_timeout,
-      hedgePercent: registry.hedge_percent,
-    },
-    peers: peersOf(p2p),
-  };
-}
-
-function peersOf(p2p: Config["p2p"]): PeerOptions | undefined {
-  if (p2p.proxy === undefined) return undefined;
-  const proxy = {
-    url: p2p.proxy,
-    pingUrl: p2p.health,
-    fallback: p2p.fallback,
-    checkIntervalMs: p2p.check_interval,
-    useHttp: p2p.use_http,
-    headers: p2p.headers,
-    prefetchHeaders: p2p.prefetch_hint ? { "x-dragonfly-prefetch": "true" } : {},
-    pieceBytes: p2p.piece,
-    patienceMs: p2p.patience,
-  };
-  return { proxy, hosts: p2p.hosts };
 }
 
 function buildSlabs(config: Config, native: Native): SlabPool {

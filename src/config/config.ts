@@ -11,10 +11,17 @@ import { volumePartProblem } from "../kernel/cachefiles/keys.ts";
 import { LOG_FORMATS, LOG_LEVELS } from "../platform/log.ts";
 import { BLOCK_BYTES } from "../units.ts";
 import { registryCredentials } from "./credentials.ts";
+import { loopbackAddress } from "./listen-address.ts";
 import { bytes, milliseconds } from "./quantities.ts";
 
 export const DEFAULT_CONFIG_PATH = "/etc/erofsd/config.toml";
 export const DEFAULT_SOCKET_PATH = "/run/erofsd/erofsd.sock";
+
+/** Ways to the kernel, the best first. */
+export const DOORS = ["cachefiles", "fanotify", "full"] as const;
+export type DoorKind = (typeof DOORS)[number];
+export const DOOR_WISHES = ["auto", ...DOORS] as const;
+export type DoorWish = (typeof DOOR_WISHES)[number];
 
 const absolutePath = z.string().startsWith("/", "an absolute path");
 const percent = z.int().min(0).max(99);
@@ -33,6 +40,8 @@ const cache = z
     frun: percent.default(7),
     fcull: percent.default(5),
     fstop: percent.default(1),
+    /** fanotify: what cache files may take together. */
+    size: bytes("16MiB", "1048576GiB").optional(),
   })
   .superRefine((limits, context) => {
     for (const kind of ["b", "f"] as const) {
@@ -86,8 +95,8 @@ export const configSchema = z.strictObject({
   cache: cache.prefault({}),
   kernel: z
     .strictObject({
-      /** `auto`: cachefiles where the kernel has it, else fanotify. */
-      door: z.enum(["auto", "cachefiles", "fanotify"]).default("auto"),
+      /** `auto`: the first of them that is there. `full`: images are fetched whole before a mount. */
+      door: z.enum(DOOR_WISHES).default("auto"),
       /** Serves by fanotify though nothing outlives the daemon: if it dies, holes read as zeros. */
       allow_unsafe: z.boolean().default(false),
       device: absolutePath.default("/dev/cachefiles"),
@@ -95,6 +104,8 @@ export const configSchema = z.strictObject({
     })
     .prefault({}),
   control: z.strictObject({ socket: absolutePath.default(DEFAULT_SOCKET_PATH) }).prefault({}),
+  /** `listen`: a loopback address where metrics are for whoever is on this machine. */
+  metrics: z.strictObject({ listen: loopbackAddress.optional() }).prefault({}),
   log: z
     .strictObject({
       level: z.enum(LOG_LEVELS).default("info"),
@@ -113,6 +124,16 @@ export const configSchema = z.strictObject({
       fill: z.enum(["on-demand", "background"]).default("on-demand"),
       integrity: z.enum(["prefer", "require"]).default("prefer"),
       writer_threads: z.int().min(1).max(64).default(4),
+    })
+    .prefault({}),
+  prefetch: z
+    .strictObject({
+      /** For all together, a second; 0B: no limit. */
+      bandwidth: bytes("0B", "64GiB").prefault("0B"),
+      /** Prefetches under way at once; others wait for their turn. */
+      jobs: z.int().min(1).max(64).default(4),
+      /** Look for a trace of each image that is mounted, and fetch what it says first. */
+      traces: z.boolean().default(true),
     })
     .prefault({}),
   limits: z

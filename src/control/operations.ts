@@ -7,17 +7,21 @@ import { diskUsage } from "../cache/usage.ts";
 import { viewConfig } from "../config/config-view.ts";
 import type { Config } from "../config/config.ts";
 import { DaemonError } from "../errors.ts";
-import type { MountFiles } from "../file-mounts.ts";
+import type { MountFiles, PrepareOptions } from "../file-mounts.ts";
 import type { NameResolver } from "../flow/name-resolver.ts";
 import { cookieKeyProblem } from "../kernel/cachefiles/keys.ts";
-import { type Clock, cancelledBy } from "../platform/clock.ts";
+import type { Clock } from "../platform/clock.ts";
+import type { Mounts } from "../mounts/mounts.ts";
 import type { PushedCredentials } from "../source/registry/credentials/pushed.ts";
 import type { Binding, Bindings, CookieName } from "../state/bindings.ts";
 import type { ControlOperations } from "./control-operations.ts";
 import type { EventHub } from "./event-hub.ts";
 import { failureOf } from "./failures.ts";
 import type { KnownImages } from "./known-images.ts";
+import { mountOperations } from "./mount-operations.ts";
+import type { PrefetchOperations } from "./prefetch-operations.ts";
 import type { PastFailure, RegisterRequest, RegisteredImage, Status } from "./schema.ts";
+import { whileWaited } from "./while-waited.ts";
 
 const FAILURES_MAX = 1024;
 /** Under way at once; whoever is gone may have left some. */
@@ -25,17 +29,24 @@ const REGISTRATIONS_MAX = 64;
 const FAILURE_KEPT_MS = 10 * 60_000;
 
 export class FailureLog {
-  readonly #failures = new LRUCache<string, NonNullable<PastFailure>>({
+  readonly #failures = new LRUCache<string, { error: DaemonError; atMs: number }>({
     max: FAILURES_MAX,
     ttl: FAILURE_KEPT_MS,
   });
 
   record(cookieKey: string, error: DaemonError): void {
-    this.#failures.set(cookieKey, { ...failureOf(error), atMs: Date.now() });
+    this.#failures.set(cookieKey, { error, atMs: Date.now() });
   }
 
   last(cookieKey: string): PastFailure {
-    return this.#failures.get(cookieKey);
+    const last = this.#failures.get(cookieKey);
+    return last === undefined ? undefined : { ...failureOf(last.error), atMs: last.atMs };
+  }
+
+  /** The last one, when it was not before `sinceMs`, ms since 1970. */
+  since(cookieKey: string, sinceMs: number): DaemonError | undefined {
+    const last = this.#failures.get(cookieKey);
+    return last !== undefined && last.atMs >= sinceMs ? last.error : undefined;
   }
 }
 
@@ -73,22 +84,27 @@ export interface OperationsParts {
   /** Looks again what is to be filled in the background. */
   readonly fill: () => void;
   /** Where the kernel does not ask for an image when it is mounted. */
-  readonly mounts:
+  readonly files:
     | {
         prepare(
           image: CookieName & { readonly binding: Binding },
-          signal: AbortSignal,
+          options: PrepareOptions,
         ): Promise<MountFiles>;
       }
     | undefined;
+  readonly mounts: Pick<Mounts, "create" | "list" | "pending" | "remove">;
   readonly images: KnownImages;
   readonly failures: FailureLog;
   readonly pushed: PushedCredentials;
   readonly readiness: Readiness;
   readonly events: EventHub;
   readonly status: () => Status;
+  readonly activity: ControlOperations["activity"];
   readonly metrics: ControlOperations["metrics"];
   readonly trace: ControlOperations["trace"];
+  readonly prefetch: PrefetchOperations;
+  readonly imageFiles: ControlOperations["imageFiles"];
+  readonly imageHistory: ControlOperations["imageHistory"];
   /** Aborts when the daemon stops, and with it what is being registered. */
   readonly stopping: AbortSignal;
 }
@@ -116,10 +132,15 @@ export function controlOperations(parts: OperationsParts): ControlOperations {
     },
     lastFailure: (cookieKey) => failures.last(cookieKey),
     status: parts.status,
+    activity: parts.activity,
     metrics: parts.metrics,
     trace: parts.trace,
+    imageFiles: parts.imageFiles,
+    imageHistory: parts.imageHistory,
     events: (signal) => events.listen(signal),
+    ...mountOperations(parts.mounts, () => images.list()),
     ...credentialOperations(parts.pushed),
+    ...parts.prefetch,
   };
 }
 
@@ -142,7 +163,7 @@ function sharedRegistration(parts: OperationsParts): ControlOperations["register
 }
 
 async function registerImage(
-  { names, bindings, fill: lookAtFills, mounts, config, stopping }: OperationsParts,
+  { names, bindings, fill: lookAtFills, files: mounted, config, stopping }: OperationsParts,
   { reference, fsid, fill }: RegisterRequest,
 ): Promise<RegisteredImage> {
   const problem = fsid === undefined ? undefined : cookieKeyProblem(fsid);
@@ -155,7 +176,7 @@ async function registerImage(
     await bindings.setFill(image, fill);
     lookAtFills();
   }
-  const files = await mounts?.prepare(image, stopping);
+  const files = await mounted?.prepare(image, { signal: stopping, isWhole: false });
   return {
     reference: binding.reference,
     manifestDigest: binding.manifestDigest,
@@ -170,23 +191,6 @@ async function registerImage(
       : { files: { primary: files.primary, devices: [...files.devices] } }),
     sizeBytes: [binding.stream, ...binding.devices].reduce((sum, each) => sum + each.size, 0),
   };
-}
-
-/** As `work` settles, or `cancelled` as soon as `signal` aborts; `work` does not notice. */
-async function whileWaited<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  let leave: () => void = () => undefined;
-  const left = new Promise<never>((_, reject) => {
-    leave = () => {
-      reject(cancelledBy(signal));
-    };
-  });
-  signal.addEventListener("abort", leave, { once: true });
-  if (signal.aborted) leave();
-  try {
-    return await Promise.race([work, left]);
-  } finally {
-    signal.removeEventListener("abort", leave);
-  }
 }
 
 export function credentialOperations(

@@ -4,7 +4,18 @@
 import * as z from "zod";
 import { configView } from "../config/config-view.ts";
 import { packageVersion } from "../platform/package-root.ts";
+import { activityAnswer } from "./activity-schema.ts";
+import { imageHistory } from "./history-schema.ts";
 import { cacheAnswer, imageDetail, imageName, imagesAnswer } from "./image-schema.ts";
+import {
+  madeMount,
+  mountName,
+  mountRequest,
+  mountsAnswer,
+  unmountQuery,
+  unmounted,
+} from "./mount-schema.ts";
+import { prefetchRoutes } from "./prefetch-routes.ts";
 import { type Route, TAKES_NOTHING, jsonRoute, textRoute } from "./route.ts";
 import {
   dropCredentials,
@@ -46,6 +57,12 @@ const daemonRoutes: readonly Route[] = [
     TAKES_NOTHING,
     statusAnswer,
     (operations) => operations.status(),
+  ),
+  jsonRoute(
+    get("/v1/activity", "getActivity", "what readers are about: sums, what waits, what was slow"),
+    TAKES_NOTHING,
+    activityAnswer,
+    (operations) => operations.activity(),
   ),
   jsonRoute(
     get("/v1/config", "getConfig", "the configuration in use, without secrets"),
@@ -94,10 +111,48 @@ const imageRoutes: readonly Route[] = [
     (operations, { params }) => operations.image(params.name),
   ),
   jsonRoute(
+    get("/v1/images/{name}/history", "getHistory", "what an open image was asked for, and got"),
+    { ...TAKES_NOTHING, params: imageName },
+    imageHistory,
+    (operations, { params }) => operations.imageHistory(params.name),
+  ),
+  jsonRoute(
     get("/v1/failures", "getFailure", "the last failure of a key; the kernel says only ENOBUFS"),
     { ...TAKES_NOTHING, query: failureQuery },
     failureAnswer,
     (operations, { query }) => ({ failure: operations.lastFailure(query.key) }),
+  ),
+];
+
+const mountRoutes: readonly Route[] = [
+  jsonRoute(
+    get("/v1/mounts", "listMounts", "what is mounted, whoever did it, and what is about to be"),
+    TAKES_NOTHING,
+    mountsAnswer,
+    async (operations) => ({ mounts: [...(await operations.mounts())] }),
+  ),
+  jsonRoute(
+    {
+      method: "POST",
+      path: "/v1/mounts",
+      id: "mountImage",
+      summary: "mount an image; a client that goes away ends its wait, not the work",
+    },
+    { ...TAKES_NOTHING, body: mountRequest },
+    madeMount,
+    (operations, { body }, gone) => operations.mount(body, gone),
+  ),
+  jsonRoute(
+    {
+      method: "DELETE",
+      path: "/v1/mounts/{mountPoint}",
+      id: "unmountImage",
+      summary: "unmount an image, or give up mounting it",
+    },
+    { ...TAKES_NOTHING, params: mountName, query: unmountQuery },
+    unmounted,
+    (operations, { params, query }) =>
+      operations.unmount(params.mountPoint, { lazy: query.lazy === "true" }),
   ),
 ];
 
@@ -136,9 +191,27 @@ const streamRoutes: readonly Route[] = [
       contentType: "application/x-ndjson",
     },
     { ...TAKES_NOTHING, query: traceQuery },
-    (operations, { query }, gone) => {
-      const wish = { seconds: query.seconds, keys: query.key ?? [] };
+    async (operations, { query }, gone) => {
+      const { seconds, key = [], image: name } = query;
+      const found = name === undefined ? undefined : await operations.image(name);
+      const keys = [...key, ...(found?.streams.map(({ digest }) => digest) ?? [])];
+      const image = found && {
+        reference: found.reference,
+        manifestDigest: found.manifestDigest,
+      };
+      const wish = { seconds, keys, image };
       return { contentType: "application/x-ndjson", text: operations.trace(wish, gone) };
+    },
+  ),
+  textRoute(
+    {
+      ...get("/v1/images/{name}/files", "listFiles", "where an image's files lie"),
+      contentType: "application/x-ndjson",
+    },
+    { ...TAKES_NOTHING, params: imageName },
+    (operations, { params }, gone) => {
+      const text = operations.imageFiles(params.name, gone);
+      return { contentType: "application/x-ndjson", text };
     },
   ),
   textRoute(
@@ -167,7 +240,9 @@ const describeRoute = jsonRoute(
 export const ROUTES: readonly Route[] = [
   ...daemonRoutes,
   ...imageRoutes,
+  ...mountRoutes,
   ...credentialRoutes,
+  ...prefetchRoutes,
   ...streamRoutes,
   describeRoute,
 ];

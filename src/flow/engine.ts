@@ -3,6 +3,7 @@
 // It is handed its clock, its source and its buffers, so a test can drive it.
 
 import { LRUCache } from "lru-cache";
+import type { BlockSet } from "../cache/block-set.ts";
 import { DaemonError } from "../errors.ts";
 import type { KernelObject, ReadRequest } from "../kernel/transport.ts";
 import type { Extent } from "../units.ts";
@@ -12,7 +13,9 @@ import { LinkMeter } from "./link-meter.ts";
 import { NeighbourFill } from "./neighbour-fill.ts";
 import { SpareConnections } from "./spare-connections.ts";
 import { queuedRead, refill, serveRead } from "./serve-request.ts";
+import { ServedRead } from "./served-read.ts";
 import { type SharedParts, StreamFlow } from "./stream-flow.ts";
+import { HistorySpace } from "./stream-history.ts";
 import type { FlowParts, Stream, StreamCounters } from "./stream.ts";
 
 export interface OpenObjectFacts {
@@ -57,7 +60,8 @@ export class Engine {
     const queue = new FetchQueue(parts.slabs, parts.clock, { requestsPerHost });
     const neighbours = new NeighbourFill(parts.clock);
     const spares = new SpareConnections({ clock: parts.clock, queue, meter });
-    this.#parts = { ...parts, queue, meter, neighbours, spares, refill };
+    const historySpace = new HistorySpace();
+    this.#parts = { ...parts, queue, meter, neighbours, spares, historySpace, refill };
   }
 
   /** `listener` is told of every object that has become ready to be filled. */
@@ -78,7 +82,11 @@ export class Engine {
       });
     }
     const flow = new StreamFlow(stream, this.#parts, this.countersOf(stream.key));
-    for (const [key, other] of this.#flows) if (other.isIdle) this.#flows.delete(key);
+    for (const [key, other] of this.#flows) {
+      if (!other.isIdle) continue;
+      this.#flows.delete(key);
+      other.history.forget();
+    }
     this.#flows.set(stream.key, flow);
     return flow;
   }
@@ -95,6 +103,11 @@ export class Engine {
   liveStream(key: string): Stream | undefined {
     const flow = this.#flows.get(key);
     return flow === undefined || flow.isIdle ? undefined : flow.stream;
+  }
+
+  /** The flow of this key, whatever is open on it. */
+  knownFlow(key: string): StreamFlow | undefined {
+    return this.#flows.get(key);
   }
 
   /** The flow of this key, when an object that can be filled is open on it. */
@@ -126,13 +139,14 @@ export class Engine {
     void this.#load(served);
   }
 
-  read(request: ReadRequest): void {
+  read(asked: ReadRequest): void {
     this.#lastReadMs = this.#parts.clock.nowMs();
-    const served = this.#served.get(request.object);
+    const served = this.#served.get(asked.object);
     if (served === undefined) {
-      request.fail(new DaemonError({ code: "cancelled", what: "a read of a closed object" }));
+      asked.fail(new DaemonError({ code: "cancelled", what: "a read of a closed object" }));
       return;
     }
+    const request = new ServedRead(asked, served.flow.stream, this.#parts);
     served.flow.counters.reads += 1;
     served.flow.counters.readBytes += request.extent.length;
     this.readObserver?.(served.flow.stream, request);
@@ -161,6 +175,15 @@ export class Engine {
     return false;
   }
 
+  /** What is cached of an object that can be filled; undefined when there is none of this name. */
+  blocksOf(volumeKey: string, cookieKey: string): BlockSet | undefined {
+    for (const [kernel, { object }] of this.#served) {
+      if (kernel.volumeKey !== volumeKey || kernel.cookieKey !== cookieKey) continue;
+      if (object.queued === undefined) return object.blocks;
+    }
+    return undefined;
+  }
+
   get openObjects(): readonly OpenObjectFacts[] {
     return [...this.#served].map(([kernel, { flow, object }]) => ({
       volumeKey: kernel.volumeKey,
@@ -173,8 +196,8 @@ export class Engine {
   /** READs that the kernel waits for. */
   *waiting(): Iterable<{ cookieKey: string; extent: Extent; sinceMs: number }> {
     for (const [{ cookieKey }, { object }] of this.#served) {
-      for (const { request, sinceMs } of [...object.waiters, ...(object.queued ?? [])]) {
-        yield { cookieKey, extent: request.extent, sinceMs };
+      for (const { request } of [...object.waiters, ...(object.queued ?? [])]) {
+        yield { cookieKey, extent: request.extent, sinceMs: request.sinceMs };
       }
     }
   }
@@ -228,9 +251,9 @@ export class Engine {
       { key: object.kernel.cookieKey, cachedBytes: object.blocks.cachedBytes },
       "object ready",
     );
-    for (const { request, sinceMs, cancelDeadline } of queued) {
+    for (const { request, cancelDeadline } of queued) {
       cancelDeadline();
-      if (!request.answered) serveRead(flow, object, request, sinceMs);
+      if (!request.answered) serveRead(flow, object, request);
     }
     for (const listener of this.#onOpened) listener(flow.stream.key);
   }

@@ -54,6 +54,12 @@ export interface FetchedManifest {
   readonly bytes: Uint8Array;
 }
 
+export interface TraceIds {
+  /** Undefined where no READ asked for it. */
+  readonly miss: number | undefined;
+  readonly fetch: number;
+}
+
 export interface FetchOptions {
   /** Aborting ends the fetch at once; its reason, when a DaemonError, becomes the rejection. */
   readonly signal: AbortSignal;
@@ -68,6 +74,8 @@ export interface FetchOptions {
    * made as if for demand. (Peers may take seconds for what a registry gives in one round trip.)
    */
   readonly awaited?: AbortSignal;
+  /** The READ and the fill that it is for: told in the log with each request, at level trace. */
+  readonly traced?: TraceIds;
   /** These bytes came before and were bad: get them from the registry itself, past any peers. */
   readonly avoidPeers?: boolean;
 }
@@ -107,6 +115,17 @@ export interface Source {
    * blob_truncated when the descriptor says another size.
    */
   blobSize(blob: BlobLocation, options: FetchOptions): Promise<number>;
+
+  /**
+   * What refers to the manifest `subject`, as the source itself lists it: an index document of at
+   * most 4 MiB, maybe of artifacts of other types too. Undefined: it keeps no such lists (there
+   * may be one under the referrers tag). Faults: registry_*, cancelled.
+   */
+  fetchReferrers?(
+    origin: Origin,
+    of: { readonly subject: Digest; readonly artifactType: string },
+    options: FetchOptions,
+  ): Promise<Uint8Array | undefined>;
 
   /**
    * For `ahead` and `prefetch` ranges of this origin; undefined: any will do. It changes as peers

@@ -7,18 +7,29 @@ import { join } from "node:path";
 import { onTestFinished } from "vitest";
 import { parseConfig } from "../../src/config/config.ts";
 import type { ControlOperations } from "../../src/control/control-operations.ts";
+import { Activity } from "../../src/control/activity.ts";
 import { EventHub } from "../../src/control/event-hub.ts";
+import { imageFilesOf } from "../../src/control/image-files.ts";
+import { imageHistoryOf } from "../../src/control/image-history.ts";
 import { KnownImages } from "../../src/control/known-images.ts";
 import { bindingObserver, failureObserver, observedHandler } from "../../src/control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "../../src/control/operations.ts";
+import { prefetchOperations } from "../../src/control/prefetch-operations.ts";
 import { type ControlLimits, ControlServer } from "../../src/control/server.ts";
 import { TraceRecorder } from "../../src/control/trace-recorder.ts";
 import { DaemonError } from "../../src/errors.ts";
 import { Admission } from "../../src/flow/admission.ts";
+import { findWanted } from "../../src/flow/prefetch/find-wanted.ts";
+import { Prefetcher } from "../../src/flow/prefetch/prefetcher.ts";
+import { Prefetches } from "../../src/flow/prefetch/prefetches.ts";
 import type { KernelHandler } from "../../src/kernel/transport.ts";
+import type { MountDoors } from "../../src/mount-doors.ts";
+import { Mounts } from "../../src/mounts/mounts.ts";
 import { PushedCredentials } from "../../src/source/registry/credentials/pushed.ts";
+import { PrefetchStore } from "../../src/state/prefetch-store.ts";
 import { NamesRig, VOLUME } from "./names-rig.ts";
 import { FakeOpen } from "./fake-kernel.ts";
+import { FakeMounting } from "./fake-mounting.ts";
 import { QuietLog } from "./quiet-log.ts";
 import { tempDir } from "./temp-dir.ts";
 
@@ -41,6 +52,9 @@ export class ControlRig {
   readonly socketPath: string;
   readonly cacheDir: string;
   readonly log = new QuietLog();
+  readonly mounting = new FakeMounting();
+  readonly mounts: Mounts;
+  readonly prefetches: Prefetches;
   /** How often it was told that what is to be filled has changed. */
   fillLooks = 0;
 
@@ -55,9 +69,34 @@ export class ControlRig {
     const text = `[cache]\ndir = "${folder}"\n${options.config ?? ""}`;
     const version = "1.2.3";
     const recorder = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
+    this.prefetches = prefetchesOf(names, folder, this.log);
     const lastFailure = this.failures.last.bind(this.failures);
+    this.mounts = new Mounts({
+      log: this.log,
+      domainId: "erofsd",
+      cacheDir: folder,
+      openTimeoutMs: 15_000,
+      names: names.names,
+      bindings: names.bindings,
+      fill: () => {
+        this.fillLooks += 1;
+      },
+      doors: { pick: options.pick ?? pickCachefiles },
+      startChild: this.mounting.startChild,
+      failureSince: this.failures.since.bind(this.failures),
+      stopping: this.stopping.signal,
+      listEntries: () => Promise.resolve([...this.mounting.entries]),
+    });
+    const images = new KnownImages({
+      bindings: names.bindings,
+      engine,
+      cacheDir: folder,
+      lastFailure,
+    });
+    const { source } = names.flow;
     this.operations = controlOperations({
-      mounts: undefined,
+      files: undefined,
+      mounts: this.mounts,
       clock,
       config: parseConfig(text, "test"),
       version,
@@ -66,12 +105,7 @@ export class ControlRig {
       fill: () => {
         this.fillLooks += 1;
       },
-      images: new KnownImages({
-        bindings: names.bindings,
-        engine,
-        cacheDir: folder,
-        lastFailure,
-      }),
+      images,
       failures: this.failures,
       pushed: new PushedCredentials(),
       readiness: this.readiness,
@@ -90,8 +124,16 @@ export class ControlRig {
           sizeBytes,
         })),
       }),
+      activity: () => new Activity(clock).report(engine),
       metrics: () => Promise.resolve({ contentType: "text/plain", text: "up 1\n" }),
       trace: recorder.record.bind(recorder),
+      prefetch: prefetchOperations({
+        prefetches: this.prefetches,
+        names: names.names,
+        stopping: this.stopping.signal,
+      }),
+      imageFiles: imageFilesOf(images, { source, clock, bootstrapDirectory: folder }),
+      imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
       stopping: this.stopping.signal,
     });
     const { socketPath, operations, log } = this;
@@ -141,6 +183,52 @@ export interface ControlRigOptions {
   /** Further TOML. */
   readonly config?: string;
   readonly limits?: Partial<ControlLimits>;
+  /** By which door images are mounted; default: cachefiles alone. */
+  readonly pick?: MountDoors["pick"];
+}
+
+const pickCachefiles: MountDoors["pick"] = (wish) => {
+  if (wish === "auto" || wish === "cachefiles") {
+    return Promise.resolve({ kind: "cachefiles", files: undefined, isWhole: false });
+  }
+  return Promise.reject(new DaemonError({ code: "door_closed", wanted: wish, open: "cachefiles" }));
+};
+/** With a door at which every stream can be opened though it is not mounted. */
+export function prefetchesOf(
+  { flow, names, bindings, streams }: NamesRig,
+  folder: string,
+  log: QuietLog,
+): Prefetches {
+  const { engine, clock } = flow;
+  const finding = {
+    bootstrapDirectory: folder,
+    openStream: streams.open.bind(streams),
+    nowMs: () => clock.nowMs(),
+  };
+  return new Prefetches({
+    engine,
+    clock,
+    log,
+    prefetcher: new Prefetcher({ engine, clock, log }),
+    holder: {
+      async open(name) {
+        const { stream, copenSize, release } = await names.find(name);
+        const object = flow.objectOf({ ...name, sizeBytes: copenSize });
+        engine.serve(stream, object);
+        release();
+        return {
+          release: () => {
+            flow.close(object);
+          },
+        };
+      },
+    },
+    bindingOf: (name) => bindings.get(name),
+    findWanted: ({ what }, binding, signal) => findWanted(finding, { binding, what, signal }),
+    store: new PrefetchStore(join(folder, "prefetches")),
+    unixMs: Date.now,
+    runningMax: 2,
+  });
 }
 
 function send(

@@ -16,8 +16,12 @@ export interface DaemonStart {
   readonly program: string;
   /** On ext4 or xfs. */
   readonly cacheDir: string;
+  /** Further lines of its [cache]. */
+  readonly cache?: string;
   /** Further lines of TOML, after the sections this file writes. */
   readonly config?: string;
+  /** Lines of TOML that come before all sections. */
+  readonly first?: string;
   /** The ready line is awaited, so it must be logged. */
   readonly logLevel?: "trace" | "debug" | "info";
 }
@@ -52,7 +56,9 @@ export async function startDaemon(start: DaemonStart): Promise<RunningDaemon> {
   await writeFile(
     configPath,
     [
+      start.first ?? "",
       `[cache]\ndir = ${JSON.stringify(start.cacheDir)}`,
+      start.cache ?? "",
       `[control]\nsocket = ${JSON.stringify(socketPath)}`,
       `[log]\nlevel = "${start.logLevel ?? "info"}"\nformat = "json"`,
       start.config ?? "",

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// One GET over the way its try is to go: straight, or through a proxy, with the upstream's and the
+// One request over the way its try is to go: straight, or through a proxy, with the upstream's and the
 // profile's TLS and timeouts. Which way that is, and what follows a failure, is not decided here.
 
 import { DaemonError } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
+import type { TraceIds } from "../source.ts";
 import type { Access, ProxyProfile } from "./access.ts";
-import { type BodySink, type ResponseHead, exchange } from "./exchange.ts";
+import { type BodySink, type Method, type ResponseHead, exchange } from "./exchange.ts";
 import { transportFault } from "./faults.ts";
-import type { RegistryObserver, RegistryOptions } from "./options.ts";
+import type { RegistryLog, RegistryObserver, RegistryOptions } from "./options.ts";
 import type { Pools, Way } from "./pools.ts";
 import type { Upstream } from "./upstream.ts";
 
@@ -28,9 +29,11 @@ export interface Call {
   /** Whose certificates count; undefined for what is no upstream's. */
   readonly upstream: Upstream | undefined;
   readonly headers: Readonly<Record<string, string>>;
-  /** POSTed; without one the request is a GET. */
-  readonly body?: string;
+  /** Default: GET. */
+  readonly method?: Method | undefined;
+  readonly body?: string | Uint8Array | undefined;
   readonly signal: AbortSignal;
+  readonly traced?: TraceIds | undefined;
   readonly access: Access | undefined;
   readonly onHead: (head: ResponseHead) => BodySink | undefined;
 }
@@ -40,6 +43,7 @@ export interface TransportParts {
   readonly options: RegistryOptions;
   readonly pools: Pools;
   readonly observe: RegistryObserver;
+  readonly log?: RegistryLog | undefined;
   /** Ends the pings. */
   readonly closing: AbortSignal;
 }
@@ -99,11 +103,16 @@ export class Transport {
   }
 
   async #exchange(call: Call, way: Way): Promise<ResponseHead> {
-    const { clock, options, pools, observe } = this.#parts;
+    const { clock, options, pools, observe, log } = this.#parts;
     const { host } = call.url;
     const { headersTimeoutMs, stallTimeoutMs } = call.access?.profile ?? {};
     const via = way.proxy === undefined ? "direct" : "peers";
     observe.request?.(host, via);
+    // Not the URL: it may be signed.
+    const { traced } = call;
+    if (traced !== undefined) {
+      log?.trace?.({ ...traced, host, via, range: call.headers["range"] }, "registry request");
+    }
     const connection = await pools.for(call.url, way).catch((error: unknown) => {
       throw transportFault(error, host);
     });
@@ -119,6 +128,7 @@ export class Transport {
         "accept-encoding": "identity",
         "user-agent": "erofsd",
       },
+      method: call.method,
       body: call.body,
       signal: call.signal,
       clock,

@@ -9,7 +9,8 @@ import { type Socket, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { listMounts, mountErofs, unmount } from "../../../src/kernel/mount.ts";
+import { mountErofs, unmount } from "../../../src/kernel/mount.ts";
+import { listMounts } from "../../../src/kernel/mountinfo.ts";
 import { EROFS_LAYER_V1 } from "../../../src/image/oci/media-types.ts";
 import { findPackageRoot } from "../../../src/platform/package-root.ts";
 import { type RunningDaemon, startDaemon } from "../../support/daemon.ts";
@@ -88,6 +89,36 @@ export async function withPlainMount<T>(
   }
 }
 
+export interface SiteOptions {
+  /** The cache gets a filesystem of its own. */
+  readonly cache?: CacheFilesystem;
+  readonly logLevel?: "trace" | "debug" | "info";
+  /** Further lines of TOML; they come before any section. */
+  readonly config?: string;
+  /** Lines of the section `kernel`; default: the fanotify door. */
+  readonly kernel?: string;
+}
+
+export interface CacheFilesystem {
+  readonly type: "ext4" | "xfs" | "btrfs";
+  readonly bytes: number;
+}
+
+/** On a loop device that goes with its mount. */
+async function mountCache(home: string, { type, bytes }: CacheFilesystem): Promise<void> {
+  const [image, target] = [join(home, "cache.image"), join(home, "cache")];
+  await must("truncate", ["-s", String(bytes), image]);
+  await must(`mkfs.${type}`, [...(type === "ext4" ? ["-m", "0"] : []), "-q", image]);
+  await mkdir(target);
+  await must("mount", ["-o", "loop", image, target]);
+}
+
+/** The filesystems that this kernel has. */
+export async function kernelFilesystems(): Promise<string[]> {
+  const text = await readFile("/proc/filesystems", "utf8");
+  return text.split("\n").map((line) => line.split("\t")[1] ?? "");
+}
+
 export class Site {
   readonly home: string;
   readonly cacheDir: string;
@@ -95,6 +126,7 @@ export class Site {
   #registry: RunningRegistry | undefined;
   readonly #registryPort: number;
   readonly #way: Way;
+  readonly #options: SiteOptions;
   #mounts = 0;
 
   private constructor(parts: {
@@ -103,7 +135,9 @@ export class Site {
     registry: RunningRegistry;
     registryPort: number;
     way: Way;
+    options: SiteOptions;
   }) {
+    this.#options = parts.options;
     this.home = parts.home;
     this.cacheDir = join(parts.home, "cache");
     this.daemon = parts.daemon;
@@ -112,20 +146,30 @@ export class Site {
     this.#way = parts.way;
   }
 
-  static async start(): Promise<Site> {
+  static async start(options: SiteOptions = {}): Promise<Site> {
     const home = await mkdtemp(join(tmpdir(), "erofsd-host-"));
+    if (options.cache !== undefined) await mountCache(home, options.cache);
     const registryPort = await freePort();
     const storage = join(home, "registry");
     const registry = await startDockerRegistry({ storage, port: registryPort });
     const way = await Way.start(registryPort);
-    const daemon = await Site.#startDaemon(join(home, "cache"));
-    return new Site({ home, daemon, registry, registryPort, way });
+    const daemon = await Site.#startDaemon(join(home, "cache"), options);
+    return new Site({ home, daemon, registry, registryPort, way, options });
   }
 
-  static #startDaemon(cacheDir: string): Promise<RunningDaemon> {
-    const kernel = '[kernel]\ndoor = "fanotify"\nallow_unsafe = true';
+  static #startDaemon(cacheDir: string, options: SiteOptions, cache = ""): Promise<RunningDaemon> {
+    const { logLevel = "debug", config = "" } = options;
+    const kernel = `[kernel]\n${options.kernel ?? 'door = "fanotify"\nallow_unsafe = true'}`;
     const engine = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
-    return startDaemon({ program, cacheDir, logLevel: "debug", config: `${kernel}\n${engine}` });
+    return startDaemon({
+      program,
+      cacheDir,
+      logLevel,
+      first: config,
+      config: `${kernel}
+${engine}`,
+      cache,
+    });
   }
 
   /** Spoken to by the daemon; it can be stopped and paused. */
@@ -142,6 +186,10 @@ export class Site {
     await this.daemon.stop();
     await this.#way.stop();
     await this.#registry?.stop();
+    const mounts = await listMounts();
+    if (mounts.some(({ mountPoint }) => mountPoint === this.cacheDir)) {
+      unmount(this.cacheDir, { lazy: false });
+    }
     await rm(this.home, { recursive: true, force: true });
   }
 
@@ -161,12 +209,12 @@ export class Site {
     this.#way.pause(isPaused);
   }
 
-  /** Ends the daemon in order and starts another, with whatever happens `between`. */
-  async restart(between: () => Promise<void> = () => Promise.resolve()): Promise<void> {
+  /** Ends the daemon in order and starts another, with whatever happens `between`; `cache`: TOML. */
+  async restart(between: () => Promise<void> = () => Promise.resolve(), cache = ""): Promise<void> {
     const status = await this.daemon.stop();
     if (status !== 0) throw new Error(`the daemon ended with ${status}`);
     await between();
-    this.daemon = await Site.#startDaemon(this.cacheDir);
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#options, cache);
   }
 
   /** Kills the daemon, unmounts what it leaves, and starts another after `between`. */
@@ -174,7 +222,7 @@ export class Site {
     await this.daemon.stop("SIGKILL");
     await this.umountAll();
     await between();
-    this.daemon = await Site.#startDaemon(this.cacheDir);
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#options);
   }
 
   /** Pushes a file as an image of one raw layer; its reference. */
@@ -193,7 +241,7 @@ export class Site {
   }
 
   async umount(directory: string): Promise<void> {
-    await must(process.execPath, [program, "umount", directory]);
+    await this.erofsd(["umount", directory]);
   }
 
   async erofsd(args: readonly string[]): Promise<string> {
@@ -202,7 +250,8 @@ export class Site {
 
   async umountAll(): Promise<void> {
     for (const { mountPoint } of (await listMounts()).toReversed()) {
-      if (mountPoint.startsWith(`${this.home}/`)) unmount(mountPoint, { lazy: true });
+      if (mountPoint === this.cacheDir || !mountPoint.startsWith(`${this.home}/`)) continue;
+      unmount(mountPoint, { lazy: true });
     }
   }
 
