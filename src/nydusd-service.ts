@@ -2,14 +2,13 @@
 // The rooms as nydusd's adapter asks for them (nydusd/service.ts): names that a snapshotter
 // binds, and a device that comes from, or goes to, another daemon.
 
-import { mkdir } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { join, resolve } from "node:path";
 import type { Culled } from "./cache/cull.ts";
 import { type Config, loadConfig, parseConfig } from "./config/config.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
 import { firstFile } from "./flow/rafs/admit-reference.ts";
 import { kernelObjectCount } from "./kernel/cachefiles/kernel-count.ts";
-import { startKeeper, takeFromKeeper, watchKeeper } from "./kernel/cachefiles/keeper.ts";
+import { keepWith, takeFromKeeper } from "./kernel/keeper.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { openBoundDevice } from "./kernel/cachefiles/setup.ts";
 import type { FdPassing, Keeper, ServiceOptions } from "./nydusd/rooms.ts";
@@ -45,13 +44,13 @@ export function createFdPassing(): FdPassing {
 
 export function createKeeper({ socketPath, log }: { socketPath: string; log: Log }): Keeper {
   return {
-    take: () => takeFromKeeper({ native: addon(), socketPath }),
+    async take() {
+      const { cachefiles } = await takeFromKeeper({ native: addon(), socketPath });
+      return cachefiles;
+    },
     async start(deviceFd) {
-      await mkdir(dirname(socketPath), { recursive: true, mode: 0o700 });
-      // One that the daemon before us started goes on with us.
-      const link = await watchKeeper({ socketPath, log }).catch(() =>
-        startKeeper({ deviceFd, socketPath, log }),
-      );
+      const fds = { cachefiles: deviceFd };
+      const link = await keepWith({ native: addon(), socketPath, log, fds });
       return {
         tell: (openObjects) => {
           link.objects(openObjects);

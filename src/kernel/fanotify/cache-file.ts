@@ -14,7 +14,7 @@ import { OwnedFd } from "../../platform/owned-fd.ts";
 import { BLOCK_BYTES, type Extent, alignUp } from "../../units.ts";
 import { type KeyName, RECORD_SUFFIX } from "./names.ts";
 import { type RecordHeader, saveRecord } from "./record.ts";
-import { type CacheFileParts, createFile, errnoNameOf, openTrusted } from "./stored-file.ts";
+import { type CacheFileParts, createFile, errnoNameOf, openMounted, openTrusted } from "./stored-file.ts";
 
 /** What is written is recorded within this time; a crash costs at most so much of it. */
 const RECORD_EVERY_MS = 5000;
@@ -55,6 +55,16 @@ export class CacheFile {
     try {
       return new CacheFile(parts, (await openTrusted(parts)) ?? (await createFile(parts)));
     } catch (error) {
+      throw explain(error, parts.key);
+    }
+  }
+
+  /** One that is mounted, and stays whatever of it is trusted. It owns `fd`. Faults: as open. */
+  static async adopt(parts: CacheFileParts, fd: number): Promise<CacheFile> {
+    try {
+      return new CacheFile(parts, await openMounted(parts, fd));
+    } catch (error) {
+      parts.native.close(fd);
       throw explain(error, parts.key);
     }
   }

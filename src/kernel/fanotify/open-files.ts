@@ -16,10 +16,13 @@ import type { Native } from "../../platform/native.ts";
 import type { Extent } from "../../units.ts";
 import { PendingRequest } from "../pending-request.ts";
 import type { KernelHandler } from "../transport.ts";
+import type { Adoption } from "./adoption.ts";
 import { CacheFile } from "./cache-file.ts";
-import { MARK_ADD, MARK_REMOVE, PRE_ACCESS } from "./codec.ts";
 import { FileObject } from "./file-object.ts";
+import { type LeftFile, forgetOpen, noteOpen } from "./left-files.ts";
+import { Marks } from "./marks.ts";
 import { type KeyName, cacheFileName, openDirectory, streamsDirectory } from "./names.ts";
+import { OrphanFiles } from "./orphan-files.ts";
 
 /** How often it is asked whether files are still in use. */
 const LOOK_EVERY_MS = 1000;
@@ -36,6 +39,14 @@ export interface OpenFilesParts {
   readonly cacheDir: string;
   readonly messages: { open: number; close: number };
   readonly writes: { writes: number; writtenBytes: number };
+  /** Told how many files are open, whenever that changes. */
+  readonly onCount: (count: number) => void;
+}
+
+/** A file that is open, by an fd of ours. */
+interface LeftOpen {
+  readonly left: LeftFile;
+  readonly fd: number;
 }
 
 /** A stream that may be mounted until `release`, and then for as long as it is. */
@@ -68,12 +79,18 @@ export class OpenFiles {
   readonly #opens = new Set<{ pending: PendingRequest; refuse: (error: DaemonError) => void }>();
   readonly #run = randomBytes(8).toString("hex");
   readonly #stopping = new AbortController();
+  readonly #marks: Marks;
+  readonly #orphans: OrphanFiles;
+  #adopted: Promise<void> = Promise.resolve();
   #handler: KernelHandler | undefined;
   #ids = 0;
   #cancelLook: (() => void) | undefined;
 
   constructor(parts: OpenFilesParts) {
     this.#parts = parts;
+    this.#marks = new Marks(parts);
+    const isMounted = this.#isMounted.bind(this);
+    this.#orphans = new OrphanFiles({ ...parts, marks: this.#marks, isMounted });
   }
 
   start(handler: KernelHandler): void {
@@ -82,7 +99,42 @@ export class OpenFiles {
   }
 
   get count(): number {
-    return this.#entries.size;
+    return this.#entries.size + this.#orphans.count;
+  }
+
+  get objects(): FileObject[] {
+    return [...this.#entries.values()].map(({ object }) => object);
+  }
+
+  /**
+   * Opens what a daemon before us left and is still mounted; nothing else is opened meanwhile.
+   * Never rejects: what cannot be served is told, and its accesses are refused.
+   */
+  adopt(left: readonly LeftFile[], adoption: Adoption): Promise<void> {
+    const all = left.map((file) =>
+      this.#adopt(file, adoption).catch((error: unknown) => {
+        this.#parts.log.error({ err: error, key: file.key.cookieKey }, "a mount cannot be served");
+      }),
+    );
+    this.#adopted = Promise.all(all).then(() => {
+      this.#parts.onCount(this.count);
+    });
+    return this.#adopted;
+  }
+
+  async #adopt(left: LeftFile, adoption: Adoption): Promise<void> {
+    const opened = await adoption.open(this.#pathOf(left.key, left.sizeBytes), left.file);
+    if (opened === undefined) {
+      await forgetOpen(left.link);
+      return;
+    }
+    this.#orphans.add(opened.fd, left);
+    if (!opened.isMounted) {
+      await this.#orphans.look();
+      return;
+    }
+    const entry = await this.#opened(left.key, { left, fd: opened.fd });
+    entry.isOpening = false;
   }
 
   byId(id: string): FileObject | undefined {
@@ -95,6 +147,7 @@ export class OpenFiles {
 
   async open(key: KeyName): Promise<OpenedFile> {
     const id = idOf(key);
+    await this.#adopted;
     for (;;) {
       this.#stopping.signal.throwIfAborted();
       const known = this.#entries.get(id);
@@ -110,11 +163,11 @@ export class OpenFiles {
     }
   }
 
-  #opened(key: KeyName): Promise<OpenEntry> {
+  #opened(key: KeyName, left?: LeftOpen): Promise<OpenEntry> {
     const id = idOf(key);
     const opening = this.#opening.get(id);
     if (opening !== undefined) return opening;
-    const made = this.#ask(key).finally(() => this.#opening.delete(id));
+    const made = this.#ask(key, left).finally(() => this.#opening.delete(id));
     this.#opening.set(id, made);
     return made;
   }
@@ -136,7 +189,7 @@ export class OpenFiles {
     return { object, path: link, release };
   }
 
-  #ask(key: KeyName): Promise<OpenEntry> {
+  #ask(key: KeyName, left: LeftOpen | undefined): Promise<OpenEntry> {
     const handler = this.#handler;
     invariant(handler !== undefined, "the door is not started");
     this.#parts.messages.open += 1;
@@ -155,7 +208,7 @@ export class OpenFiles {
         accept: (sizeBytes) => {
           let object: FileObject | undefined;
           pending.answer(() => {
-            object = this.#accept(key, sizeBytes, { resolve, reject });
+            object = this.#accept({ key, sizeBytes, left }, { resolve, reject });
           });
           return object;
         },
@@ -169,12 +222,11 @@ export class OpenFiles {
   }
 
   #accept(
-    key: KeyName,
-    sizeBytes: number,
+    { key, sizeBytes, left }: { key: KeyName; sizeBytes: number; left: LeftOpen | undefined },
     told: { resolve: (entry: OpenEntry) => void; reject: (error: DaemonError) => void },
   ): FileObject {
     const id = (this.#ids += 1);
-    const opening: Promise<CacheFile> = this.#openFile(key, sizeBytes);
+    const opening: Promise<CacheFile> = this.#openFile(key, sizeBytes, left);
     const object = new FileObject({
       id,
       key,
@@ -185,7 +237,8 @@ export class OpenFiles {
         this.#unmark(object);
       },
     });
-    this.#link(object).then(told.resolve, (error: unknown) => {
+    object.isMarked = left !== undefined;
+    this.#link(object, left).then(told.resolve, (error: unknown) => {
       const fault = asDaemonError(error);
       object.close(fault);
       this.#handler?.closed(object);
@@ -194,32 +247,53 @@ export class OpenFiles {
     return object;
   }
 
-  async #openFile(key: KeyName, sizeBytes: number): Promise<CacheFile> {
-    const { native, clock, log, cacheDir } = this.#parts;
-    const path = join(streamsDirectory(cacheDir), cacheFileName(key, sizeBytes));
-    return CacheFile.open({ native, clock, log, path, key, sizeBytes });
+  async #openFile(key: KeyName, sizeBytes: number, left?: LeftOpen): Promise<CacheFile> {
+    const { native, clock, log } = this.#parts;
+    const path = this.#pathOf(key, sizeBytes);
+    const parts = { native, clock, log, path, key, sizeBytes };
+    if (left === undefined) return CacheFile.open(parts);
+    if (left.left.sizeBytes !== sizeBytes) {
+      const detail = `it is mounted with ${left.left.sizeBytes} bytes, and stands for ${sizeBytes}`;
+      throw new DaemonError({ code: "key_refused", key: key.cookieKey, detail });
+    }
+    this.#orphans.take(left.fd);
+    return CacheFile.adopt(parts, left.fd);
+  }
+
+  #pathOf(key: KeyName, sizeBytes: number): string {
+    return join(streamsDirectory(this.#parts.cacheDir), cacheFileName(key, sizeBytes));
   }
 
   // The mark before the link: whoever mounts by the link is asked about from its first read on.
-  async #link(object: FileObject): Promise<OpenEntry> {
+  async #link(object: FileObject, left: LeftOpen | undefined): Promise<OpenEntry> {
     const { cacheDir } = this.#parts;
     const file = await object.opening;
     const directory = openDirectory(cacheDir);
-    const link = join(directory, `${this.#run}-${object.id}`);
+    const link = left?.left.link ?? join(directory, `${this.#run}-${object.id}`);
     const name = cacheFileName(object, object.sizeBytes);
     const target = join("..", "streams", name);
     const state = { isOpening: true, awaitedUntilMs: 0, closing: undefined };
     const entry: OpenEntry = { object, file, link, target, ...state };
     this.#entries.set(idOf(object), entry);
     this.#byId.set(file.id, entry);
+    this.#parts.onCount(this.count);
     try {
       this.#stopping.signal.throwIfAborted();
+      if (left !== undefined && object.isComplete) this.#unmark(object);
       this.#mark(entry);
       await mkdir(directory, { recursive: true, mode: 0o700 });
+      const { sizeBytes } = object;
+      await noteOpen({ link, key: object, sizeBytes, file: file.id });
+      // Where it was being closed just when its daemon died, the link is gone.
+      if (left !== undefined) await rm(link, { force: true });
       await symlink(target, link);
       return entry;
     } catch (error) {
-      this.#unmark(object);
+      // One that is mounted keeps its mark whatever happens.
+      if (left === undefined) {
+        this.#unmark(object);
+        await forgetOpen(link);
+      }
       this.#forget(entry);
       await file.close();
       throw error;
@@ -229,22 +303,15 @@ export class OpenFiles {
   #mark({ object, file }: OpenEntry): void {
     // What is complete by now is never marked: reading it costs nothing.
     if (object.isComplete) return;
-    const { native, groupFd } = this.#parts;
-    native.fanotifyMark(groupFd, { flags: MARK_ADD, mask: PRE_ACCESS, fd: file.fd.number });
+    this.#marks.add(file.fd.number);
     object.isMarked = true;
   }
 
   #unmark(object: FileObject): void {
     const entry = this.#entries.get(idOf(object));
     if (!object.isMarked || entry?.object !== object) return;
-    const { native, groupFd, log } = this.#parts;
     object.isMarked = false;
-    try {
-      const fd = entry.file.fd.number;
-      native.fanotifyMark(groupFd, { flags: MARK_REMOVE, mask: PRE_ACCESS, fd });
-    } catch (error) {
-      log.error({ key: object.cookieKey, err: error }, "a mark cannot be removed");
-    }
+    this.#marks.remove(entry.file.fd.number);
   }
 
   #lookLater(): void {
@@ -252,6 +319,9 @@ export class OpenFiles {
     const isAwaiting = [...this.#entries.values()].some(({ awaitedUntilMs }) => awaitedUntilMs > 0);
     const delayMs = isAwaiting ? LOOK_SOON_MS : LOOK_EVERY_MS;
     this.#cancelLook = this.#parts.clock.after(delayMs, () => {
+      void this.#orphans.look().then((isLess) => {
+        if (isLess) this.#parts.onCount(this.count);
+      });
       for (const entry of this.#entries.values()) {
         if (entry.closing !== undefined || this.#isInUse(entry)) continue;
         entry.closing = this.#closeIfIdle(entry).catch((error: unknown) => {
@@ -268,14 +338,14 @@ export class OpenFiles {
   #isInUse(entry: OpenEntry): boolean {
     const { object, file } = entry;
     if (entry.isOpening || object.holds > 0 || object.accesses.size > 0) return true;
-    if (!this.#isMounted(file)) return entry.awaitedUntilMs > this.#parts.clock.nowMs();
+    if (!this.#isMounted(file.fd.number)) return entry.awaitedUntilMs > this.#parts.clock.nowMs();
     entry.awaitedUntilMs = 0;
     return true;
   }
 
-  #isMounted(file: CacheFile): boolean {
+  #isMounted(fd: number): boolean {
     try {
-      return this.#parts.native.isOpenElsewhere(file.fd.number);
+      return this.#parts.native.isOpenElsewhere(fd);
     } catch (error) {
       this.#parts.log.error({ err: error }, "it cannot be seen whether a cache file is in use");
       return true;
@@ -290,6 +360,7 @@ export class OpenFiles {
       entry.closing = undefined;
       return;
     }
+    await forgetOpen(entry.link);
     await this.#close(entry, this.#gone(entry.object));
   }
 
@@ -306,6 +377,7 @@ export class OpenFiles {
   #forget({ object, file }: OpenEntry): void {
     this.#entries.delete(idOf(object));
     this.#byId.delete(file.id);
+    this.#parts.onCount(this.count);
   }
 
   #gone({ cookieKey }: FileObject): DaemonError {
@@ -326,13 +398,38 @@ export class OpenFiles {
     for (const entry of this.#entries.values()) {
       await entry.closing;
       if (this.#entries.get(idOf(entry.object)) !== entry) continue;
-      await rm(entry.link, { force: true });
+      await forgetOpen(entry.link);
       entry.object.close(error);
-      if (!entry.object.isComplete && this.#isMounted(entry.file))
+      if (!entry.object.isComplete && this.#isMounted(entry.file.fd.number))
         left.push(entry.object.cookieKey);
       await this.#close(entry, error);
     }
+    for (const { key, link } of this.#orphans.close()) {
+      left.push(key.cookieKey);
+      await forgetOpen(link);
+    }
     return left;
+  }
+
+  /** Closes our side of everything: marks, links and notes stay for the daemon that follows. */
+  async handOver(error: DaemonError): Promise<void> {
+    this.#stopping.abort(error);
+    this.#cancelLook?.();
+    for (const { pending, refuse } of this.#opens) {
+      pending.preempt(() => {
+        refuse(error);
+      });
+    }
+    await Promise.allSettled([this.#adopted, ...this.#opening.values()]);
+    const entries = [...this.#entries.values()];
+    await Promise.all(
+      entries.map(async ({ object, file, closing }) => {
+        await closing;
+        object.close(error);
+        await file.close();
+      }),
+    );
+    this.#orphans.close();
   }
 }
 
