@@ -12,6 +12,7 @@
         "src/addon.cc",
         "src/args.cc",
         "src/callback.cc",
+        "src/datagram.cc",
         "src/decode.cc",
         "src/device.cc",
         "src/fanotify.cc",

@@ -57,6 +57,15 @@ export class BlockSet {
     }
   }
 
+  /** How many bytes of this set's blocks `other`, a set for the same stream, has too. */
+  commonBytes(other: BlockSet): number {
+    let count = 0;
+    for (const [index, word] of this.#words.entries()) {
+      if (word !== 0) count += popCount(word & (other.#words[index] ?? 0));
+    }
+    return count * BLOCK_BYTES;
+  }
+
   covers(extent: Extent): boolean {
     const [first, end] = this.#blocks(extent);
     return this.#next(first, end, false) === end;

@@ -8,7 +8,7 @@ import { availableParallelism, constants } from "node:os";
 import type { Codec, InflateStart } from "../image/chunk-map.ts";
 import { BLOCK_BYTES } from "../units.ts";
 import { JobQueue } from "./job-queue.ts";
-import { type DecoderPool, checked, fault, loadBinding } from "./native-binding.ts";
+import { type Binding, type DecoderPool, checked, fault, loadBinding } from "./native-binding.ts";
 
 /** Jobs a pool of the addon holds, running or queued; more wait in its JobQueue. */
 const QUEUE_MAX = 256;
@@ -72,6 +72,8 @@ export interface Native {
   /** open(2), always with O_CLOEXEC. Returns the fd, which the caller owns. */
   open(path: string, flags: number): number;
   close(fd: number): void;
+  /** Sets FD_CLOEXEC, for an fd that came over an exec. */
+  closeOnExec(fd: number): void;
   /** One write(2): one cachefiles command. Returns the count. */
   write(fd: number, bytes: Uint8Array): number;
   /**
@@ -152,6 +154,11 @@ export interface Native {
     bytesMax: number,
     fd?: number,
   ): Promise<Received>;
+  /**
+   * Sends one datagram, with `fd` when there is one, to the unix socket whose sun_path is
+   * `address`; never waits (EAGAIN: the receiver's queue is full). `fd` stays the caller's.
+   */
+  sendDatagram(address: Uint8Array, bytes: Uint8Array, fd: number | undefined): void;
   /** Zeroed memory that begins at a page boundary. */
   allocateAligned(bytes: number): Uint8Array;
   /** Sizes, offsets and numbers of the kernel's ABI as the C compiler sees them. */
@@ -173,6 +180,7 @@ export function loadNative(options: NativeOptions): Native {
   return {
     open: (path, flags) => checked("open", binding.open(path, flags), path),
     close: (fd) => void checked("close", binding.close(fd)),
+    closeOnExec: (fd) => void checked("fcntl", binding.closeOnExec(fd)),
     write: (fd, bytes) => checked("write", binding.write(fd, bytes)),
     readMessage: (fd, buffer) => checked("read", binding.readMessage(fd, buffer)),
     readComplete: (fd, msgId) => void checked("ioctl", binding.readComplete(fd, msgId)),
@@ -182,17 +190,6 @@ export function loadNative(options: NativeOptions): Native {
       void checked("fanotify_mark", binding.fanotifyMark(group, flags, mask, fd)),
     readEvents: (group, buffer) => checked("read", binding.readEvents(group, buffer)),
     isOpenElsewhere: (fd) => checked("fcntl", binding.isOpenElsewhere(fd)) === 1,
-    memfdCreate: (name, bytes) => checked("memfd_create", binding.memfdCreate(name, bytes)),
-    mapShared(fd) {
-      const mapped = binding.mapShared(fd);
-      if (typeof mapped !== "number") return mapped;
-      throw fault("mmap", -mapped);
-    },
-    occupyFd(number) {
-      const result = binding.occupyFd(number);
-      if (result === -constants.errno.EINVAL || result === -constants.errno.EMFILE) return false;
-      return checked("dup", result) === 1;
-    },
     watch(fd, onReady) {
       const watcher = new binding.FdWatcher(fd, onReady);
       checked("epoll_ctl", watcher.start());
@@ -213,6 +210,20 @@ export function loadNative(options: NativeOptions): Native {
     },
     decode: (job) => decode(decoders, job),
     decodeMany: (batch) => decodeMany(decoders, batch),
+    ...socketCalls(binding),
+    ...takeoverCalls(binding),
+    allocateAligned: (bytes) => binding.allocateAligned(bytes, true),
+    layout: () => binding.layout(),
+    async destroy() {
+      await Promise.all([pool.destroy(), decoders.destroy()]);
+    },
+  };
+}
+
+function socketCalls(
+  binding: Binding,
+): Pick<Native, "sendWithFd" | "receiveWithFd" | "sendDatagram"> {
+  return {
     async sendWithFd(socketPath, bytes, fd, timeoutMs) {
       const answer = await binding.exchange(socketPath, bytes, fd ?? -1, timeoutMs, -1);
       checked(answer[0], answer[1], socketPath);
@@ -223,10 +234,25 @@ export function loadNative(options: NativeOptions): Native {
       checked(syscall, result, socketPath);
       return { bytes, fd: received < 0 ? undefined : received };
     },
-    allocateAligned: (bytes) => binding.allocateAligned(bytes, true),
-    layout: () => binding.layout(),
-    async destroy() {
-      await Promise.all([pool.destroy(), decoders.destroy()]);
+    sendDatagram: (address, bytes, fd) =>
+      void checked("sendmsg", binding.sendDatagram(address, bytes, fd ?? -1)),
+  };
+}
+
+function takeoverCalls(
+  binding: Binding,
+): Pick<Native, "memfdCreate" | "mapShared" | "occupyFd"> {
+  return {
+    memfdCreate: (name, bytes) => checked("memfd_create", binding.memfdCreate(name, bytes)),
+    mapShared(fd) {
+      const mapped = binding.mapShared(fd);
+      if (typeof mapped !== "number") return mapped;
+      throw fault("mmap", -mapped);
+    },
+    occupyFd(number) {
+      const result = binding.occupyFd(number);
+      if (result === -constants.errno.EINVAL || result === -constants.errno.EMFILE) return false;
+      return checked("dup", result) === 1;
     },
   };
 }
