@@ -7,7 +7,9 @@ import { CachefilesSession } from "./kernel/cachefiles/session.ts";
 import { openBoundDevice } from "./kernel/cachefiles/setup.ts";
 import { FanotifySession } from "./kernel/fanotify/session.ts";
 import { isOpenPath } from "./kernel/fanotify/names.ts";
-import { openGroup } from "./kernel/fanotify/setup.ts";
+import type { LeftFile } from "./kernel/fanotify/left-files.ts";
+import { type OpenGroup, adoptGroup, openGroup } from "./kernel/fanotify/setup.ts";
+import type { HeldFds } from "./kernel/keeper.ts";
 import type { KernelDoor } from "./kernel/transport.ts";
 import { systemClock as clock } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
@@ -16,6 +18,8 @@ import type { Native } from "./platform/native.ts";
 /** A door with what a status tells of it. */
 export interface CountingDoor extends KernelDoor {
   readonly objectCount: number;
+  /** Somebody would miss the door's fds, were they gone. */
+  readonly isNeeded: boolean;
   /** Kernel messages taken, by kind, and the bytes that reads asked for. */
   readonly messages: {
     readonly open: number;
@@ -27,63 +31,108 @@ export interface CountingDoor extends KernelDoor {
   readonly writes: { readonly writes: number; readonly writtenBytes: number };
 }
 
-export type OpenDoor =
+/** With what the keeper is to hold of it. */
+export type OpenDoor = { readonly fds: HeldFds } & (
   | { readonly kind: "cachefiles"; readonly door: CountingDoor }
-  | { readonly kind: "fanotify"; readonly door: FanotifySession };
+  | { readonly kind: "fanotify"; readonly door: FanotifySession }
+);
 
-/**
- * The cache directory and its state must have been looked through. Faults: no_door when neither
- * is there; else those of the door that was asked for.
- */
-export async function openDoor(config: Config, native: Native, log: Log): Promise<OpenDoor> {
-  const { door } = config.kernel;
-  if (door === "cachefiles") return openCachefiles(config, native, log);
-  return door === "fanotify" ? openFanotify(config, native, log) : openFirst(config, native, log);
+export interface DoorParts {
+  readonly config: Config;
+  readonly native: Native;
+  readonly log: Log;
+  /** What a daemon before us left; the door's from now on. */
+  readonly held: HeldFds;
+  /** Told how many objects the kernel has open, whenever that changes. */
+  readonly onObjects: (count: number) => void;
 }
 
-async function openFirst(config: Config, native: Native, log: Log): Promise<OpenDoor> {
+/**
+ * The cache directory and its state must have been looked through. A door that a daemon before us
+ * left open is taken up, whatever is configured. Faults: no_door when neither is there; else those
+ * of the door that was asked for.
+ */
+export async function openDoor(parts: DoorParts): Promise<OpenDoor> {
+  const { config, held, log } = parts;
+  const { door } = config.kernel;
+  const left = held.cachefiles !== undefined ? "cachefiles" : held.fanotify && "fanotify";
+  if (left !== undefined && door !== "auto" && door !== left) {
+    log.warn({}, `mounts of the ${left} door are left: served until all are unmounted`);
+  }
+  if (held.cachefiles !== undefined) return cachefilesDoor(parts, held.cachefiles);
+  if (held.fanotify !== undefined) {
+    return await adoptFanotify(parts, { groupFd: held.fanotify, journalFd: held.journal });
+  }
+  if (door === "cachefiles") return openCachefiles(parts);
+  return door === "fanotify" ? await openFanotify(parts) : await openFirst(parts);
+}
+
+async function openFirst(parts: DoorParts): Promise<OpenDoor> {
   try {
-    return openCachefiles(config, native, log);
+    return openCachefiles(parts);
   } catch (error) {
     // One that is busy or forbidden is there: taking the other would hide that.
     if (!isAbsent(error)) throw error;
-    return await openFanotify(config, native, log).catch((other: unknown) => {
+    return await openFanotify(parts).catch((other: unknown) => {
       throw noDoor(error, other);
     });
   }
 }
 
-function openCachefiles(config: Config, native: Native, log: Log): OpenDoor {
+function openCachefiles(parts: DoorParts): OpenDoor {
+  const { config, native } = parts;
   const deviceFd = openBoundDevice(native, {
     devicePath: config.kernel.device,
     cacheDir: config.cache.dir,
     tag: config.cache.tag,
     limits: config.cache,
   });
-  return {
-    kind: "cachefiles",
-    door: new CachefilesSession({ native, clock, log, deviceFd }),
-  };
+  return cachefilesDoor(parts, deviceFd);
 }
 
-async function openFanotify(config: Config, native: Native, log: Log): Promise<OpenDoor> {
-  if (!config.kernel.allow_unsafe) throw new DaemonError({ code: "fanotify_unsafe" });
+function cachefilesDoor({ native, log, held, onObjects }: DoorParts, deviceFd: number): OpenDoor {
+  const adopted = held.cachefiles !== undefined;
+  const door = new CachefilesSession({ native, clock, log, deviceFd, adopted, onObjects });
+  return { kind: "cachefiles", door, fds: { cachefiles: deviceFd } };
+}
+
+async function openFanotify(parts: DoorParts): Promise<OpenDoor> {
+  const { config, native, log } = parts;
   const cacheDir = config.cache.dir;
   const { listMounts, tryMountingErofs } = await import("./kernel/mount.ts");
   const tryMounting = (primary: string): void => {
     tryMountingErofs({ primary, devices: [] });
   };
   const opened = await openGroup(native, { cacheDir, tryMounting });
-  const door = new FanotifySession({ native, clock, log, ...opened, cacheDir, pid: process.pid });
-  log.warn({}, new DaemonError({ code: "fanotify_unsafe" }).message);
   const left = (await listMounts()).filter(({ source }) => isOpenPath(source, cacheDir));
   if (left.length > 0) {
     log.error(
       { mounts: left.map(({ mountPoint }) => mountPoint) },
-      "mounts of a daemon that is gone: unmount them, they may show zeros",
+      "mounts of a daemon that is gone, and its keeper with it: unmount them, they may show zeros",
     );
   }
-  return { kind: "fanotify", door };
+  return fanotifyDoor(parts, opened);
+}
+
+async function adoptFanotify(
+  parts: DoorParts,
+  fds: { groupFd: number; journalFd: number | undefined },
+): Promise<OpenDoor> {
+  const { config, native, log } = parts;
+  return fanotifyDoor(
+    parts,
+    await adoptGroup(native, { cacheDir: config.cache.dir, log, ...fds }),
+  );
+}
+
+function fanotifyDoor(
+  { config, native, log, onObjects }: DoorParts,
+  opened: OpenGroup & { readonly left?: readonly LeftFile[] },
+): OpenDoor {
+  const cacheDir = config.cache.dir;
+  const parts = { native, clock, log, cacheDir, pid: process.pid, onObjects };
+  const door = new FanotifySession({ ...parts, ...opened });
+  return { kind: "fanotify", door, fds: { fanotify: opened.groupFd, journal: opened.journal.fd } };
 }
 
 function isAbsent(error: unknown): error is DaemonError {

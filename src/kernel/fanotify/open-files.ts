@@ -102,6 +102,15 @@ export class OpenFiles {
     return this.#entries.size + this.#orphans.count;
   }
 
+  /** As it is now. What is complete and mounted needs nobody. */
+  get isAnyMarkedMounted(): boolean {
+    const entries = [...this.#entries.values()];
+    return (
+      this.#orphans.count > 0 ||
+      entries.some(({ object, file }) => !object.isComplete && this.#isMounted(file.fd.number))
+    );
+  }
+
   get objects(): FileObject[] {
     return [...this.#entries.values()].map(({ object }) => object);
   }

@@ -96,6 +96,10 @@ export class FanotifySession implements KernelDoor {
     return this.#files.count;
   }
 
+  get isNeeded(): boolean {
+    return this.#files.isAnyMarkedMounted;
+  }
+
   /**
    * Opens the cache file of a key and marks it. Each opening is to be released, and the file is
    * closed some time after all are and nobody has it mounted. Faults: what the handler refuses
