@@ -204,7 +204,7 @@ export const ERROR_POLICY = {
     ENVIRONMENT,
     "use a kernel that has one of the two, and see kernel.door and kernel.allow_unsafe",
   ),
-  cache_dir_unsuitable: policy("never", EINVAL, ENVIRONMENT, "put cache.dir on ext4 or xfs"),
+  cache_dir_unsuitable: policy("never", EINVAL, ENVIRONMENT, "use ext4, xfs, or btrfs (fanotify)"),
   kernel_message_invalid: policy("never", EINVAL, DAEMON, "report it with the kernel's version"),
   syscall_failed: policy("never", EIO, ENVIRONMENT, "see the errno"),
   cache_no_space: policy(

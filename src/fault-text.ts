@@ -69,7 +69,9 @@ export function describeFault(fault: Fault): string {
     case "cache_write_failed":
       return `writing the cache file of "${fault.key}" failed: ${fault.detail}`;
     case "deadline_exceeded":
-      return `${fault.what} took longer than ${fault.timeoutMs} ms`;
+      return fault.timeoutMs > 0
+        ? `${fault.what} took longer than ${fault.timeoutMs} ms`
+        : `${fault.what} was not begun in time`;
     case "failed_recently":
       return `${fault.what} failed a moment ago: ${fault.detail}`;
     case "cancelled":

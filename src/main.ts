@@ -20,9 +20,11 @@ import { type CountingDoor, openDoor } from "./doors.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
 import { FileMounts } from "./file-mounts.ts";
 import { Admission } from "./flow/admission.ts";
+import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
 import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
+import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
@@ -117,6 +119,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
     onFailure: failed.ofOpen,
   });
+  const { prefetcher, fills } = buildFills(config, { ...rooms, opener }, log);
   const { kind: doorKind, door, mounts } = await openServedDoor(config, native, log);
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
@@ -128,6 +131,9 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     mounts,
     failures,
     events,
+    fill: () => {
+      fills.look();
+    },
   });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
@@ -139,6 +145,8 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     engine,
     names,
     opener,
+    prefetcher,
+    fills,
     door,
     doorKind,
     mounts,
@@ -147,6 +155,16 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     handler,
     ...life,
   };
+}
+
+function buildFills(
+  config: Config,
+  { engine, bindings, opener }: Pick<Rooms, "engine" | "bindings"> & { readonly opener: Opener },
+  log: RootLog["log"],
+) {
+  const prefetcher = new Prefetcher({ engine, clock, log, isBusy: () => opener.waitingCount > 0 });
+  const { fill } = config.engine;
+  return { prefetcher, fills: new BackgroundFill({ engine, bindings, prefetcher, clock, fill }) };
 }
 
 function buildNames(config: Config, rooms: Rooms, log: RootLog["log"]): NameResolver {
@@ -178,8 +196,9 @@ async function buildControl(parts: {
   readonly mounts: FileMounts | undefined;
   readonly failures: FailureLog;
   readonly events: EventHub;
+  readonly fill: () => void;
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events } = parts;
+  const { config, log, rooms, names, door, mounts, failures, events, fill } = parts;
   const { engine, bindings, counts, pushed } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
@@ -190,6 +209,8 @@ async function buildControl(parts: {
     config,
     version,
     names,
+    bindings,
+    fill,
     mounts,
     images: new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure }),
     failures,
@@ -277,6 +298,8 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
     );
   }
   rooms.stopping.abort(error);
+  rooms.fills.stop();
+  rooms.prefetcher.stop();
   rooms.names.stop(error);
   rooms.engine.abort(error);
   await rooms.door.stop(error);

@@ -18,6 +18,8 @@ const CONFIG_FILE = `configuration file (default ${DEFAULT_CONFIG_PATH}, if it e
 const REFERENCE = "host[:port]/repo[:tag][@digest], or oci:PATH[:tag]";
 const PREFIX = "for this repository and those below it, instead of the whole host";
 const TRACE_KEY = "only what is mounted under this key, or has this digest; may be repeated";
+const FILLS = ["on-demand", "background"] as const;
+const FILL = "background: complete it while nobody needs the link (default: engine.fill)";
 const LAZY = "detach it now, finish when its last user has left";
 
 /** Runs one command line (without node and script) and returns its exit status. */
@@ -59,7 +61,8 @@ function addImageCommands(parser: Argv): Argv {
       (y) =>
         jsonOption(socketOptions(y))
           .positional("reference", { type: "string", demandOption: true, describe: REFERENCE })
-          .positional("directory", { type: "string", demandOption: true }),
+          .positional("directory", { type: "string", demandOption: true })
+          .option("fill", { choices: FILLS, describe: FILL }),
       async (given) => {
         const { mountCommand } = await import("./mount-command.ts");
         await mountCommand({ ...given, socketPath: await socketPath(given) });

@@ -24,6 +24,7 @@ const HELP: OptionWord = { name: "--help", summary: "show help" };
 const JSON_OPTION: OptionWord = { name: "--json", summary: "print JSON" };
 const CONFIG: OptionWord = { name: "--config", summary: "configuration file", takes: "file" };
 const ASKING = [{ name: "--socket", summary: "control socket", takes: "file" } as const, CONFIG];
+const FILL = { name: "--fill", summary: "on-demand or background", takes: "text" } as const;
 const REPOSITORY = {
   name: "--repository",
   summary: "for this one and below",
@@ -33,7 +34,7 @@ const REPOSITORY = {
 /** Every command, those with commands of their own before these. */
 export const COMMAND_WORDS: readonly CommandWord[] = [
   command("serve", "run the daemon in the foreground", [CONFIG]),
-  command("mount", "mount an image", [JSON_OPTION, ...ASKING], "directory"),
+  command("mount", "mount an image", [JSON_OPTION, ...ASKING, FILL], "directory"),
   command(
     "umount",
     "unmount an image",

@@ -6,7 +6,12 @@ import { realpath, stat } from "node:fs/promises";
 import { resolve } from "node:path";
 import * as z from "zod";
 import { RemoteError, ask } from "../control/client.ts";
-import { type RegisteredImage, failureAnswer, registeredImage } from "../control/schema.ts";
+import {
+  type RegisterRequest,
+  type RegisteredImage,
+  failureAnswer,
+  registeredImage,
+} from "../control/schema.ts";
 import { DaemonError } from "../errors.ts";
 import { cookieKeyProblem, volumePartProblem } from "../kernel/cachefiles/keys.ts";
 import { isOpenPath } from "../kernel/fanotify/names.ts";
@@ -19,6 +24,7 @@ export async function mountCommand(given: {
   directory: string;
   socketPath: string;
   json: boolean;
+  fill?: RegisterRequest["fill"];
 }): Promise<void> {
   const startMs = Date.now();
   const target = await mountPoint(given.directory);
@@ -26,7 +32,7 @@ export async function mountCommand(given: {
     ask(given.socketPath, {
       method: "POST",
       path: "/v1/images",
-      body: { reference: absoluteReference(given.reference) },
+      body: { reference: absoluteReference(given.reference), fill: given.fill },
       answer: registeredImage,
     });
   const image = await register();

@@ -109,6 +109,8 @@ export const configSchema = z.strictObject({
       window_max: bytes("4KiB", "64MiB")
         .refine((value) => value % BLOCK_BYTES === 0, "not a multiple of 4KiB")
         .prefault("8MiB"),
+      /** `background`: what is mounted is completed while nobody needs the link. */
+      fill: z.enum(["on-demand", "background"]).default("on-demand"),
       integrity: z.enum(["prefer", "require"]).default("prefer"),
       writer_threads: z.int().min(1).max(64).default(4),
     })

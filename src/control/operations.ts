@@ -12,7 +12,7 @@ import type { NameResolver } from "../flow/name-resolver.ts";
 import { cookieKeyProblem } from "../kernel/cachefiles/keys.ts";
 import { type Clock, cancelledBy } from "../platform/clock.ts";
 import type { PushedCredentials } from "../source/registry/credentials/pushed.ts";
-import type { Binding, CookieName } from "../state/bindings.ts";
+import type { Binding, Bindings, CookieName } from "../state/bindings.ts";
 import type { ControlOperations } from "./control-operations.ts";
 import type { EventHub } from "./event-hub.ts";
 import { failureOf } from "./failures.ts";
@@ -69,6 +69,9 @@ export interface OperationsParts {
   readonly config: Config;
   readonly version: string;
   readonly names: Pick<NameResolver, "prepare">;
+  readonly bindings: Pick<Bindings, "setFill">;
+  /** Looks again what is to be filled in the background. */
+  readonly fill: () => void;
   /** Where the kernel does not ask for an image when it is mounted. */
   readonly mounts:
     | {
@@ -124,7 +127,7 @@ export function controlOperations(parts: OperationsParts): ControlOperations {
 function sharedRegistration(parts: OperationsParts): ControlOperations["register"] {
   const underWay = new Map<string, Promise<RegisteredImage>>();
   return async (request, signal) => {
-    const key = JSON.stringify([request.reference, request.fsid]);
+    const key = JSON.stringify([request.reference, request.fsid, request.fill]);
     let work = underWay.get(key);
     if (work === undefined) {
       if (underWay.size >= REGISTRATIONS_MAX) {
@@ -139,8 +142,8 @@ function sharedRegistration(parts: OperationsParts): ControlOperations["register
 }
 
 async function registerImage(
-  { names, mounts, config, stopping }: OperationsParts,
-  { reference, fsid }: RegisterRequest,
+  { names, bindings, fill: lookAtFills, mounts, config, stopping }: OperationsParts,
+  { reference, fsid, fill }: RegisterRequest,
 ): Promise<RegisteredImage> {
   const problem = fsid === undefined ? undefined : cookieKeyProblem(fsid);
   if (fsid !== undefined && problem !== undefined) {
@@ -148,6 +151,10 @@ async function registerImage(
   }
   const image = await names.prepare(reference, { fsid, signal: stopping });
   const { cookieKey, binding } = image;
+  if (fill !== undefined) {
+    await bindings.setFill(image, fill);
+    lookAtFills();
+  }
   const files = await mounts?.prepare(image, stopping);
   return {
     reference: binding.reference,

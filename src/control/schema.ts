@@ -22,6 +22,8 @@ export const registerRequest = z.strictObject({
   reference: z.string().min(1).max(4096),
   /** The cookie key to mount it by; default: a digest. */
   fsid: z.string().min(1).max(252).optional(),
+  /** Of this image, for now and later; default: as before, or as the configuration has it. */
+  fill: z.enum(["on-demand", "background"]).optional(),
 });
 export type RegisterRequest = z.infer<typeof registerRequest>;
 

@@ -44,6 +44,8 @@ const binding = z.strictObject({
   devices: z.array(streamRecord),
   /** What the superblock said when it was read; absent until then. */
   inspected: z.strictObject({ compressed: z.boolean() }).optional(),
+  /** How it is filled where that was said for this image; absent: as the configuration says. */
+  fill: z.enum(["on-demand", "background"]).optional(),
   /** No longer to be opened anew; what is mounted is served on. */
   unbound: z.literal(true).optional(),
   /** Size given to copen; undefined until the first. */
@@ -177,6 +179,7 @@ export class Bindings {
       ...content,
       inspected:
         content.inspected ?? (isSameImage(before, content) ? before?.inspected : undefined),
+      fill: before?.fill,
       copenSize: same ? before.copenSize : undefined,
       past: before?.past ?? [],
     };
@@ -184,6 +187,20 @@ export class Bindings {
     await this.#save();
     this.observer?.(name, bound, before);
     return bound;
+  }
+
+  /** Resolves with the binding when it is on disk. */
+  async setFill(name: CookieName, fill: NonNullable<Binding["fill"]>): Promise<Binding> {
+    const known = this.get(name);
+    if (known === undefined) throw new Error(`"${name.cookieKey}" is not bound`);
+    if (known.fill === fill) return known;
+    const keys = this.#volumes.get(name.volumeKey);
+    const changed = { ...known, fill };
+    // Not as #put does: it is no newer for that.
+    keys?.set(name.cookieKey, changed);
+    this.#changes += 1;
+    await this.#save();
+    return changed;
   }
 
   /** `name` may not be opened anew until it is bound again. Its sizes are remembered. */

@@ -41,6 +41,8 @@ export class ControlRig {
   readonly socketPath: string;
   readonly cacheDir: string;
   readonly log = new QuietLog();
+  /** How often it was told that what is to be filled has changed. */
+  fillLooks = 0;
 
   private constructor(names: NamesRig, folder: string, options: ControlRigOptions) {
     this.names = names;
@@ -60,6 +62,10 @@ export class ControlRig {
       config: parseConfig(text, "test"),
       version,
       names: names.names,
+      bindings: names.bindings,
+      fill: () => {
+        this.fillLooks += 1;
+      },
       images: new KnownImages({
         bindings: names.bindings,
         engine,

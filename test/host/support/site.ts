@@ -185,10 +185,10 @@ export class Site {
   }
 
   /** Mounts it with the command line; the directory. */
-  async mount(reference: string): Promise<string> {
+  async mount(reference: string, args: readonly string[] = []): Promise<string> {
     const directory = join(this.home, `mount-${(this.#mounts += 1)}`);
     await mkdir(directory);
-    await this.erofsd(["mount", reference, directory]);
+    await this.erofsd(["mount", reference, directory, ...args]);
     return directory;
   }
 
