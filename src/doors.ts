@@ -18,6 +18,8 @@ import type { Native } from "./platform/native.ts";
 /** A door with what a status tells of it. */
 export interface CountingDoor extends KernelDoor {
   readonly objectCount: number;
+  /** Of what a daemon before us left open nothing is unknown any more. */
+  readonly areAllKnown: boolean;
   /** Somebody would miss the door's fds, were they gone. */
   readonly isNeeded: boolean;
   /** Kernel messages taken, by kind, and the bytes that reads asked for. */
@@ -119,10 +121,7 @@ async function adoptFanotify(
   fds: { groupFd: number; journalFd: number | undefined },
 ): Promise<OpenDoor> {
   const { config, native, log } = parts;
-  return fanotifyDoor(
-    parts,
-    await adoptGroup(native, { cacheDir: config.cache.dir, log, ...fds }),
-  );
+  return fanotifyDoor(parts, await adoptGroup(native, { cacheDir: config.cache.dir, log, ...fds }));
 }
 
 function fanotifyDoor(

@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// The daemon: builds the rooms, wires them, and owns the order in which they stop.
+// The composition root: builds the rooms and wires them.
 //
-//   config -> log -> addon -> state -> device bound -> control socket -> serving
-//
-// Nothing imports this file but the command line.
+//   state -> names and opener -> door -> keeper -> control
 
-import { stat } from "node:fs/promises";
 import { release } from "node:os";
-import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
+import type { Config } from "./config/config.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
 import { EventHub } from "./control/event-hub.ts";
 import { KnownImages } from "./control/known-images.ts";
-import { bindingObserver, failureObserver, observedHandler } from "./control/observe.ts";
+import { bindingObserver, failureObserver } from "./control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
 import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
-import { type CountingDoor, openDoor } from "./doors.ts";
-import { DaemonError, asDaemonError } from "./errors.ts";
+import { type CountingDoor, type DoorParts, openDoor } from "./doors.ts";
+import { asDaemonError } from "./errors.ts";
 import { FileMounts } from "./file-mounts.ts";
 import { Admission } from "./flow/admission.ts";
 import { BackgroundFill } from "./flow/background-fill.ts";
@@ -28,88 +25,46 @@ import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
+import { Keeping, takeHeld } from "./keeping.ts";
+import type { Life } from "./life.ts";
 import { systemClock as clock } from "./platform/clock.ts";
-import { type RootLog, createLog } from "./platform/log.ts";
-import { type Native, loadNative } from "./platform/native.ts";
+import type { RootLog } from "./platform/log.ts";
+import type { Native } from "./platform/native.ts";
+import type { Systemd } from "./platform/systemd.ts";
 import { packageVersion } from "./platform/package-root.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
+import type { CookieName } from "./state/bindings.ts";
 
-/** Runs until a signal ends it; resolves with the exit status. Rejects when it cannot start. */
-export async function serve(options: { configPath: string | undefined }): Promise<number> {
-  const config = await readConfig(options.configPath);
-  const root = await createLog(config.log);
-  try {
-    return await runDaemon(config, root);
-  } catch (error) {
-    const fault = asDaemonError(error);
-    root.log.fatal({ code: fault.fault.code, hint: fault.policy.hint }, fault.message);
-    throw fault;
-  } finally {
-    root.flush();
-  }
+export interface DaemonParts {
+  readonly config: Config;
+  readonly native: Native;
+  readonly log: RootLog["log"];
+  readonly systemd: Systemd;
 }
 
-async function readConfig(path: string | undefined): Promise<Config> {
-  if (path !== undefined) return loadConfig(path);
-  const hasDefault = await stat(DEFAULT_CONFIG_PATH).catch(() => undefined);
-  return hasDefault === undefined
-    ? parseConfig("", "built-in defaults")
-    : loadConfig(DEFAULT_CONFIG_PATH);
-}
+export type Serving = Awaited<ReturnType<typeof buildServing>>;
 
-async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
-  const startMs = clock.nowMs();
-  const stopped = stopSignal(log);
-  const native = loadNative({ writerThreads: config.engine.writer_threads });
-  const rooms = await buildServing(config, native, log);
-  try {
-    await rooms.control.listen();
-  } catch (error) {
-    await rooms.door.stop(asDaemonError(error));
-    throw error;
-  }
-  rooms.door.start(observedHandler(rooms.handler, rooms.events), (error) => {
-    rooms.readiness.stop(error);
-    stopped.stop(error);
-  });
-  rooms.readiness.ready();
-  log.info(
-    {
-      cacheDir: config.cache.dir,
-      door: rooms.doorKind,
-      domainId: config.kernel.domain_id,
-      socket: config.control.socket,
-      startMs: Math.round(clock.nowMs() - startMs),
-    },
-    "ready",
-  );
-  // What a first request needs is loaded now, after the door is open.
-  rooms.warmUp().catch((error: unknown) => {
-    stopped.stop(asDaemonError(error));
-  });
-  const reason = await stopped.reason;
-  await shutDown(config, rooms, log);
-  if (reason instanceof DaemonError) throw reason;
-  return 0;
-}
-
-type Serving = Awaited<ReturnType<typeof buildServing>>;
-
-async function buildServing(config: Config, native: Native, log: RootLog["log"]) {
+/** Nothing is asked or answered yet: start the door, and listen. Faults: those of state, door and keeper. */
+export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade">) {
+  const { config, native, log, systemd } = parts;
+  const keepingParts = { native, log, systemd, cacheDir: config.cache.dir };
+  const held = await takeHeld(keepingParts);
+  const isAdopted = held.cachefiles !== undefined || held.fanotify !== undefined;
   const failures = new FailureLog();
   const events = new EventHub({ clock, unixMs: Date.now });
   const failed = failureObserver(failures, events);
-  const rooms = await buildRooms({
-    config,
-    native,
-    log,
-    onFillFailure: failed.ofFill,
-  });
+  const onFillFailure = failed.ofFill;
+  const rooms = await buildRooms({ config, native, log, onFillFailure }, isAdopted);
   const { source, engine, bindings } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
-  const names = buildNames(config, rooms, log);
+  let door: CountingDoor | undefined;
+  // What a daemon before us had bound may be mounted as that, until its mounts are all known.
+  const boundBefore = new Set(isAdopted ? [...bindings.all()].map(nameOf) : []);
+  const mayBeMounted = (name: CookieName): boolean =>
+    boundBefore.has(nameOf(name)) && door?.areAllKnown !== true;
+  const names = buildNames({ config, rooms, log, mayBeMounted });
   const opener = new Opener({
     clock,
     log,
@@ -120,9 +75,20 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     onFailure: failed.ofOpen,
   });
   const { prefetcher, fills } = buildFills(config, { ...rooms, opener }, log);
-  const { kind: doorKind, door, mounts } = await openServedDoor(config, native, log);
+  let keeping: Keeping | undefined;
+  const onObjects = (count: number): void => keeping?.objects(count);
+  const opened = await openServedDoor({ config, native, log, held, onObjects });
+  const { kind: doorKind, mounts, fds } = opened;
+  door = opened.door;
+  const allowUnsafe = config.kernel.allow_unsafe;
+  try {
+    keeping = await Keeping.start(keepingParts, { fds, allowUnsafe });
+  } catch (error) {
+    await door.stop(asDaemonError(error));
+    throw error;
+  }
   bindings.observer = bindingObserver(events);
-  const { control, ...life } = await buildControl({
+  const { control, ...watched } = await buildControl({
     config,
     log,
     rooms,
@@ -134,6 +100,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     fill: () => {
       fills.look();
     },
+    upgrade: () => life.upgrade(),
   });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
@@ -148,12 +115,13 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     prefetcher,
     fills,
     door,
+    keeping,
     doorKind,
     mounts,
     control,
     warmUp,
     handler,
-    ...life,
+    ...watched,
   };
 }
 
@@ -167,7 +135,17 @@ function buildFills(
   return { prefetcher, fills: new BackgroundFill({ engine, bindings, prefetcher, clock, fill }) };
 }
 
-function buildNames(config: Config, rooms: Rooms, log: RootLog["log"]): NameResolver {
+function nameOf({ volumeKey, cookieKey }: CookieName): string {
+  return `${volumeKey}\0${cookieKey}`;
+}
+
+function buildNames(parts: {
+  readonly config: Config;
+  readonly rooms: Rooms;
+  readonly log: RootLog["log"];
+  readonly mayBeMounted: (name: CookieName) => boolean;
+}): NameResolver {
+  const { config, rooms, log, mayBeMounted } = parts;
   const { source, slabs, engine, bindings, store, streams, admission } = rooms;
   const bootstrapBytesMax = config.limits.bootstrap;
   return new NameResolver({
@@ -176,6 +154,7 @@ function buildNames(config: Config, rooms: Rooms, log: RootLog["log"]): NameReso
     engine,
     volumeKey: volumeKeyOf(config.kernel.domain_id),
     openTimeoutMs: config.limits.open_timeout,
+    mayBeMounted,
     bindings,
     streams,
     references: createReferenceResolver(source),
@@ -197,8 +176,9 @@ async function buildControl(parts: {
   readonly failures: FailureLog;
   readonly events: EventHub;
   readonly fill: () => void;
+  readonly upgrade: Life["upgrade"];
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events, fill } = parts;
+  const { config, log, rooms, names, door, mounts, failures, events, fill, upgrade } = parts;
   const { engine, bindings, counts, pushed } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
@@ -211,6 +191,7 @@ async function buildControl(parts: {
     names,
     bindings,
     fill,
+    upgrade,
     mounts,
     images: new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure }),
     failures,
@@ -243,10 +224,10 @@ function otherVolume(key: string, domainId: string): string {
 }
 
 /** With what prepares mounts, where the kernel does not ask for that itself. */
-async function openServedDoor(config: Config, native: Native, log: RootLog["log"]) {
-  const opened = await openDoor(config, native, log);
+async function openServedDoor(parts: DoorParts) {
+  const opened = await openDoor(parts);
   const isAsked = opened.kind === "cachefiles";
-  const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, log });
+  const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, log: parts.log });
   return { ...opened, mounts };
 }
 
@@ -273,59 +254,4 @@ function statusOf(
       sizeBytes,
     })),
   });
-}
-
-// stop admitting -> let what waits finish, for a while -> fail the rest -> close the device
-async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Promise<void> {
-  const error = new DaemonError({ code: "stopping" });
-  rooms.handler.refuseNew(error);
-  rooms.readiness.stop(error);
-  rooms.events.stop();
-  await rooms.control.close();
-  const untilMs = clock.nowMs() + config.limits.drain_timeout;
-  const isBusy = () => rooms.engine.waitingReads > 0 || rooms.opener.waitingCount > 0;
-  while (isBusy() && clock.nowMs() < untilMs) {
-    await new Promise<void>((resolve) => {
-      clock.after(20, resolve);
-    });
-  }
-  const objects = rooms.door.objectCount;
-  // The other door tells itself what is mounted.
-  if (objects > 0 && rooms.doorKind === "cachefiles") {
-    log.warn(
-      { objects },
-      "images are still mounted: what is not cached of them cannot be read until they are mounted again",
-    );
-  }
-  rooms.stopping.abort(error);
-  rooms.fills.stop();
-  rooms.prefetcher.stop();
-  rooms.names.stop(error);
-  rooms.engine.abort(error);
-  await rooms.door.stop(error);
-  await rooms.source.close();
-  log.info({}, "stopped");
-}
-
-/** Resolves on SIGTERM or SIGINT, or with a fault when the daemon cannot go on. A second signal ends it at once. */
-function stopSignal(log: RootLog["log"]) {
-  let stop: (reason: DaemonError | NodeJS.Signals) => void = () => undefined;
-  const reason = new Promise<DaemonError | NodeJS.Signals>((resolve) => {
-    stop = resolve;
-  });
-  let signals = 0;
-  for (const signal of ["SIGTERM", "SIGINT"] as const) {
-    process.on(signal, () => {
-      signals += 1;
-      if (signals > 1) process.exit(128 + (signal === "SIGINT" ? 2 : 15));
-      log.info({ signal }, "stopping");
-      stop(signal);
-    });
-  }
-  // Our own bug: answer what waits, then go; the service manager starts us again.
-  process.on("uncaughtException", (error) => {
-    log.fatal({ err: error }, `a bug: ${error.message}`);
-    stop(asDaemonError(error));
-  });
-  return { reason, stop };
 }

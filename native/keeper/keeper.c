@@ -4,12 +4,16 @@
 // next daemon takes the fds over. If none comes within the grace period the keeper answers the
 // kernel itself, so that nobody waits for ever. It allocates nothing after its start.
 //
-//   erofsd-keeper --socket PATH [--grace-seconds 30] [--daemon-pid PID] [--supervise COMMAND ...]
+//   erofsd-keeper --socket PATH [--grace-seconds 30] [--daemon-pid PID] [--NAME FD ...]
+//                 [--supervise COMMAND ...]
 //
 // --daemon-pid is for whoever looks at a list of processes. With --supervise it runs the daemon as
-// its child (supervise.c). Lines on the socket, NAME being cachefiles, fanotify or journal:
+// its child (supervise.c). Lines on the socket, NAME being cachefiles, fanotify or journal, as in
+// the options, which give what another keeper held:
 //   hold NAME   with an fd attached: a copy is kept. Answered "ok".
 //   take NAME   answered "fd" with the fd attached, or "none".
+//   who         answered with the daemon's process id, 0 when there is none
+//   yield       another keeper holds all of it now: this one ends, unless there is a daemon
 //   watch       the peer is the daemon now; the latest one wins. It tells
 //   objects N   how many objects the kernel has open, and
 //   bye         at an orderly stop with none: all is let go.
@@ -175,6 +179,15 @@ static void watch(struct client* client) {
   if (supervised != NULL) supervise_ready(client->pid);
 }
 
+static void tell_who(struct client* client) {
+  char text[16];
+  // Between two daemons a supervisor stands for the next.
+  const pid_t none = supervised == NULL ? 0 : getpid();
+  const int length = snprintf(text, sizeof text, "%d\n", watcher == NULL ? none : watcher->pid);
+  send(client->fd, text, (size_t)length, MSG_NOSIGNAL);
+  drop(client);
+}
+
 static int kind_of(const char* name) {
   for (int kind = 0; kind < HELD_KINDS; kind++) {
     if (strcmp(name, held_names[kind]) == 0) return kind;
@@ -189,12 +202,17 @@ static void obey(struct client* client, const char* line) {
     take(client, kind);
   } else if (kind >= 0 && strncmp(line, "hold ", 5) == 0) {
     hold(client, kind);
+  } else if (strcmp(line, "who") == 0) {
+    tell_who(client);
+  } else if (strcmp(line, "yield") == 0 && watcher == NULL && supervised == NULL) {
+    // The socket's path is the other keeper's by now.
+    _exit(0);
   } else if (strcmp(line, "watch") == 0) {
     watch(client);
   } else if (client == watcher && strcmp(line, "bye") == 0) {
     watcher = NULL;
-    drop(client);
     rest();
+    drop(client);
   } else if (client == watcher && strncmp(line, "objects ", 8) == 0) {
     const long long count = strtoll(line + 8, &end, 10);
     if (*end == '\0' && end != line + 8 && count >= 0) objects = count;
@@ -361,6 +379,10 @@ static bool parse(int count, char** values) {
       strcpy(socket_path, value);
     } else if (strcmp(values[i], "--grace-seconds") == 0) {
       grace_ms = atoll(value) * 1000;
+    } else if (kind_of(values[i] + 2) >= 0) {
+      held[kind_of(values[i] + 2)] = atoi(value);
+      // How many objects are open is not known.
+      objects = 1;
     } else if (strcmp(values[i], "--daemon-pid") != 0) {
       return false;
     }
@@ -369,14 +391,29 @@ static bool parse(int count, char** values) {
   return (i == count || supervised != NULL) && socket_path[0] == '/' && grace_ms >= 0;
 }
 
+// A stray copy of an object's fd would keep the device busy for ever.
+static void close_others(void) {
+  enum { LOW = 1024 };
+  for (int fd = 3; fd < LOW; fd++) {
+    bool is_held = false;
+    for (int kind = 0; kind < HELD_KINDS; kind++) is_held = is_held || held[kind] == fd;
+    if (is_held) {
+      fcntl(fd, F_SETFD, FD_CLOEXEC);
+    } else {
+      close(fd);
+    }
+  }
+  syscall(SYS_close_range, (unsigned)LOW, ~0U, 0);
+}
+
 int main(int count, char** values) {
   if (!parse(count, values)) {
-    fputs("usage: erofsd-keeper --socket /PATH [--grace-seconds 30] [--supervise COMMAND ...]\n",
+    fputs("usage: erofsd-keeper --socket /PATH [--grace-seconds 30] [--NAME FD ...] "
+          "[--supervise COMMAND ...]\n",
           stderr);
     return EXIT_USAGE;
   }
-  // A stray copy of an object's fd would keep the device busy for ever.
-  syscall(SYS_close_range, 3U, ~0U, 0);
+  close_others();
   for (size_t i = 0; i < CLIENTS_MAX; i++) clients[i] = (struct client){.fd = -1, .passed = -1};
   if (!open_listener()) {
     fprintf(stderr, "erofsd-keeper: %s: %s\n", socket_path, strerror(errno));
@@ -387,6 +424,7 @@ int main(int count, char** values) {
     signal(SIGHUP, SIG_IGN);
     signal(SIGINT, SIG_IGN);
   }
+  if (objects > 0) deadline_ms = now_ms() + grace_ms;
   signals = supervised == NULL ? open_signals() : supervise_begin(supervised);
   if (signals < 0) finish(1);
   struct rlimit files;

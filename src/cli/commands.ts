@@ -20,6 +20,7 @@ const PREFIX = "for this repository and those below it, instead of the whole hos
 const TRACE_KEY = "only what is mounted under this key, or has this digest; may be repeated";
 const FILLS = ["on-demand", "background"] as const;
 const FILL = "background: complete it while nobody needs the link (default: engine.fill)";
+const GRACE = "seconds that readers wait for a daemon when there is none";
 const LAZY = "detach it now, finish when its last user has left";
 
 /** Runs one command line (without node and script) and returns its exit status. */
@@ -54,6 +55,28 @@ function addImageCommands(parser: Argv): Argv {
       "run the daemon in the foreground",
       (y) => y.option("config", { type: "string", describe: CONFIG_FILE }),
       () => undefined,
+    )
+    .command(
+      "supervise",
+      "run the daemon and start it again when it dies; SIGHUP upgrades it",
+      (y) =>
+        y
+          .option("config", { type: "string", describe: CONFIG_FILE })
+          .option("grace", { type: "number", default: 30, requiresArg: true, describe: GRACE }),
+      async (given) => {
+        const { superviseCommand } = await import("./supervise-command.ts");
+        const { config, grace } = given;
+        await superviseCommand({ config, grace: seconds("--grace", grace) });
+      },
+    )
+    .command(
+      "upgrade",
+      "let the program as it is on disk now take over from the running daemon",
+      (y) => jsonOption(socketOptions(y)),
+      async (given) => {
+        const { upgradeCommand } = await import("./upgrade-command.ts");
+        await upgradeCommand({ ...given, socketPath: await socketPath(given) });
+      },
     )
     .command(
       "mount <reference> <directory>",
@@ -156,4 +179,9 @@ function traceOptions(y: Argv) {
     .conflicts("file", "output")
     .option("seconds", { type: "number", requiresArg: true, describe: "end by itself" })
     .option("key", { type: "string", array: true, requiresArg: true, describe: TRACE_KEY });
+}
+
+function seconds(option: string, value: number): number {
+  if (Number.isInteger(value) && value >= 0 && value <= 86_400) return value;
+  throw new DaemonError({ code: "usage_invalid", detail: `${option}: 0 to 86400 seconds` });
 }

@@ -34,6 +34,8 @@ export interface ControlOperations {
   pushCredentials(request: PushCredentials): void;
   /** False when there were none. */
   dropCredentials(request: DropCredentials): boolean;
+  /** Starts the program as it is on disk now, to take over: its process id. Faults: upgrade_failed, daemon_busy, stopping. */
+  upgrade(): Promise<{ readonly pid: number }>;
   /** Lines of JSON as they come, until they end or `signal` aborts. */
   trace(wish: TraceWish, signal: AbortSignal): AsyncIterable<string>;
   /** Server-Sent Events as they come, until the daemon stops or `signal` aborts. */

@@ -72,6 +72,7 @@ export interface OperationsParts {
   readonly bindings: Pick<Bindings, "setFill">;
   /** Looks again what is to be filled in the background. */
   readonly fill: () => void;
+  readonly upgrade: ControlOperations["upgrade"];
   /** Where the kernel does not ask for an image when it is mounted. */
   readonly mounts:
     | {
@@ -118,6 +119,7 @@ export function controlOperations(parts: OperationsParts): ControlOperations {
     status: parts.status,
     metrics: parts.metrics,
     trace: parts.trace,
+    upgrade: parts.upgrade,
     events: (signal) => events.listen(signal),
     ...credentialOperations(parts.pushed),
   };

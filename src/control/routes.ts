@@ -19,6 +19,7 @@ import {
   registeredImage,
   statusAnswer,
   traceQuery,
+  upgradeAnswer,
 } from "./schema.ts";
 
 const get = (path: string, id: string, summary: string) => {
@@ -101,6 +102,18 @@ const imageRoutes: readonly Route[] = [
   ),
 ];
 
+const upgradeRoute = jsonRoute(
+  {
+    method: "POST",
+    path: "/v1/upgrade",
+    id: "upgrade",
+    summary: "start the program as it is on disk now, and let it take over",
+  },
+  TAKES_NOTHING,
+  upgradeAnswer,
+  (operations) => operations.upgrade(),
+);
+
 const credentialRoutes: readonly Route[] = [
   jsonRoute(
     {
@@ -169,5 +182,6 @@ export const ROUTES: readonly Route[] = [
   ...imageRoutes,
   ...credentialRoutes,
   ...streamRoutes,
+  upgradeRoute,
   describeRoute,
 ];

@@ -34,7 +34,7 @@ export type HeldFds = { readonly [name in HeldName]?: number };
 
 /** The connection that makes this process the daemon in the keeper's eyes. */
 export interface KeeperLink {
-  /** How many objects the kernel has open. The first is told at once, others at most once per turn of the event loop. */
+  /** How many objects the kernel has open. None and the first are told at once, others at most once per turn of the event loop. */
   objects(count: number): void;
   /** An orderly stop, nothing is open: the keeper lets all go. Settles when it has, or after a second. Never rejects. */
   bye(): Promise<void>;
@@ -172,6 +172,28 @@ export async function takeFromKeeper(options: {
   return held;
 }
 
+/** The process id of the daemon that a keeper knows; 0 for none, undefined without a keeper. Fault: syscall_failed. */
+export async function keptDaemon(options: {
+  readonly native: Pick<Native, "receiveWithFd">;
+  readonly socketPath: string;
+}): Promise<number | undefined> {
+  try {
+    const { bytes } = await talk(options, "who");
+    return Number(String(bytes));
+  } catch (error) {
+    if (isNobodyThere(error)) return undefined;
+    throw error;
+  }
+}
+
+/** All that the keeper holds is held by another one: it ends. Fault: syscall_failed. */
+export async function endKeeper(options: {
+  readonly native: Pick<Native, "receiveWithFd">;
+  readonly socketPath: string;
+}): Promise<void> {
+  await talk(options, "yield");
+}
+
 /** Gives it `fds`, and tells it that this process is the daemon from now on. Fault: syscall_failed. */
 export async function watchKeeper(options: KeeperOptions, onLost: OnLost): Promise<KeeperLink> {
   const { socketPath, fds } = options;
@@ -240,7 +262,7 @@ class WatchedKeeper implements KeeperLink {
 
   objects(count: number): void {
     this.#count = count;
-    if (this.#told <= 0) {
+    if (this.#told <= 0 || count === 0) {
       this.#tell();
       return;
     }
@@ -280,7 +302,8 @@ class WatchedKeeper implements KeeperLink {
   }
 }
 
-async function findKeeper(): Promise<string> {
+/** The program. Fault: syscall_failed when it is not there. */
+export async function findKeeper(): Promise<string> {
   for (const place of PLACES) {
     const path = fileURLToPath(new URL(place, findPackageRoot()));
     const there = await access(path).then(

@@ -239,9 +239,7 @@ function socketCalls(
   };
 }
 
-function takeoverCalls(
-  binding: Binding,
-): Pick<Native, "memfdCreate" | "mapShared" | "occupyFd"> {
+function takeoverCalls(binding: Binding): Pick<Native, "memfdCreate" | "mapShared" | "occupyFd"> {
   return {
     memfdCreate: (name, bytes) => checked("memfd_create", binding.memfdCreate(name, bytes)),
     mapShared(fd) {

@@ -21,6 +21,7 @@ export function onlyOperations(given: Partial<ControlOperations>): ControlOperat
     pushCredentials: never,
     dropCredentials: never,
     trace: never,
+    upgrade: never,
     events: never,
     ...given,
   };

@@ -57,6 +57,7 @@ export class ControlRig {
     const recorder = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
     const lastFailure = this.failures.last.bind(this.failures);
     this.operations = controlOperations({
+      upgrade: () => Promise.reject(new Error("nobody asks for it here")),
       mounts: undefined,
       clock,
       config: parseConfig(text, "test"),

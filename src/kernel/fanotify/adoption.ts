@@ -38,14 +38,13 @@ export class Adoption {
    * An fd of the caller's, for reading and writing without events; and whether the file is mounted.
    * Undefined when what is at `path` is not `file` (fileId), which was left there. Rejects with the system's error.
    */
-  async open(
-    path: string,
-    file: string,
-  ): Promise<{ fd: number; isMounted: boolean } | undefined> {
-    const probe = await openFd(path, constants.O_RDWR | constants.O_NOFOLLOW).catch((error: unknown) => {
-      if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
-      throw error;
-    });
+  async open(path: string, file: string): Promise<{ fd: number; isMounted: boolean } | undefined> {
+    const probe = await openFd(path, constants.O_RDWR | constants.O_NOFOLLOW).catch(
+      (error: unknown) => {
+        if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
+        throw error;
+      },
+    );
     if (probe === undefined) return undefined;
     try {
       const isSame = fileId(await statFd(probe, { bigint: true })) === file;

@@ -14,7 +14,13 @@ import { OwnedFd } from "../../platform/owned-fd.ts";
 import { BLOCK_BYTES, type Extent, alignUp } from "../../units.ts";
 import { type KeyName, RECORD_SUFFIX } from "./names.ts";
 import { type RecordHeader, saveRecord } from "./record.ts";
-import { type CacheFileParts, createFile, errnoNameOf, openMounted, openTrusted } from "./stored-file.ts";
+import {
+  type CacheFileParts,
+  createFile,
+  errnoNameOf,
+  openMounted,
+  openTrusted,
+} from "./stored-file.ts";
 
 /** What is written is recorded within this time; a crash costs at most so much of it. */
 const RECORD_EVERY_MS = 5000;

@@ -47,7 +47,10 @@ export class OrphanFiles {
     try {
       for (const [, { link }] of idle) await forgetOpen(link);
     } catch (error) {
-      this.#parts.log.error({ err: error }, "the link of a file that nobody uses cannot be removed");
+      this.#parts.log.error(
+        { err: error },
+        "the link of a file that nobody uses cannot be removed",
+      );
     }
     return idle.length > 0;
   }

@@ -96,6 +96,10 @@ export class FanotifySession implements KernelDoor {
     return this.#files.count;
   }
 
+  get areAllKnown(): boolean {
+    return this.#early === undefined;
+  }
+
   get isNeeded(): boolean {
     return this.#files.isAnyMarkedMounted;
   }

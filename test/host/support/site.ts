@@ -12,7 +12,7 @@ import { promisify } from "node:util";
 import { listMounts, mountErofs, unmount } from "../../../src/kernel/mount.ts";
 import { EROFS_LAYER_V1 } from "../../../src/image/oci/media-types.ts";
 import { findPackageRoot } from "../../../src/platform/package-root.ts";
-import { type RunningDaemon, startDaemon } from "../../support/daemon.ts";
+import { type DaemonStart, type RunningDaemon, startDaemon } from "../../support/daemon.ts";
 import { type RunningRegistry, startDockerRegistry } from "../../support/docker-registry.ts";
 import { freePort } from "../../support/port.ts";
 import { pushImage } from "../../support/push.ts";
@@ -28,6 +28,8 @@ const LIST = `${FIXTURES}make/list.py`;
 export async function buildDaemon(): Promise<void> {
   await run(process.execPath, [join(root, "scripts/lib/bundle.mjs")]);
 }
+
+type Command = NonNullable<DaemonStart["command"]>;
 
 export interface Ended {
   readonly code: number | string;
@@ -95,6 +97,7 @@ export class Site {
   #registry: RunningRegistry | undefined;
   readonly #registryPort: number;
   readonly #way: Way;
+  readonly #command: Command;
   #mounts = 0;
 
   private constructor(parts: {
@@ -103,6 +106,7 @@ export class Site {
     registry: RunningRegistry;
     registryPort: number;
     way: Way;
+    command: Command;
   }) {
     this.home = parts.home;
     this.cacheDir = join(parts.home, "cache");
@@ -110,22 +114,23 @@ export class Site {
     this.#registry = parts.registry;
     this.#registryPort = parts.registryPort;
     this.#way = parts.way;
+    this.#command = parts.command;
   }
 
-  static async start(): Promise<Site> {
+  static async start(command: Command = "serve"): Promise<Site> {
     const home = await mkdtemp(join(tmpdir(), "erofsd-host-"));
     const registryPort = await freePort();
     const storage = join(home, "registry");
     const registry = await startDockerRegistry({ storage, port: registryPort });
     const way = await Way.start(registryPort);
-    const daemon = await Site.#startDaemon(join(home, "cache"));
-    return new Site({ home, daemon, registry, registryPort, way });
+    const daemon = await Site.#startDaemon(join(home, "cache"), command);
+    return new Site({ home, daemon, registry, registryPort, way, command });
   }
 
-  static #startDaemon(cacheDir: string): Promise<RunningDaemon> {
-    const kernel = '[kernel]\ndoor = "fanotify"\nallow_unsafe = true';
+  static #startDaemon(cacheDir: string, command: Command): Promise<RunningDaemon> {
+    const kernel = '[kernel]\ndoor = "fanotify"';
     const engine = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
-    return startDaemon({ program, cacheDir, logLevel: "debug", config: `${kernel}\n${engine}` });
+    return startDaemon({ program, cacheDir, logLevel: "debug", config: `${kernel}\n${engine}`, command });
   }
 
   /** Spoken to by the daemon; it can be stopped and paused. */
@@ -166,7 +171,12 @@ export class Site {
     const status = await this.daemon.stop();
     if (status !== 0) throw new Error(`the daemon ended with ${status}`);
     await between();
-    this.daemon = await Site.#startDaemon(this.cacheDir);
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#command);
+  }
+
+  /** Another daemon, where the one before is gone. */
+  async startAgain(): Promise<void> {
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#command);
   }
 
   /** Kills the daemon, unmounts what it leaves, and starts another after `between`. */
@@ -174,7 +184,7 @@ export class Site {
     await this.daemon.stop("SIGKILL");
     await this.umountAll();
     await between();
-    this.daemon = await Site.#startDaemon(this.cacheDir);
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#command);
   }
 
   /** Pushes a file as an image of one raw layer; its reference. */

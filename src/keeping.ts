@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// What outlives the daemon: the fds that tie it to the kernel. A keeper holds copies of them, and
+// systemd's fd store too where there is one; the next daemon takes them up, whichever is left.
+
+import { DaemonError, asDaemonError } from "./errors.ts";
+import {
+  type HeldFds,
+  type HeldName,
+  type KeeperLink,
+  keepWith,
+  keeperSocket,
+  takeFromKeeper,
+} from "./kernel/keeper.ts";
+import type { Log } from "./platform/log.ts";
+import type { Native } from "./platform/native.ts";
+import type { Systemd } from "./platform/systemd.ts";
+
+const NAMES: readonly HeldName[] = ["cachefiles", "fanotify", "journal"];
+
+export interface KeepingParts {
+  readonly native: Native;
+  readonly log: Log;
+  readonly systemd: Systemd;
+  readonly cacheDir: string;
+}
+
+/** What a daemon before us left; the fds are the caller's. Fault: syscall_failed. */
+export async function takeHeld(parts: KeepingParts): Promise<HeldFds> {
+  const { native, systemd, cacheDir, log } = parts;
+  const stored: { [name in HeldName]?: number } = {};
+  for (const [storedName, fds] of systemd.takeListenFds()) {
+    const name = NAMES.find((known) => storedName === storeName(known));
+    if (name === undefined) continue;
+    const [first, ...rest] = fds;
+    for (const fd of rest) native.close(fd);
+    if (first !== undefined) stored[name] = first;
+  }
+  const kept = await takeFromKeeper({ native, socketPath: keeperSocket(cacheDir) });
+  const isStored = stored.cachefiles !== undefined || stored.fanotify !== undefined;
+  const [held, spare] = isStored ? [stored, kept] : [kept, stored];
+  for (const fd of Object.values(spare)) native.close(fd);
+  const names = Object.keys(held);
+  if (names.length > 0) log.info({ from: isStored ? "systemd" : "the keeper" }, "taken up");
+  return held;
+}
+
+export class Keeping {
+  readonly #parts: KeepingParts;
+  readonly #fds: HeldFds;
+  readonly #link: KeeperLink | undefined;
+
+  private constructor(parts: KeepingParts, fds: HeldFds, link: KeeperLink | undefined) {
+    this.#parts = parts;
+    this.#fds = fds;
+    this.#link = link;
+  }
+
+  /**
+   * Has `fds` kept. Fault: fanotify_unsafe, where nobody would keep a fanotify group and
+   * `allowUnsafe` is not said. Without a keeper cachefiles loses mounts with the daemon, no bytes.
+   */
+  static async start(
+    parts: KeepingParts,
+    { fds, allowUnsafe }: { fds: HeldFds; allowUnsafe: boolean },
+  ): Promise<Keeping> {
+    const { native, log, systemd, cacheDir } = parts;
+    const socketPath = keeperSocket(cacheDir);
+    let link: KeeperLink | undefined;
+    try {
+      link = await keepWith({ native, socketPath, log, fds });
+    } catch (error) {
+      const { message } = asDaemonError(error);
+      if (fds.fanotify !== undefined && !allowUnsafe) {
+        throw new DaemonError({ code: "fanotify_unsafe", detail: message }, { cause: error });
+      }
+      log.warn({}, `no keeper, so mounts end with this daemon: ${message}`);
+    }
+    for (const name of NAMES) {
+      const fd = fds[name];
+      if (fd !== undefined) await systemd.storeFd(storeName(name), fd).catch(told);
+    }
+    return new Keeping(parts, fds, link);
+
+    function told(error: unknown): void {
+      log.warn({}, `systemd's fd store cannot be used: ${asDaemonError(error).message}`);
+    }
+  }
+
+  /** Somebody takes over what we leave. */
+  get isKept(): boolean {
+    return this.#link !== undefined;
+  }
+
+  objects(count: number): void {
+    this.#link?.objects(count);
+  }
+
+  /** The daemon that follows takes all up. */
+  handOver(): void {
+    this.#link?.handOver();
+  }
+
+  /** Nobody needs it any more. Never rejects. */
+  async end(): Promise<void> {
+    await this.#link?.bye();
+    for (const name of NAMES) {
+      if (this.#fds[name] === undefined) continue;
+      await this.#parts.systemd.dropStoredFd(storeName(name)).catch(() => undefined);
+    }
+  }
+}
+
+function storeName(name: HeldName): string {
+  return `erofsd-${name}`;
+}
