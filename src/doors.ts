@@ -22,6 +22,8 @@ export interface CountingDoor extends KernelDoor {
   readonly areAllKnown: boolean;
   /** Somebody would miss the door's fds, were they gone. */
   readonly isNeeded: boolean;
+  /** Looks whether the kernel still answers, and takes what it asks; `onFatal` when it does not. */
+  probe(): void;
   /** Kernel messages taken, by kind, and the bytes that reads asked for. */
   readonly messages: {
     readonly open: number;

@@ -50,6 +50,8 @@ export type Fault =
   | { code: "state_damaged"; path: string; detail: string }
   | { code: "daemon_unreachable"; socketPath: string; detail: string }
   | { code: "socket_in_use"; socketPath: string }
+  | { code: "trace_invalid"; where: string; detail: string }
+  | { code: "trace_missing"; reference: string }
   | { code: "request_invalid"; field: string; detail: string }
   | { code: "request_slow"; timeoutMs: number }
   | { code: "request_too_large"; field: string; bytesMax: number }
@@ -250,6 +252,13 @@ export const ERROR_POLICY = {
     ENVIRONMENT,
     "another erofsd answers there; give this one its own control.socket",
   ),
+  trace_invalid: policy(
+    "never",
+    EINVAL,
+    IMAGE,
+    "record the image again with `erofsd trace record`",
+  ),
+  trace_missing: policy("never", ENOENT, REMOTE, "record one, and `erofsd trace push` it"),
   request_invalid: policy("never", EINVAL, USAGE, "correct the field"),
   request_slow: policy("never", ETIMEDOUT, USAGE, "send the whole request at once"),
   request_too_large: policy("never", EINVAL, USAGE, "send less"),

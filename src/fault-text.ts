@@ -42,6 +42,7 @@ export function describeFault(fault: Fault): string {
     case "image_unsupported":
     case "image_invalid":
     case "chunk_untrusted":
+    case "trace_invalid":
       return `${fault.where}: ${fault.detail}`;
     case "layout_failed":
     case "directory_failed":
@@ -86,6 +87,8 @@ export function describeFault(fault: Fault): string {
       return `no daemon answers at ${fault.socketPath}: ${fault.detail}`;
     case "socket_in_use":
       return `a running daemon answers at ${fault.socketPath}`;
+    case "trace_missing":
+      return `the registry has no trace of ${fault.reference}`;
     case "request_invalid":
       return `${fault.field}: ${fault.detail}`;
     case "request_slow":

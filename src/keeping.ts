@@ -24,14 +24,15 @@ export interface KeepingParts {
   readonly cacheDir: string;
 }
 
-/** What a daemon before us left; the fds are the caller's. Fault: syscall_failed. */
-export async function takeHeld(parts: KeepingParts): Promise<HeldFds> {
-  const { native, systemd, cacheDir, log } = parts;
+/** What a daemon before us left, by systemd's hand (`passed`) or the keeper's; the fds are the caller's. Fault: syscall_failed. */
+export async function takeHeld(
+  { native, cacheDir, log }: KeepingParts,
+  passed: Map<string, readonly number[]>,
+): Promise<HeldFds> {
   const stored: { [name in HeldName]?: number } = {};
-  for (const [storedName, fds] of systemd.takeListenFds()) {
-    const name = NAMES.find((known) => storedName === storeName(known));
-    if (name === undefined) continue;
-    const [first, ...rest] = fds;
+  for (const name of NAMES) {
+    const [first, ...rest] = passed.get(storeName(name)) ?? [];
+    passed.delete(storeName(name));
     for (const fd of rest) native.close(fd);
     if (first !== undefined) stored[name] = first;
   }

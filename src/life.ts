@@ -15,6 +15,8 @@ export type Ending =
 
 export interface LifeParts {
   readonly log: Log & { fatal(fields: object, message: string): void };
+  /** The control socket, where systemd listens at it; a successor gets it. */
+  readonly controlFd: number | undefined;
   /** What a successor needs to know of the service manager. */
   readonly environment: () => Readonly<Record<string, string>>;
 }
@@ -80,7 +82,7 @@ export class Life {
     this.#isUpgrading = true;
     this.#parts.log.info({}, "an upgrade: the new daemon is started");
     try {
-      const successor = await Successor.start(this.#parts.environment());
+      const successor = await Successor.start(this.#parts);
       this.#end({ kind: "upgrade", successor });
       return { pid: successor.pid };
     } catch (error) {

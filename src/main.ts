@@ -7,6 +7,8 @@ import { release } from "node:os";
 import type { Config } from "./config/config.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
 import { EventHub } from "./control/event-hub.ts";
+import { imageFilesOf } from "./control/image-files.ts";
+import { imageHistoryOf } from "./control/image-history.ts";
 import { KnownImages } from "./control/known-images.ts";
 import { bindingObserver, failureObserver } from "./control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
@@ -41,15 +43,17 @@ export interface DaemonParts {
   readonly native: Native;
   readonly log: RootLog["log"];
   readonly systemd: Systemd;
+  /** Fds that systemd gave us, by name; whose name is known is taken out. */
+  readonly passed: Map<string, readonly number[]>;
 }
 
 export type Serving = Awaited<ReturnType<typeof buildServing>>;
 
 /** Nothing is asked or answered yet: start the door, and listen. Faults: those of state, door and keeper. */
 export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade">) {
-  const { config, native, log, systemd } = parts;
+  const { config, native, log, systemd, passed } = parts;
   const keepingParts = { native, log, systemd, cacheDir: config.cache.dir };
-  const held = await takeHeld(keepingParts);
+  const held = await takeHeld(keepingParts, passed);
   const isAdopted = held.cachefiles !== undefined || held.fanotify !== undefined;
   const failures = new FailureLog();
   const events = new EventHub({ clock, unixMs: Date.now });
@@ -179,11 +183,12 @@ async function buildControl(parts: {
   readonly upgrade: Life["upgrade"];
 }) {
   const { config, log, rooms, names, door, mounts, failures, events, fill, upgrade } = parts;
-  const { engine, bindings, counts, pushed } = rooms;
+  const { engine, bindings, counts, pushed, source, store } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
   const version = await packageVersion();
   const lastFailure = failures.last.bind(failures);
+  const images = new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure });
   const operations = controlOperations({
     clock,
     config,
@@ -193,7 +198,7 @@ async function buildControl(parts: {
     fill,
     upgrade,
     mounts,
-    images: new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure }),
+    images,
     failures,
     pushed,
     readiness,
@@ -201,6 +206,12 @@ async function buildControl(parts: {
     status: statusOf({ engine, door, counts, readiness }, version),
     metrics: metricsOf(rooms),
     trace: traceOf(engine, version),
+    imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
+    imageFiles: imageFilesOf(images, {
+      source,
+      clock,
+      bootstrapDirectory: store.bootstrapDirectory,
+    }),
     stopping: stopping.signal,
   });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });

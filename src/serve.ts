@@ -13,8 +13,11 @@ import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { loadNative } from "./platform/native.ts";
 import { Systemd } from "./platform/systemd.ts";
+import { ServiceReport, healthProblem } from "./service-report.ts";
 import { predecessor } from "./upgrade.ts";
 
+/** FileDescriptorName= in erofsd.socket. */
+const CONTROL_SOCKET_NAME = "control";
 const DRAIN_LOOK_MS = 20;
 /** Who follows does it as well, so what takes longer is left to it. */
 const LEFT_DRAIN_MS = 1000;
@@ -45,13 +48,19 @@ async function readConfig(path: string | undefined): Promise<Config> {
 async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   const native = loadNative({ writerThreads: config.engine.writer_threads });
   const systemd = new Systemd(native);
-  const life = new Life({ log, environment: () => systemd.forSuccessor() });
+  const passed = new Map(systemd.takeListenFds());
   const before = predecessor();
+  if (before?.controlFd !== undefined) passed.set(CONTROL_SOCKET_NAME, [before.controlFd]);
+  const controlFd = passed.get(CONTROL_SOCKET_NAME)?.[0];
+  const life = new Life({ log, controlFd, environment: () => systemd.forSuccessor() });
   await before?.turn();
   for (let isFirst = true; ; isFirst = false) {
-    const serving = await startServing({ config, native, log, systemd }, life);
+    const { serving, report } = await startServing({ config, native, log, systemd, passed }, life);
     if (isFirst) before?.ready();
+    await report.ready();
     const ending = await life.ending();
+    if (ending.kind === "upgrade") report.handOver();
+    else await report.stopping();
     await shutDown(config, serving, { log, isUpgrade: ending.kind === "upgrade" });
     if (ending.kind === "fault") throw ending.error;
     if (ending.kind === "stop") return 0;
@@ -69,12 +78,29 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   }
 }
 
-async function startServing(parts: DaemonParts, life: Life): Promise<Serving> {
-  const { config, log } = parts;
+function reportOf(rooms: Serving, { config, systemd, log }: DaemonParts): ServiceReport {
+  const { door, doorKind, engine, readiness } = rooms;
+  const readTimeoutMs = config.limits.read_timeout;
+  return new ServiceReport({
+    systemd,
+    clock,
+    log,
+    problem: () => healthProblem({ door, readiness, engine, readTimeoutMs, clock }),
+    status: () =>
+      `Serving through ${doorKind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
+  });
+}
+
+async function startServing(
+  parts: DaemonParts,
+  life: Life,
+): Promise<{ serving: Serving; report: ServiceReport }> {
+  const { config, log, passed } = parts;
   const startMs = clock.nowMs();
   const rooms = await buildServing(parts, life);
   try {
-    await rooms.control.listen();
+    await rooms.control.listen(passed.get(CONTROL_SOCKET_NAME)?.[0]);
+    passed.delete(CONTROL_SOCKET_NAME);
   } catch (error) {
     await rooms.door.stop(asDaemonError(error));
     await rooms.keeping.end();
@@ -99,7 +125,7 @@ async function startServing(parts: DaemonParts, life: Life): Promise<Serving> {
   rooms.warmUp().catch((error: unknown) => {
     life.fail(asDaemonError(error));
   });
-  return rooms;
+  return { serving: rooms, report: reportOf(rooms, parts) };
 }
 
 // Nobody needs us: stop admitting -> let what waits finish, for a while -> fail the rest -> close.

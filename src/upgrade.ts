@@ -9,7 +9,9 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { DaemonError } from "./errors.ts";
 
+/** "alone", or "socket" when CONTROL_FD is the control socket. */
 const VARIABLE = "EROFSD_FOLLOWS";
+const CONTROL_FD = 4;
 /** A new version that needs longer is dropped. */
 const PREPARE_LIMIT_MS = 60_000;
 const READY_LIMIT_MS = 30_000;
@@ -42,11 +44,16 @@ export class Successor {
    * Starts the program that this process was started with, as it is on disk now, with the same
    * arguments. Resolves when it is prepared. Fault: upgrade_failed; then it is gone.
    */
-  static async start(environment: Readonly<Record<string, string>>): Promise<Successor> {
+  static async start(given: {
+    readonly environment: () => Readonly<Record<string, string>>;
+    readonly controlFd: number | undefined;
+  }): Promise<Successor> {
     const [, script = "", ...words] = process.argv;
+    const { controlFd } = given;
+    const follows = controlFd === undefined ? "alone" : "socket";
     const child = spawn(process.execPath, [...process.execArgv, script, ...words], {
-      env: { ...process.env, ...environment, [VARIABLE]: String(process.pid) },
-      stdio: ["ignore", "inherit", "inherit", "ipc"],
+      env: { ...process.env, ...given.environment(), [VARIABLE]: follows },
+      stdio: ["ignore", "inherit", "inherit", "ipc", controlFd ?? "ignore"],
     });
     const successor = new Successor(child);
     await successor.#until("prepared", PREPARE_LIMIT_MS);
@@ -104,6 +111,8 @@ export class Successor {
 
 /** The new daemon's side. */
 export interface Predecessor {
+  /** The control socket, where the old one has it of systemd. */
+  readonly controlFd: number | undefined;
   /** Tells that all is prepared, and resolves when it is our turn. Rejects when the old one died first. */
   turn(): Promise<void>;
   /** We serve: the old one may leave. */
@@ -112,11 +121,12 @@ export interface Predecessor {
 
 /** Undefined when this process was not started to follow another one. */
 export function predecessor(environment = process.env): Predecessor | undefined {
-  const isFollowing = environment[VARIABLE] !== undefined;
+  const follows = environment[VARIABLE];
   Reflect.deleteProperty(environment, VARIABLE);
-  if (!isFollowing || process.send === undefined) return undefined;
+  if (follows === undefined || process.send === undefined) return undefined;
   const send = process.send.bind(process);
   return {
+    controlFd: follows === "socket" ? CONTROL_FD : undefined,
     turn: () =>
       new Promise((resolve, reject) => {
         process.on("message", (word) => {

@@ -8,6 +8,7 @@ import { statusAnswer } from "../control/schema.ts";
 import { DaemonError } from "../errors.ts";
 import { packageVersion } from "../platform/package-root.ts";
 import { jsonOption, socketOptions, socketPath } from "./socket-options.ts";
+import { addTraceCommands } from "./trace-commands.ts";
 import { addViewCommands } from "./view-commands.ts";
 
 const EXIT_STATUS = `Exit status: 0 done, 1 a bug, 2 wrong usage or configuration,
@@ -17,7 +18,6 @@ Errors are a line on stderr, and a hint. Colours only on a terminal, none with N
 const CONFIG_FILE = `configuration file (default ${DEFAULT_CONFIG_PATH}, if it exists)`;
 const REFERENCE = "host[:port]/repo[:tag][@digest], or oci:PATH[:tag]";
 const PREFIX = "for this repository and those below it, instead of the whole host";
-const TRACE_KEY = "only what is mounted under this key, or has this digest; may be repeated";
 const FILLS = ["on-demand", "background"] as const;
 const FILL = "background: complete it while nobody needs the link (default: engine.fill)";
 const GRACE = "seconds that readers wait for a daemon when there is none";
@@ -154,31 +154,6 @@ function credentialOptions<T>(y: Argv<T>) {
   return socketOptions(y)
     .positional("host", { type: "string", demandOption: true, describe: "host[:port]" })
     .option("repository", { type: "string", requiresArg: true, describe: PREFIX });
-}
-
-function addTraceCommands(parser: Argv): Argv {
-  return parser.command(
-    "trace",
-    "what readers ask the daemon for",
-    (y) =>
-      y
-        .demandCommand(1, "which command of trace?")
-        .command("record [file]", "record it, until Ctrl-C", traceOptions, async (given) => {
-          const { recordTrace } = await import("./trace-command.ts");
-          const { file, output = file, seconds, key: keys = [] } = given;
-          await recordTrace({ socketPath: await socketPath(given), output, seconds, keys });
-        }),
-    () => undefined,
-  );
-}
-
-function traceOptions(y: Argv) {
-  return socketOptions(y)
-    .positional("file", { type: "string", describe: "where to; stdout when not given" })
-    .option("output", { type: "string", requiresArg: true, describe: "the same" })
-    .conflicts("file", "output")
-    .option("seconds", { type: "number", requiresArg: true, describe: "end by itself" })
-    .option("key", { type: "string", array: true, requiresArg: true, describe: TRACE_KEY });
 }
 
 function seconds(option: string, value: number): number {

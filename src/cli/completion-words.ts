@@ -24,6 +24,7 @@ const HELP: OptionWord = { name: "--help", summary: "show help" };
 const JSON_OPTION: OptionWord = { name: "--json", summary: "print JSON" };
 const CONFIG: OptionWord = { name: "--config", summary: "configuration file", takes: "file" };
 const ASKING = [{ name: "--socket", summary: "control socket", takes: "file" } as const, CONFIG];
+const OUTPUT: OptionWord = { name: "--output", summary: "where to", takes: "file" };
 const FILL = { name: "--fill", summary: "on-demand or background", takes: "text" } as const;
 const REPOSITORY = {
   name: "--repository",
@@ -64,18 +65,21 @@ export const COMMAND_WORDS: readonly CommandWord[] = [
     { name: "--token-stdin", summary: "read a token from standard input" },
   ]),
   command("logout", "make the daemon forget them", [...ASKING, REPOSITORY]),
-  command("trace", "what readers ask the daemon for", [], ["record"]),
+  command("trace", "what a container reads", [], ["record", "show", "push", "pull"]),
   command(
     "trace record",
     "record it, until Ctrl-C",
     [
       ...ASKING,
-      { name: "--output", summary: "where to", takes: "file" },
+      OUTPUT,
       { name: "--seconds", summary: "end by itself", takes: "text" },
       { name: "--key", summary: "only what has this key", takes: "text" },
     ],
-    "file",
+    "directory",
   ),
+  command("trace show", "list the files in it", [JSON_OPTION, CONFIG], "file"),
+  command("trace push", "store it beside its image", [JSON_OPTION, CONFIG], "file"),
+  command("trace pull", "get what was pushed", [CONFIG, OUTPUT]),
 ];
 
 function command(

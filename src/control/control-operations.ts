@@ -3,6 +3,7 @@
 // `signal` ends the wait of whoever asked, never the work that others may share.
 
 import type { ConfigView } from "../config/config-view.ts";
+import type { ImageHistory } from "./history-schema.ts";
 import type { CacheUsage, ImageDetail, ImageSummary } from "./image-schema.ts";
 import type {
   DropCredentials,
@@ -12,8 +13,8 @@ import type {
   RegisterRequest,
   RegisteredImage,
   Status,
-  TraceWish,
 } from "./schema.ts";
+import type { TraceWish } from "./trace-recorder.ts";
 
 export interface ControlOperations {
   health(): Health;
@@ -26,6 +27,10 @@ export interface ControlOperations {
   images(): Promise<readonly ImageSummary[]>;
   /** By fsid, reference or manifest digest. Fault: image_unknown. */
   image(name: string): Promise<ImageDetail>;
+  /** Where its files lie, lines of JSON as they are found. Faults: image_unknown, image_*, those of its source. */
+  imageFiles(name: string, signal: AbortSignal): AsyncIterable<string>;
+  /** What its streams have been asked for and have got since they were opened. Fault: image_unknown. */
+  imageHistory(name: string): ImageHistory;
   cacheUsage(): Promise<CacheUsage>;
   lastFailure(cookieKey: string): PastFailure;
   status(): Status;

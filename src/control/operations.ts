@@ -90,6 +90,8 @@ export interface OperationsParts {
   readonly status: () => Status;
   readonly metrics: ControlOperations["metrics"];
   readonly trace: ControlOperations["trace"];
+  readonly imageFiles: ControlOperations["imageFiles"];
+  readonly imageHistory: ControlOperations["imageHistory"];
   /** Aborts when the daemon stops, and with it what is being registered. */
   readonly stopping: AbortSignal;
 }
@@ -120,6 +122,8 @@ export function controlOperations(parts: OperationsParts): ControlOperations {
     metrics: parts.metrics,
     trace: parts.trace,
     upgrade: parts.upgrade,
+    imageFiles: parts.imageFiles,
+    imageHistory: parts.imageHistory,
     events: (signal) => events.listen(signal),
     ...credentialOperations(parts.pushed),
   };

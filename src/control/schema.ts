@@ -80,11 +80,20 @@ export const traceQuery = z.strictObject({
   seconds: z.coerce.number().positive().max(86_400).optional(),
   /** Cookie keys or digests of streams; none: all. */
   key: z.array(z.string().min(1).max(252)).max(64).optional(),
+  /** What is read of this image: an fsid, a reference or a manifest's digest. */
+  image: z.string().min(1).max(4096).optional(),
 });
-export interface TraceWish {
-  readonly seconds?: number | undefined;
-  readonly keys: readonly string[];
-}
+
+/** GET /v1/images/{name}/files: a line for each file that has blocks of its own, then `end`. */
+export const fileLine = z.union([
+  z.strictObject({
+    file: z.string(),
+    /** Device (0: the primary one), offset and length in its stream. */
+    parts: z.array(z.tuple([z.number(), z.number(), z.number()])),
+  }),
+  z.strictObject({ end: z.literal(true) }),
+]);
+export type FileLine = z.infer<typeof fileLine>;
 
 /** GET /v1/status */
 export const statusAnswer = z.strictObject({

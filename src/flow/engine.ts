@@ -13,6 +13,7 @@ import { NeighbourFill } from "./neighbour-fill.ts";
 import { SpareConnections } from "./spare-connections.ts";
 import { queuedRead, refill, serveRead } from "./serve-request.ts";
 import { type SharedParts, StreamFlow } from "./stream-flow.ts";
+import { HistorySpace } from "./stream-history.ts";
 import type { FlowParts, Stream, StreamCounters } from "./stream.ts";
 
 export interface OpenObjectFacts {
@@ -57,7 +58,8 @@ export class Engine {
     const queue = new FetchQueue(parts.slabs, parts.clock, { requestsPerHost });
     const neighbours = new NeighbourFill(parts.clock);
     const spares = new SpareConnections({ clock: parts.clock, queue, meter });
-    this.#parts = { ...parts, queue, meter, neighbours, spares, refill };
+    const historySpace = new HistorySpace();
+    this.#parts = { ...parts, queue, meter, neighbours, spares, historySpace, refill };
   }
 
   /** `listener` is told of every object that has become ready to be filled. */
@@ -78,7 +80,11 @@ export class Engine {
       });
     }
     const flow = new StreamFlow(stream, this.#parts, this.countersOf(stream.key));
-    for (const [key, other] of this.#flows) if (other.isIdle) this.#flows.delete(key);
+    for (const [key, other] of this.#flows) {
+      if (!other.isIdle) continue;
+      this.#flows.delete(key);
+      other.history.forget();
+    }
     this.#flows.set(stream.key, flow);
     return flow;
   }
@@ -95,6 +101,11 @@ export class Engine {
   liveStream(key: string): Stream | undefined {
     const flow = this.#flows.get(key);
     return flow === undefined || flow.isIdle ? undefined : flow.stream;
+  }
+
+  /** The flow of this key, whatever is open on it. */
+  knownFlow(key: string): StreamFlow | undefined {
+    return this.#flows.get(key);
   }
 
   /** The flow of this key, when an object that can be filled is open on it. */

@@ -22,6 +22,8 @@ export function onlyOperations(given: Partial<ControlOperations>): ControlOperat
     dropCredentials: never,
     trace: never,
     upgrade: never,
+    imageFiles: never,
+    imageHistory: never,
     events: never,
     ...given,
   };

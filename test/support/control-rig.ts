@@ -8,6 +8,8 @@ import { onTestFinished } from "vitest";
 import { parseConfig } from "../../src/config/config.ts";
 import type { ControlOperations } from "../../src/control/control-operations.ts";
 import { EventHub } from "../../src/control/event-hub.ts";
+import { imageFilesOf } from "../../src/control/image-files.ts";
+import { imageHistoryOf } from "../../src/control/image-history.ts";
 import { KnownImages } from "../../src/control/known-images.ts";
 import { bindingObserver, failureObserver, observedHandler } from "../../src/control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "../../src/control/operations.ts";
@@ -56,6 +58,13 @@ export class ControlRig {
     const version = "1.2.3";
     const recorder = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
     const lastFailure = this.failures.last.bind(this.failures);
+    const images = new KnownImages({
+      bindings: names.bindings,
+      engine,
+      cacheDir: folder,
+      lastFailure,
+    });
+    const { source } = names.flow;
     this.operations = controlOperations({
       upgrade: () => Promise.reject(new Error("nobody asks for it here")),
       mounts: undefined,
@@ -67,12 +76,7 @@ export class ControlRig {
       fill: () => {
         this.fillLooks += 1;
       },
-      images: new KnownImages({
-        bindings: names.bindings,
-        engine,
-        cacheDir: folder,
-        lastFailure,
-      }),
+      images,
       failures: this.failures,
       pushed: new PushedCredentials(),
       readiness: this.readiness,
@@ -93,6 +97,8 @@ export class ControlRig {
       }),
       metrics: () => Promise.resolve({ contentType: "text/plain", text: "up 1\n" }),
       trace: recorder.record.bind(recorder),
+      imageFiles: imageFilesOf(images, { source, clock, bootstrapDirectory: folder }),
+      imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
       stopping: this.stopping.signal,
     });
     const { socketPath, operations, log } = this;

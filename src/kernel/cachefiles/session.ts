@@ -116,6 +116,11 @@ export class CachefilesSession implements KernelDoor {
     return this.#kernelObjects?.areAllKnown ?? true;
   }
 
+  /** Takes what is readable, though nobody said that it is; ends the session as a failed read does. */
+  probe(): void {
+    if (this.#watcher !== undefined) this.#drain();
+  }
+
   pause(): void {
     this.#paused = true;
     this.#watcher?.close();

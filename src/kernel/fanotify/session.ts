@@ -104,6 +104,14 @@ export class FanotifySession implements KernelDoor {
     return this.#files.isAnyMarkedMounted;
   }
 
+  /** Takes what is readable, though nobody said that it is; ends the session as a failed read does. */
+  probe(): void {
+    if (this.#watcher === undefined) return;
+    this.#take(READS_PER_TURN_MAX, (access) => {
+      this.#access(access);
+    });
+  }
+
   /**
    * Opens the cache file of a key and marks it. Each opening is to be released, and the file is
    * closed some time after all are and nobody has it mounted. Faults: what the handler refuses

@@ -130,7 +130,13 @@ export class Site {
   static #startDaemon(cacheDir: string, command: Command): Promise<RunningDaemon> {
     const kernel = '[kernel]\ndoor = "fanotify"';
     const engine = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
-    return startDaemon({ program, cacheDir, logLevel: "debug", config: `${kernel}\n${engine}`, command });
+    return startDaemon({
+      program,
+      cacheDir,
+      logLevel: "debug",
+      config: `${kernel}\n${engine}`,
+      command,
+    });
   }
 
   /** Spoken to by the daemon; it can be stopped and paused. */
