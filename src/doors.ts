@@ -131,7 +131,7 @@ function fanotifyDoor(
   opened: OpenGroup & { readonly left?: readonly LeftFile[] },
 ): OpenDoor {
   const cacheDir = config.cache.dir;
-  const parts = { native, clock, log, cacheDir, pid: process.pid, onObjects };
+  const parts = { native, clock, log, cacheDir, limits: config.cache, pid: process.pid, onObjects };
   const door = new FanotifySession({ ...parts, ...opened });
   return { kind: "fanotify", door, fds: { fanotify: opened.groupFd, journal: opened.journal.fd } };
 }

@@ -58,6 +58,10 @@ export type Fault =
   | { code: "route_unknown"; path: string }
   | { code: "method_unsupported"; method: string; path: string; allowed: readonly string[] }
   | { code: "image_unknown"; name: string }
+  | { code: "image_in_use"; name: string; detail: string }
+  | { code: "nothing_matches"; reference: string; names: string }
+  | { code: "trace_mismatch"; reference: string; detail: string }
+  | { code: "prefetch_unknown"; id: string }
   | { code: "daemon_busy"; detail: string }
   | { code: "daemon_not_ready"; detail: string }
   | { code: "mount_failed"; target: string; detail: string }
@@ -265,6 +269,15 @@ export const ERROR_POLICY = {
   route_unknown: policy("never", ENOENT, USAGE, "GET /openapi.json lists what there is"),
   method_unsupported: policy("never", EINVAL, USAGE, "GET /openapi.json lists what there is"),
   image_unknown: policy("never", ENOENT, IMAGE, "`erofsd images` lists what there is"),
+  image_in_use: policy("never", EINVAL, USAGE, "unmount it, or cancel its prefetch, first"),
+  nothing_matches: policy(
+    "never",
+    ENOENT,
+    USAGE,
+    "name paths as in the image's root; quote globs, so that the shell leaves them alone",
+  ),
+  trace_mismatch: policy("never", EINVAL, USAGE, "take a trace of this image"),
+  prefetch_unknown: policy("never", ENOENT, USAGE, "`erofsd prefetch ls` lists what there is"),
   daemon_busy: policy("same-source", EIO, DAEMON, "try again in a moment"),
   daemon_not_ready: policy("same-source", EIO, DAEMON, "try again in a moment"),
   mount_failed: policy("never", EIO, DAEMON, "the daemon's log has the cause"),

@@ -101,6 +101,14 @@ export function describeFault(fault: Fault): string {
       return `${fault.path} does not take ${fault.method}, only ${fault.allowed.join(", ")}`;
     case "image_unknown":
       return `no image is known as "${fault.name}"`;
+    case "image_in_use":
+      return `"${fault.name}" is in use: ${fault.detail}`;
+    case "nothing_matches":
+      return `${fault.reference}: no file matches ${fault.names}`;
+    case "trace_mismatch":
+      return `${fault.reference}: this trace is not of it: ${fault.detail}`;
+    case "prefetch_unknown":
+      return `there is no prefetch "${fault.id}"`;
     case "mount_failed":
       return `mounting ${fault.target} failed: ${fault.detail}`;
     default:

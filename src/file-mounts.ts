@@ -5,11 +5,12 @@
 // its own it is all of that.
 
 import { DaemonError, asDaemonError } from "./errors.ts";
+import { deviceKey } from "./flow/streams.ts";
 import { ErofsReader } from "./image/erofs/inode.ts";
 import { hasKnownMetadata, metadataExtents, metadataPlaces } from "./image/erofs/metadata.ts";
 import { SUPERBLOCK_HEAD_BYTES, parseSuperblock } from "./image/erofs/superblock.ts";
 import type { FileObject } from "./kernel/fanotify/file-object.ts";
-import type { OpenedFile } from "./kernel/fanotify/open-files.ts";
+import type { OpenedFile } from "./kernel/fanotify/open-entry.ts";
 import type { FanotifySession } from "./kernel/fanotify/session.ts";
 import { nextTurn } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
@@ -99,11 +100,6 @@ export class FileMounts {
     await fill.settled();
     return true;
   }
-}
-
-/** The key of a device as a mount over fscache would ask for it. */
-function deviceKey({ digest, format }: StreamRecord): string {
-  return format === "rafs" ? digest.slice("sha256:".length) : digest;
 }
 
 function* pieces({ offset, length }: Extent): Iterable<Extent> {

@@ -16,6 +16,11 @@ export class BlockSet {
     this.#words = new Uint32Array(Math.ceil(this.#blockCount / 32));
   }
 
+  /** Of the stream, in whole blocks. */
+  get sizeBytes(): number {
+    return this.#blockCount * BLOCK_BYTES;
+  }
+
   /** The set as bytes, one bit a block, the lowest first; a copy. */
   serialize(): Uint8Array {
     return new Uint8Array(this.#words.slice().buffer);

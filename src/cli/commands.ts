@@ -7,6 +7,7 @@ import { ask } from "../control/client.ts";
 import { statusAnswer } from "../control/schema.ts";
 import { DaemonError } from "../errors.ts";
 import { packageVersion } from "../platform/package-root.ts";
+import { addPrefetchCommands } from "./prefetch-words.ts";
 import { jsonOption, socketOptions, socketPath } from "./socket-options.ts";
 import { addTraceCommands } from "./trace-commands.ts";
 import { addViewCommands } from "./view-commands.ts";
@@ -45,10 +46,11 @@ export async function runCommand(words: string[]): Promise<number> {
 }
 
 function addCommands(parser: Argv): Argv {
-  return addTraceCommands(addCredentialCommands(addViewCommands(addImageCommands(parser))));
+  const looking = addPrefetchCommands(addViewCommands(addImageCommands(addDaemonCommands(parser))));
+  return addTraceCommands(addCredentialCommands(looking));
 }
 
-function addImageCommands(parser: Argv): Argv {
+function addDaemonCommands(parser: Argv): Argv {
   return parser
     .command(
       "serve",
@@ -77,7 +79,11 @@ function addImageCommands(parser: Argv): Argv {
         const { upgradeCommand } = await import("./upgrade-command.ts");
         await upgradeCommand({ ...given, socketPath: await socketPath(given) });
       },
-    )
+    );
+}
+
+function addImageCommands(parser: Argv): Argv {
+  return parser
     .command(
       "mount <reference> <directory>",
       "mount an image",

@@ -14,6 +14,7 @@ import {
 } from "../control/schema.ts";
 import { DaemonError } from "../errors.ts";
 import { cookieKeyProblem, volumePartProblem } from "../kernel/cachefiles/keys.ts";
+import { absoluteReference } from "./absolute-reference.ts";
 import { isOpenPath } from "../kernel/fanotify/names.ts";
 import { bindMount, listMounts, mountErofs, unmount } from "../kernel/mount.ts";
 import type { MountEntry } from "../kernel/mount.ts";
@@ -78,12 +79,6 @@ async function mountPoint(directory: string): Promise<string> {
   if (found?.isDirectory() === true) return realpath(directory);
   const detail = found === undefined ? "does not exist" : "is no directory";
   throw new DaemonError({ code: "usage_invalid", detail: `${directory} ${detail}` });
-}
-
-function absoluteReference(reference: string): string {
-  const [, kind, path] = /^(oci|rafs):([^/].*)$/.exec(reference) ?? [];
-  const absolute = path === undefined ? reference : `${kind}:${resolve(path)}`;
-  return absolute.replace(/(?<=^rafs:.*\?blobs=)[^/].*$/, (directory) => resolve(directory));
 }
 
 function refuseDangerousKeys(image: RegisteredImage): void {

@@ -33,6 +33,8 @@ const cache = z
     frun: percent.default(7),
     fcull: percent.default(5),
     fstop: percent.default(1),
+    /** fanotify: what cache files may take together. */
+    size: bytes("16MiB", "1048576GiB").optional(),
   })
   .superRefine((limits, context) => {
     for (const kind of ["b", "f"] as const) {
@@ -113,6 +115,14 @@ export const configSchema = z.strictObject({
       fill: z.enum(["on-demand", "background"]).default("on-demand"),
       integrity: z.enum(["prefer", "require"]).default("prefer"),
       writer_threads: z.int().min(1).max(64).default(4),
+    })
+    .prefault({}),
+  prefetch: z
+    .strictObject({
+      /** For all together, a second; 0B: no limit. */
+      bandwidth: bytes("0B", "64GiB").prefault("0B"),
+      /** Prefetches under way at once; others wait for their turn. */
+      jobs: z.int().min(1).max(64).default(4),
     })
     .prefault({}),
   limits: z

@@ -6,6 +6,12 @@ import type { ConfigView } from "../config/config-view.ts";
 import type { ImageHistory } from "./history-schema.ts";
 import type { CacheUsage, ImageDetail, ImageSummary } from "./image-schema.ts";
 import type {
+  ChangePrefetch,
+  PrefetchView,
+  StartPrefetch,
+  StartedPrefetch,
+} from "./prefetch-schema.ts";
+import type {
   DropCredentials,
   Health,
   PastFailure,
@@ -43,6 +49,16 @@ export interface ControlOperations {
   upgrade(): Promise<{ readonly pid: number }>;
   /** Lines of JSON as they come, until they end or `signal` aborts. */
   trace(wish: TraceWish, signal: AbortSignal): AsyncIterable<string>;
+  /** Faults: nothing_matches, trace_mismatch, daemon_busy, and those of resolving a reference. */
+  startPrefetch(request: StartPrefetch, signal: AbortSignal): Promise<StartedPrefetch>;
+  prefetches(): readonly PrefetchView[];
+  /** Fault of this and the next three: prefetch_unknown. */
+  prefetch(id: string): PrefetchView;
+  changePrefetch(id: string, change: ChangePrefetch): Promise<PrefetchView>;
+  /** One that has ended is forgotten. */
+  cancelPrefetch(id: string): Promise<PrefetchView>;
+  /** Server-Sent Events whenever it has got on, until it has ended or `signal` aborts. */
+  watchPrefetch(id: string, signal: AbortSignal): AsyncIterable<string>;
   /** Server-Sent Events as they come, until the daemon stops or `signal` aborts. */
   events(signal: AbortSignal): AsyncIterable<string>;
 }

@@ -10,14 +10,16 @@ import { DaemonError } from "../errors.ts";
 import type { MountFiles } from "../file-mounts.ts";
 import type { NameResolver } from "../flow/name-resolver.ts";
 import { cookieKeyProblem } from "../kernel/cachefiles/keys.ts";
-import { type Clock, cancelledBy } from "../platform/clock.ts";
+import type { Clock } from "../platform/clock.ts";
 import type { PushedCredentials } from "../source/registry/credentials/pushed.ts";
 import type { Binding, Bindings, CookieName } from "../state/bindings.ts";
 import type { ControlOperations } from "./control-operations.ts";
 import type { EventHub } from "./event-hub.ts";
 import { failureOf } from "./failures.ts";
 import type { KnownImages } from "./known-images.ts";
+import type { PrefetchOperations } from "./prefetch-operations.ts";
 import type { PastFailure, RegisterRequest, RegisteredImage, Status } from "./schema.ts";
+import { whileWaited } from "./while-waited.ts";
 
 const FAILURES_MAX = 1024;
 /** Under way at once; whoever is gone may have left some. */
@@ -90,6 +92,7 @@ export interface OperationsParts {
   readonly status: () => Status;
   readonly metrics: ControlOperations["metrics"];
   readonly trace: ControlOperations["trace"];
+  readonly prefetch: PrefetchOperations;
   readonly imageFiles: ControlOperations["imageFiles"];
   readonly imageHistory: ControlOperations["imageHistory"];
   /** Aborts when the daemon stops, and with it what is being registered. */
@@ -126,6 +129,7 @@ export function controlOperations(parts: OperationsParts): ControlOperations {
     imageHistory: parts.imageHistory,
     events: (signal) => events.listen(signal),
     ...credentialOperations(parts.pushed),
+    ...parts.prefetch,
   };
 }
 
@@ -176,23 +180,6 @@ async function registerImage(
       : { files: { primary: files.primary, devices: [...files.devices] } }),
     sizeBytes: [binding.stream, ...binding.devices].reduce((sum, each) => sum + each.size, 0),
   };
-}
-
-/** As `work` settles, or `cancelled` as soon as `signal` aborts; `work` does not notice. */
-async function whileWaited<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  let leave: () => void = () => undefined;
-  const left = new Promise<never>((_, reject) => {
-    leave = () => {
-      reject(cancelledBy(signal));
-    };
-  });
-  signal.addEventListener("abort", leave, { once: true });
-  if (signal.aborted) leave();
-  try {
-    return await Promise.race([work, left]);
-  } finally {
-    signal.removeEventListener("abort", leave);
-  }
 }
 
 export function credentialOperations(

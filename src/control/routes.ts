@@ -6,6 +6,7 @@ import { configView } from "../config/config-view.ts";
 import { packageVersion } from "../platform/package-root.ts";
 import { imageHistory } from "./history-schema.ts";
 import { cacheAnswer, imageDetail, imageName, imagesAnswer } from "./image-schema.ts";
+import { prefetchRoutes } from "./prefetch-routes.ts";
 import { type Route, TAKES_NOTHING, jsonRoute, textRoute } from "./route.ts";
 import {
   dropCredentials,
@@ -206,6 +207,7 @@ export const ROUTES: readonly Route[] = [
   ...daemonRoutes,
   ...imageRoutes,
   ...credentialRoutes,
+  ...prefetchRoutes,
   ...streamRoutes,
   upgradeRoute,
   describeRoute,

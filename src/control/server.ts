@@ -156,7 +156,7 @@ export class ControlServer {
     const asked: Asked = {
       params,
       query: new URLSearchParams(query),
-      body: await readBody(request, this.#limits.bodyBytesMax),
+      body: await readBody(request, route.bodyBytesMax ?? this.#limits.bodyBytesMax),
     };
     return route.respond(this.#operations, asked, gone);
   }

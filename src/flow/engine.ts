@@ -3,6 +3,7 @@
 // It is handed its clock, its source and its buffers, so a test can drive it.
 
 import { LRUCache } from "lru-cache";
+import type { BlockSet } from "../cache/block-set.ts";
 import { DaemonError } from "../errors.ts";
 import type { KernelObject, ReadRequest } from "../kernel/transport.ts";
 import type { Extent } from "../units.ts";
@@ -170,6 +171,15 @@ export class Engine {
       if (kernel.volumeKey === volumeKey && kernel.cookieKey === cookieKey) return true;
     }
     return false;
+  }
+
+  /** What is cached of an object that can be filled; undefined when there is none of this name. */
+  blocksOf(volumeKey: string, cookieKey: string): BlockSet | undefined {
+    for (const [kernel, { object }] of this.#served) {
+      if (kernel.volumeKey !== volumeKey || kernel.cookieKey !== cookieKey) continue;
+      if (object.queued === undefined) return object.blocks;
+    }
+    return undefined;
   }
 
   get openObjects(): readonly OpenObjectFacts[] {

@@ -25,6 +25,12 @@ export function onlyOperations(given: Partial<ControlOperations>): ControlOperat
     imageFiles: never,
     imageHistory: never,
     events: never,
+    startPrefetch: never,
+    prefetches: never,
+    prefetch: never,
+    changePrefetch: never,
+    cancelPrefetch: never,
+    watchPrefetch: never,
     ...given,
   };
 }

@@ -33,6 +33,7 @@ export class NamesRig {
   readonly failures: { key: string; error: DaemonError }[] = [];
   readonly bindings: Bindings;
   readonly names: NameResolver;
+  readonly streams: Streams;
   readonly opener: Opener;
   readonly path: string;
   /** What each reference resolves to; "stall": when `release` is called. */
@@ -50,7 +51,7 @@ export class NamesRig {
       openTimeoutMs: OPEN_TIMEOUT_MS,
       mayBeMounted: () => false,
     };
-    const streams = new Streams({
+    this.streams = new Streams({
       source: this.flow.source,
       store: new StreamStore(dirname(path)),
       decoder: () => Promise.reject(new Error("nothing here is compressed")),
@@ -59,7 +60,7 @@ export class NamesRig {
     this.names = new NameResolver({
       ...common,
       bindings,
-      streams,
+      streams: this.streams,
       references: this.#references(),
       admit: () => Promise.reject(new Error("no Nydus image is published here")),
       integrity: options.integrity ?? "prefer",

@@ -9,7 +9,7 @@
 // at before every flight, and a flight is so small that who comes while one is in the air
 // hardly notices.
 
-import { type Code, type DaemonError, asDaemonError } from "../../errors.ts";
+import { type DaemonError, asDaemonError } from "../../errors.ts";
 import type { DeviceExtent } from "../../image/erofs/inode.ts";
 import type { Clock } from "../../platform/clock.ts";
 import type { Log } from "../../platform/log.ts";
@@ -18,6 +18,7 @@ import type { Engine } from "../engine.ts";
 import { type Fill, PrefetchCursor } from "./cursor.ts";
 import { prefetchTableExtents } from "./files.ts";
 import { PrefetchPace, RateGate, Transfer } from "./pace.ts";
+import { isPassing } from "./passing.ts";
 import { streamKey } from "../streams.ts";
 
 /** As nydusd's clients ask for it. */
@@ -84,16 +85,6 @@ const IDLE_MS = 2_000;
 const FLIGHTS_MAX = 2;
 /** A long walk over what is cached lets others run. */
 const YIELD_MS = 1;
-/** These pass: a plan waits for their end, however long it takes. */
-const PASSING: readonly Code[] = [
-  "registry_unreachable",
-  "registry_timeout",
-  "registry_failed",
-  "registry_throttled",
-  "deadline_exceeded",
-  "failed_recently",
-];
-
 interface Run {
   readonly key: string;
   readonly cursor: PrefetchCursor;
@@ -336,7 +327,7 @@ export class Prefetcher {
       return;
     }
     const { code } = failure.fault;
-    const isLater = code === "cancelled" || (run.plan !== undefined && PASSING.includes(code));
+    const isLater = code === "cancelled" || (run.plan !== undefined && isPassing(failure));
     const isKept = cursor.putBack(fill, isLater ? "later" : "failed");
     if (code === "cancelled") return;
     run.plan?.onFailure(failure, !isKept);

@@ -10,9 +10,7 @@ import { randomBytes } from "node:crypto";
 import { mkdir, rm, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { DaemonError, asDaemonError, invariant } from "../../errors.ts";
-import { type Clock, sleep } from "../../platform/clock.ts";
-import type { Log } from "../../platform/log.ts";
-import type { Native } from "../../platform/native.ts";
+import { sleep } from "../../platform/clock.ts";
 import type { Extent } from "../../units.ts";
 import { PendingRequest } from "../pending-request.ts";
 import type { KernelHandler } from "../transport.ts";
@@ -22,7 +20,9 @@ import { FileObject } from "./file-object.ts";
 import { type LeftFile, forgetOpen, noteOpen } from "./left-files.ts";
 import { Marks } from "./marks.ts";
 import { type KeyName, cacheFileName, openDirectory, streamsDirectory } from "./names.ts";
+import type { LeftOpen, OpenEntry, OpenFilesParts, OpenedFile } from "./open-entry.ts";
 import { OrphanFiles } from "./orphan-files.ts";
+import { CacheRoom } from "./room.ts";
 
 /** How often it is asked whether files are still in use. */
 const LOOK_EVERY_MS = 1000;
@@ -31,47 +31,9 @@ const LOOK_SOON_MS = 50;
 /** Whoever has found a link before it went has opened its file by then. */
 const LINK_GONE_MS = 250;
 
-export interface OpenFilesParts {
-  readonly native: Native;
-  readonly clock: Clock;
-  readonly log: Log;
-  readonly groupFd: number;
-  readonly cacheDir: string;
-  readonly messages: { open: number; close: number };
-  readonly writes: { writes: number; writtenBytes: number };
-  /** Told how many files are open, whenever that changes. */
-  readonly onCount: (count: number) => void;
-}
-
-/** A file that is open, by an fd of ours. */
-interface LeftOpen {
-  readonly left: LeftFile;
-  readonly fd: number;
-}
-
-/** A stream that may be mounted until `release`, and then for as long as it is. */
-export interface OpenedFile {
-  readonly object: FileObject;
-  /** What a mount names as its source, or as a device. */
-  readonly path: string;
-  /** Idempotent. It can be mounted for `mountWithinMs` more, unless somebody has it mounted. */
-  readonly release: (mountWithinMs: number) => void;
-}
-
-interface OpenEntry {
-  readonly object: FileObject;
-  readonly file: CacheFile;
-  readonly link: string;
-  readonly target: string;
-  /** Whoever has asked for it does not hold it yet. */
-  isOpening: boolean;
-  /** Until then somebody may be about to mount it. */
-  awaitedUntilMs: number;
-  closing: Promise<void> | undefined;
-}
-
 export class OpenFiles {
   readonly #parts: OpenFilesParts;
+  readonly #room: CacheRoom;
   /** By key: on its way, or open. */
   readonly #opening = new Map<string, Promise<OpenEntry>>();
   readonly #entries = new Map<string, OpenEntry>();
@@ -91,6 +53,7 @@ export class OpenFiles {
     this.#marks = new Marks(parts);
     const isMounted = this.#isMounted.bind(this);
     this.#orphans = new OrphanFiles({ ...parts, marks: this.#marks, isMounted });
+    this.#room = new CacheRoom(parts);
   }
 
   start(handler: KernelHandler): void {
@@ -259,7 +222,7 @@ export class OpenFiles {
   async #openFile(key: KeyName, sizeBytes: number, left?: LeftOpen): Promise<CacheFile> {
     const { native, clock, log } = this.#parts;
     const path = this.#pathOf(key, sizeBytes);
-    const parts = { native, clock, log, path, key, sizeBytes };
+    const parts = { native, clock, log, room: this.#room, path, key, sizeBytes };
     if (left === undefined) return CacheFile.open(parts);
     if (left.left.sizeBytes !== sizeBytes) {
       const detail = `it is mounted with ${left.left.sizeBytes} bytes, and stands for ${sizeBytes}`;
@@ -396,6 +359,7 @@ export class OpenFiles {
   /** Closes everything; resolves with the keys of what is mounted and not complete. */
   async stop(error: DaemonError): Promise<string[]> {
     this.#stopping.abort(error);
+    this.#room.stop();
     this.#cancelLook?.();
     for (const { pending, refuse } of this.#opens) {
       pending.preempt(() => {
@@ -429,6 +393,7 @@ export class OpenFiles {
         refuse(error);
       });
     }
+    this.#room.stop();
     await Promise.allSettled([this.#adopted, ...this.#opening.values()]);
     const entries = [...this.#entries.values()];
     await Promise.all(

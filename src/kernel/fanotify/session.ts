@@ -24,7 +24,9 @@ import type { FileObject } from "./file-object.ts";
 import type { EventJournal } from "./journal.ts";
 import type { LeftFile } from "./left-files.ts";
 import type { KeyName } from "./names.ts";
-import { OpenFiles, type OpenedFile } from "./open-files.ts";
+import type { OpenedFile } from "./open-entry.ts";
+import { OpenFiles } from "./open-files.ts";
+import type { RoomLimits } from "./room.ts";
 
 /** Reads of the group per readiness, so that answers and network data get their turn in between. */
 const READS_PER_TURN_MAX = 4;
@@ -40,6 +42,7 @@ export interface FanotifyParts {
   readonly lockFd: number;
   readonly journal: EventJournal;
   readonly cacheDir: string;
+  readonly limits: RoomLimits;
   /** Ours: what we read ourselves never waits. */
   readonly pid: number;
   /** What a daemon before us had open. */
