@@ -5,6 +5,7 @@
 
 import { release } from "node:os";
 import type { Config } from "./config/config.ts";
+import { Activity } from "./control/activity.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
 import { EventHub } from "./control/event-hub.ts";
 import { imageFilesOf } from "./control/image-files.ts";
@@ -13,30 +14,35 @@ import { KnownImages } from "./control/known-images.ts";
 import { bindingObserver, failureObserver } from "./control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
+import { prefetchOperations } from "./control/prefetch-operations.ts";
 import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
-import { type CountingDoor, type DoorParts, openDoor } from "./doors.ts";
+import { type CountingDoor, openDoor } from "./doors.ts";
 import { asDaemonError } from "./errors.ts";
 import { FileMounts } from "./file-mounts.ts";
 import { Admission } from "./flow/admission.ts";
 import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
 import { NameResolver } from "./flow/name-resolver.ts";
-import { Opener } from "./flow/open-image.ts";
+import { Opener, type OpenerParts } from "./flow/open-image.ts";
+import type { Prefetches } from "./flow/prefetch/prefetches.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
+import type { HeldFds } from "./kernel/keeper.ts";
 import { Keeping, takeHeld } from "./keeping.ts";
 import type { Life } from "./life.ts";
 import { systemClock as clock } from "./platform/clock.ts";
 import type { RootLog } from "./platform/log.ts";
 import type { Native } from "./platform/native.ts";
-import type { Systemd } from "./platform/systemd.ts";
 import { packageVersion } from "./platform/package-root.ts";
+import { buildPrefetches, fileHolder, whenMounted } from "./prefetch-serving.ts";
+import type { Systemd } from "./platform/systemd.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
 import type { CookieName } from "./state/bindings.ts";
+import { Watching } from "./watching.ts";
 
 export interface DaemonParts {
   readonly config: Config;
@@ -52,47 +58,27 @@ export type Serving = Awaited<ReturnType<typeof buildServing>>;
 /** Nothing is asked or answered yet: start the door, and listen. Faults: those of state, door and keeper. */
 export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade">) {
   const { config, native, log, systemd, passed } = parts;
-  const keepingParts = { native, log, systemd, cacheDir: config.cache.dir };
-  const held = await takeHeld(keepingParts, passed);
+  const held = await takeHeld({ native, log, systemd, cacheDir: config.cache.dir }, passed);
   const isAdopted = held.cachefiles !== undefined || held.fanotify !== undefined;
   const failures = new FailureLog();
   const events = new EventHub({ clock, unixMs: Date.now });
   const failed = failureObserver(failures, events);
-  const onFillFailure = failed.ofFill;
-  const rooms = await buildRooms({ config, native, log, onFillFailure }, isAdopted);
+  const activity = new Activity(clock);
+  const watched = { observe: activity, onFillFailure: failed.ofFill };
+  const rooms = await buildRooms({ config, native, log, ...watched }, isAdopted);
   const { source, engine, bindings } = rooms;
-  const domainId = config.kernel.domain_id;
-  const volumeKey = volumeKeyOf(domainId);
   let door: CountingDoor | undefined;
-  // What a daemon before us had bound may be mounted as that, until its mounts are all known.
-  const boundBefore = new Set(isAdopted ? [...bindings.all()].map(nameOf) : []);
-  const mayBeMounted = (name: CookieName): boolean =>
-    boundBefore.has(nameOf(name)) && door?.areAllKnown !== true;
+  const knowsAll = (): boolean => door?.areAllKnown === true;
+  const mayBeMounted = isAdopted ? boundBefore(bindings, knowsAll) : () => false;
   const names = buildNames({ config, rooms, log, mayBeMounted });
-  const opener = new Opener({
-    clock,
-    log,
-    engine,
-    openTimeoutMs: config.limits.open_timeout,
-    names,
-    volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
-    onFailure: failed.ofOpen,
-  });
-  const { prefetcher, fills } = buildFills(config, { ...rooms, opener }, log);
-  let keeping: Keeping | undefined;
-  const onObjects = (count: number): void => keeping?.objects(count);
-  const opened = await openServedDoor({ config, native, log, held, onObjects });
-  const { kind: doorKind, mounts, fds } = opened;
+  const opener = buildOpener({ config, engine, names, log, onFailure: failed.ofOpen });
+  const filling = buildFills(config, { ...rooms, opener }, log);
+  const { prefetcher } = filling;
+  const { kind: doorKind, mounts, holder, keeping, ...opened } = await openKeptDoor(parts, held);
   door = opened.door;
-  const allowUnsafe = config.kernel.allow_unsafe;
-  try {
-    keeping = await Keeping.start(keepingParts, { fds, allowUnsafe });
-  } catch (error) {
-    await door.stop(asDaemonError(error));
-    throw error;
-  }
+  const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
   bindings.observer = bindingObserver(events);
-  const { control, ...watched } = await buildControl({
+  const { control, ...watching } = await buildControl({
     config,
     log,
     rooms,
@@ -101,14 +87,14 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
     mounts,
     failures,
     events,
-    fill: () => {
-      fills.look();
-    },
+    activity,
+    fill: filling.fills.look.bind(filling.fills),
+    prefetches,
     upgrade: () => life.upgrade(),
   });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
-    await rooms.metrics();
+    await watching.watching.began();
   };
   const handler = new Admission(opener, engine);
   return {
@@ -116,17 +102,35 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
     engine,
     names,
     opener,
-    prefetcher,
-    fills,
+    prefetches,
     door,
-    keeping,
     doorKind,
     mounts,
     control,
     warmUp,
     handler,
-    ...watched,
+    keeping,
+    ...filling,
+    ...watching,
   };
+}
+
+function buildOpener(parts: {
+  readonly config: Config;
+  readonly engine: Engine;
+  readonly names: NameResolver;
+  readonly log: RootLog["log"];
+  readonly onFailure: OpenerParts["onFailure"];
+}): Opener {
+  const { config, ...rest } = parts;
+  const domainId = config.kernel.domain_id;
+  const volumeKey = volumeKeyOf(domainId);
+  return new Opener({
+    clock,
+    ...rest,
+    openTimeoutMs: config.limits.open_timeout,
+    volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
+  });
 }
 
 function buildFills(
@@ -139,8 +143,14 @@ function buildFills(
   return { prefetcher, fills: new BackgroundFill({ engine, bindings, prefetcher, clock, fill }) };
 }
 
-function nameOf({ volumeKey, cookieKey }: CookieName): string {
-  return `${volumeKey}\0${cookieKey}`;
+/** What a daemon before us had bound may be mounted as that, until its mounts are all known. */
+function boundBefore(
+  bindings: Rooms["bindings"],
+  areAllKnown: () => boolean,
+): (name: CookieName) => boolean {
+  const nameOf = ({ volumeKey, cookieKey }: CookieName): string => `${volumeKey}\0${cookieKey}`;
+  const before = new Set([...bindings.all()].map(nameOf));
+  return (name) => before.has(nameOf(name)) && !areAllKnown();
 }
 
 function buildNames(parts: {
@@ -179,14 +189,18 @@ async function buildControl(parts: {
   readonly mounts: FileMounts | undefined;
   readonly failures: FailureLog;
   readonly events: EventHub;
+  readonly activity: Activity;
   readonly fill: () => void;
+  readonly prefetches: Prefetches;
   readonly upgrade: Life["upgrade"];
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events, fill, upgrade } = parts;
+  const { config, log, rooms, names, door, mounts, failures, events } = parts;
+  const { activity, fill, prefetches, upgrade } = parts;
   const { engine, bindings, counts, pushed, source, store } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
   const version = await packageVersion();
+  const watching = new Watching({ config, clock, log, rooms, door, version });
   const lastFailure = failures.last.bind(failures);
   const images = new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure });
   const operations = controlOperations({
@@ -204,8 +218,10 @@ async function buildControl(parts: {
     readiness,
     events,
     status: statusOf({ engine, door, counts, readiness }, version),
-    metrics: metricsOf(rooms),
+    activity: () => activity.report(engine),
+    metrics: watching.metrics,
     trace: traceOf(engine, version),
+    prefetch: prefetchOperations({ prefetches, names, stopping: stopping.signal }),
     imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
     imageFiles: imageFilesOf(images, {
       source,
@@ -215,7 +231,7 @@ async function buildControl(parts: {
     stopping: stopping.signal,
   });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
-  return { control, readiness, events, stopping };
+  return { control, readiness, events, stopping, watching };
 }
 
 function traceOf(engine: Engine, version: string): ControlOperations["trace"] {
@@ -223,23 +239,27 @@ function traceOf(engine: Engine, version: string): ControlOperations["trace"] {
   return traces.record.bind(traces);
 }
 
-function metricsOf(rooms: Pick<Rooms, "metrics">): ControlOperations["metrics"] {
-  return async () => {
-    const metrics = await rooms.metrics();
-    return { contentType: metrics.contentType, text: await metrics.text() };
-  };
-}
-
 function otherVolume(key: string, domainId: string): string {
   return `mounted in the volume "${key}"; this daemon serves domain_id=${domainId} alone`;
 }
 
-/** With what prepares mounts, where the kernel does not ask for that itself. */
-async function openServedDoor(parts: DoorParts) {
-  const opened = await openDoor(parts);
-  const isAsked = opened.kind === "cachefiles";
-  const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, log: parts.log });
-  return { ...opened, mounts };
+/** With the keeper, and what prepares mounts where the kernel does not ask for that itself. */
+async function openKeptDoor({ config, native, log, systemd }: DaemonParts, held: HeldFds) {
+  let keeping: Keeping | undefined;
+  const onObjects = (count: number): void => keeping?.objects(count);
+  const opened = await openDoor({ config, native, log, held, onObjects });
+  const { kind, door, fds } = opened;
+  try {
+    const keepingParts = { native, log, systemd, cacheDir: config.cache.dir };
+    keeping = await Keeping.start(keepingParts, { fds, allowUnsafe: config.kernel.allow_unsafe });
+  } catch (error) {
+    await door.stop(asDaemonError(error));
+    throw error;
+  }
+  const isAsked = kind === "cachefiles";
+  const mounts = isAsked ? undefined : new FileMounts({ door, log });
+  const holder = isAsked ? whenMounted : fileHolder(door);
+  return { kind, door, mounts, holder, keeping };
 }
 
 function statusOf(

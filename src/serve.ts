@@ -101,7 +101,10 @@ async function startServing(
   try {
     await rooms.control.listen(passed.get(CONTROL_SOCKET_NAME)?.[0]);
     passed.delete(CONTROL_SOCKET_NAME);
+    await rooms.watching.listen();
   } catch (error) {
+    await rooms.control.close();
+    await rooms.watching.stop();
     await rooms.door.stop(asDaemonError(error));
     await rooms.keeping.end();
     throw error;
@@ -122,9 +125,12 @@ async function startServing(
     "ready",
   );
   // What a first request needs is loaded now, after the door is open.
-  rooms.warmUp().catch((error: unknown) => {
-    life.fail(asDaemonError(error));
-  });
+  rooms
+    .warmUp()
+    .then(() => rooms.prefetches.load())
+    .catch((error: unknown) => {
+      life.fail(asDaemonError(error));
+    });
   return { serving: rooms, report: reportOf(rooms, parts) };
 }
 
@@ -155,8 +161,11 @@ async function shutDown(
       clock.after(DRAIN_LOOK_MS, resolve);
     });
   }
-  if (isLeft) await door.handOver(error);
   rooms.stopping.abort(error);
+  rooms.fills.stop();
+  rooms.prefetches.stop(error);
+  rooms.prefetcher.stop();
+  if (isLeft) await door.handOver(error);
   rooms.names.stop(error);
   engine.abort(error);
   if (!isLeft) {
@@ -164,6 +173,7 @@ async function shutDown(
     await keeping.end();
   }
   await rooms.source.close();
+  await rooms.watching.stop();
   if (isLeft && !isUpgrade) {
     log.warn({}, "images are still mounted: reads of what is not cached wait for another daemon");
   }

@@ -104,7 +104,7 @@ describe("with a supervisor", () => {
   test(
     "a daemon that is killed again and again costs readers time, and no byte",
     async () => {
-      site = await Site.start("supervise");
+      site = await Site.start({ command: "supervise" });
       const image = await mountLarge("killed");
       const readers = [1, 2, 3].map((seed) => startReader(image, seed, 8));
       for (let kill = 0; kill < 6; kill += 1) {
@@ -123,7 +123,7 @@ describe("with a supervisor", () => {
   test(
     "an upgrade is a pause; a new version that does not start is dropped",
     async () => {
-      site = await Site.start("supervise");
+      site = await Site.start({ command: "supervise" });
       const image = await mountLarge("upgraded");
       const readers = [1, 2].map((seed) => startReader(image, seed, 8));
       const before = await daemonPid();
@@ -155,7 +155,7 @@ describe("with a supervisor", () => {
   test(
     "it is stopped in order by SIGTERM",
     async () => {
-      site = await Site.start("supervise");
+      site = await Site.start({ command: "supervise" });
       expect(await site.daemon.stop()).toBe(0);
       expect(keepers()).toEqual([]);
     },
@@ -165,7 +165,7 @@ describe("with a supervisor", () => {
   test(
     "a supervisor that is killed leaves a daemon that finds another keeper",
     async () => {
-      site = await Site.start("supervise");
+      site = await Site.start({ command: "supervise" });
       const image = await mountLarge("alone");
       const pid = await daemonPid();
       process.kill(site.daemon.pid, "SIGKILL");

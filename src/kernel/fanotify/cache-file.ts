@@ -77,9 +77,11 @@ export class CacheFile {
 
   /** One that is mounted, and stays whatever of it is trusted. It owns `fd`. Faults: as open. */
   static async adopt(parts: CacheFileParts, fd: number): Promise<CacheFile> {
+    const letGo = await parts.room.keep(basename(parts.path));
     try {
-      return new CacheFile(parts, await openMounted(parts, fd));
+      return new CacheFile(parts, await openMounted(parts, fd), letGo);
     } catch (error) {
+      letGo();
       parts.native.close(fd);
       throw explain(error, parts.key);
     }

@@ -3,8 +3,8 @@
 // follows this one: the kernel names files by their inodes alone. It need not survive a power cut,
 // after which nothing is mounted.
 
-import { readFile, rm, writeFile } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
 import * as z from "zod";
 import { listOrNone } from "../../platform/list-directory.ts";
 import type { Log } from "../../platform/log.ts";
@@ -30,11 +30,18 @@ export interface LeftFile {
   readonly file: string;
 }
 
-/** Before anybody can mount it. Rejects with the system's error. */
-export async function noteOpen({ link, key, sizeBytes, file }: LeftFile): Promise<void> {
+/** A link that leads to `target`, and its note, before anybody can mount it. Rejects with the system's error. */
+export async function placeLink(
+  target: string,
+  { link, key, sizeBytes, file }: LeftFile,
+): Promise<void> {
   const { volumeKey, cookieKey } = key;
   const note: z.infer<typeof noteSchema> = { version: 1, volumeKey, cookieKey, sizeBytes, file };
+  await mkdir(dirname(link), { recursive: true, mode: 0o700 });
   await writeFile(`${link}${NOTE_SUFFIX}`, JSON.stringify(note), { mode: 0o600 });
+  // One that another daemon left may be there, or have been removed just when that one died.
+  await rm(link, { force: true });
+  await symlink(target, link);
 }
 
 export async function forgetOpen(link: string): Promise<void> {

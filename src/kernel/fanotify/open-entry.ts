@@ -7,6 +7,7 @@ import type { Native } from "../../platform/native.ts";
 import type { CacheFile } from "./cache-file.ts";
 import type { FileObject } from "./file-object.ts";
 import type { LeftFile } from "./left-files.ts";
+import type { KeyName } from "./names.ts";
 import type { RoomLimits } from "./room.ts";
 
 export interface OpenFilesParts {
@@ -15,7 +16,6 @@ export interface OpenFilesParts {
   readonly log: Log;
   readonly groupFd: number;
   readonly cacheDir: string;
-  readonly limits: RoomLimits;
   readonly limits: RoomLimits;
   readonly messages: { open: number; close: number };
   readonly writes: { writes: number; writtenBytes: number };
@@ -48,4 +48,8 @@ export interface OpenEntry {
   /** Until then somebody may be about to mount it. */
   awaitedUntilMs: number;
   closing: Promise<void> | undefined;
+}
+
+export function idOf({ volumeKey, cookieKey }: KeyName): string {
+  return `${volumeKey}\0${cookieKey}`;
 }

@@ -7,20 +7,26 @@
 // find a file with holes that is not marked.
 
 import { randomBytes } from "node:crypto";
-import { mkdir, rm, symlink } from "node:fs/promises";
-import { join } from "node:path";
+import { rm, symlink } from "node:fs/promises";
+import { basename, join } from "node:path";
 import { DaemonError, asDaemonError, invariant } from "../../errors.ts";
 import { sleep } from "../../platform/clock.ts";
 import type { Extent } from "../../units.ts";
-import { PendingRequest } from "../pending-request.ts";
 import type { KernelHandler } from "../transport.ts";
 import type { Adoption } from "./adoption.ts";
 import { CacheFile } from "./cache-file.ts";
 import { FileObject } from "./file-object.ts";
-import { type LeftFile, forgetOpen, noteOpen } from "./left-files.ts";
+import { type LeftFile, forgetOpen, placeLink } from "./left-files.ts";
 import { Marks } from "./marks.ts";
 import { type KeyName, cacheFileName, openDirectory, streamsDirectory } from "./names.ts";
-import type { LeftOpen, OpenEntry, OpenFilesParts, OpenedFile } from "./open-entry.ts";
+import {
+  type LeftOpen,
+  type OpenEntry,
+  type OpenFilesParts,
+  type OpenedFile,
+  idOf,
+} from "./open-entry.ts";
+import { type PendingOpen, type Told, requestOpen } from "./open-request.ts";
 import { OrphanFiles } from "./orphan-files.ts";
 import { CacheRoom } from "./room.ts";
 
@@ -38,7 +44,7 @@ export class OpenFiles {
   readonly #opening = new Map<string, Promise<OpenEntry>>();
   readonly #entries = new Map<string, OpenEntry>();
   readonly #byId = new Map<string, OpenEntry>();
-  readonly #opens = new Set<{ pending: PendingRequest; refuse: (error: DaemonError) => void }>();
+  readonly #opens = new Set<PendingOpen>();
   readonly #run = randomBytes(8).toString("hex");
   readonly #stopping = new AbortController();
   readonly #marks: Marks;
@@ -95,7 +101,17 @@ export class OpenFiles {
   }
 
   async #adopt(left: LeftFile, adoption: Adoption): Promise<void> {
-    const opened = await adoption.open(this.#pathOf(left.key, left.sizeBytes), left.file);
+    const path = this.#pathOf(left.key, left.sizeBytes);
+    const letGo = await this.#room.keep(basename(path));
+    try {
+      await this.#adoptFile(path, left, adoption);
+    } finally {
+      letGo();
+    }
+  }
+
+  async #adoptFile(path: string, left: LeftFile, adoption: Adoption): Promise<void> {
+    const opened = await adoption.open(path, left.file);
     if (opened === undefined) {
       await forgetOpen(left.link);
       return;
@@ -165,37 +181,14 @@ export class OpenFiles {
     const handler = this.#handler;
     invariant(handler !== undefined, "the door is not started");
     this.#parts.messages.open += 1;
-    return new Promise((resolve, reject) => {
-      const pending = new PendingRequest(`OPEN of "${key.cookieKey}"`, () => {
-        this.#opens.delete(open);
-      });
-      const open = { pending, refuse: reject };
-      this.#opens.add(open);
-      handler.open({
-        volumeKey: key.volumeKey,
-        cookieKey: key.cookieKey,
-        get answered() {
-          return pending.answered;
-        },
-        accept: (sizeBytes) => {
-          let object: FileObject | undefined;
-          pending.answer(() => {
-            object = this.#accept({ key, sizeBytes, left }, { resolve, reject });
-          });
-          return object;
-        },
-        refuse: (error) => {
-          pending.answer(() => {
-            reject(error);
-          });
-        },
-      });
-    });
+    return requestOpen({ handler, opens: this.#opens }, key, (sizeBytes, told) =>
+      this.#accept({ key, sizeBytes, left }, told),
+    );
   }
 
   #accept(
     { key, sizeBytes, left }: { key: KeyName; sizeBytes: number; left: LeftOpen | undefined },
-    told: { resolve: (entry: OpenEntry) => void; reject: (error: DaemonError) => void },
+    told: Told,
   ): FileObject {
     const id = (this.#ids += 1);
     const opening: Promise<CacheFile> = this.#openFile(key, sizeBytes, left);
@@ -253,12 +246,8 @@ export class OpenFiles {
       this.#stopping.signal.throwIfAborted();
       if (left !== undefined && object.isComplete) this.#unmark(object);
       this.#mark(entry);
-      await mkdir(directory, { recursive: true, mode: 0o700 });
       const { sizeBytes } = object;
-      await noteOpen({ link, key: object, sizeBytes, file: file.id });
-      // Where it was being closed just when its daemon died, the link is gone.
-      if (left !== undefined) await rm(link, { force: true });
-      await symlink(target, link);
+      await placeLink(target, { link, key: object, sizeBytes, file: file.id });
       return entry;
     } catch (error) {
       // One that is mounted keeps its mark whatever happens.
@@ -356,10 +345,20 @@ export class OpenFiles {
     return new DaemonError({ code: "cancelled", what: `the cache object "${cookieKey}"` });
   }
 
+  #end(error: DaemonError): void {
+    this.#stopping.abort(error);
+    this.#cancelLook?.();
+    this.#room.stop();
+    for (const { pending, refuse } of this.#opens) {
+      pending.preempt(() => {
+        refuse(error);
+      });
+    }
+  }
+
   /** Closes everything; resolves with the keys of what is mounted and not complete. */
   async stop(error: DaemonError): Promise<string[]> {
     this.#stopping.abort(error);
-    this.#room.stop();
     this.#cancelLook?.();
     for (const { pending, refuse } of this.#opens) {
       pending.preempt(() => {
@@ -386,14 +385,7 @@ export class OpenFiles {
 
   /** Closes our side of everything: marks, links and notes stay for the daemon that follows. */
   async handOver(error: DaemonError): Promise<void> {
-    this.#stopping.abort(error);
-    this.#cancelLook?.();
-    for (const { pending, refuse } of this.#opens) {
-      pending.preempt(() => {
-        refuse(error);
-      });
-    }
-    this.#room.stop();
+    this.#end(error);
     await Promise.allSettled([this.#adopted, ...this.#opening.values()]);
     const entries = [...this.#entries.values()];
     await Promise.all(
@@ -405,8 +397,4 @@ export class OpenFiles {
     );
     this.#orphans.close();
   }
-}
-
-function idOf({ volumeKey, cookieKey }: KeyName): string {
-  return `${volumeKey}\0${cookieKey}`;
 }

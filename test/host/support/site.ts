@@ -29,8 +29,6 @@ export async function buildDaemon(): Promise<void> {
   await run(process.execPath, [join(root, "scripts/lib/bundle.mjs")]);
 }
 
-type Command = NonNullable<DaemonStart["command"]>;
-
 export interface Ended {
   readonly code: number | string;
   readonly stdout: string;
@@ -90,6 +88,15 @@ export async function withPlainMount<T>(
   }
 }
 
+export interface SiteOptions {
+  /** The cache gets a filesystem of its own. */
+  readonly cache?: CacheFilesystem;
+  readonly logLevel?: "trace" | "debug" | "info";
+  readonly command?: DaemonStart["command"];
+  /** Further lines of TOML; they come before any section. */
+  readonly config?: string;
+}
+
 export interface CacheFilesystem {
   readonly type: "ext4" | "xfs" | "btrfs";
   readonly bytes: number;
@@ -117,7 +124,7 @@ export class Site {
   #registry: RunningRegistry | undefined;
   readonly #registryPort: number;
   readonly #way: Way;
-  readonly #command: Command;
+  readonly #options: SiteOptions;
   #mounts = 0;
 
   private constructor(parts: {
@@ -126,37 +133,40 @@ export class Site {
     registry: RunningRegistry;
     registryPort: number;
     way: Way;
-    command: Command;
+    options: SiteOptions;
   }) {
+    this.#options = parts.options;
     this.home = parts.home;
     this.cacheDir = join(parts.home, "cache");
     this.daemon = parts.daemon;
     this.#registry = parts.registry;
     this.#registryPort = parts.registryPort;
     this.#way = parts.way;
-    this.#command = parts.command;
   }
 
-  /** `cache`: the cache gets a filesystem of its own. */
-  static async start(options: { cache?: CacheFilesystem } = {}): Promise<Site> {
+  static async start(options: SiteOptions = {}): Promise<Site> {
     const home = await mkdtemp(join(tmpdir(), "erofsd-host-"));
     if (options.cache !== undefined) await mountCache(home, options.cache);
     const registryPort = await freePort();
     const storage = join(home, "registry");
     const registry = await startDockerRegistry({ storage, port: registryPort });
     const way = await Way.start(registryPort);
-    const daemon = await Site.#startDaemon(join(home, "cache"), command);
-    return new Site({ home, daemon, registry, registryPort, way, command });
+    const daemon = await Site.#startDaemon(join(home, "cache"), options);
+    return new Site({ home, daemon, registry, registryPort, way, options });
   }
 
-  static #startDaemon(cacheDir: string, cache = ""): Promise<RunningDaemon> {
-    const kernel = '[kernel]\ndoor = "fanotify"\nallow_unsafe = true';
+  static #startDaemon(cacheDir: string, options: SiteOptions, cache = ""): Promise<RunningDaemon> {
+    const { logLevel = "debug", config = "", command = "serve" } = options;
+    const kernel = '[kernel]\ndoor = "fanotify"';
     const engine = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
     return startDaemon({
       program,
       cacheDir,
-      logLevel: "debug",
-      config: `${kernel}\n${engine}`,
+      logLevel,
+      command,
+      first: config,
+      config: `${kernel}
+${engine}`,
       cache,
     });
   }
@@ -203,7 +213,12 @@ export class Site {
     const status = await this.daemon.stop();
     if (status !== 0) throw new Error(`the daemon ended with ${status}`);
     await between();
-    this.daemon = await Site.#startDaemon(this.cacheDir, cache);
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#options, cache);
+  }
+
+  /** Another daemon, where the one before is gone. */
+  async startAgain(): Promise<void> {
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#options);
   }
 
   /** Kills the daemon, unmounts what it leaves, and starts another after `between`. */
@@ -211,7 +226,7 @@ export class Site {
     await this.daemon.stop("SIGKILL");
     await this.umountAll();
     await between();
-    this.daemon = await Site.#startDaemon(this.cacheDir, this.#command);
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#options);
   }
 
   /** Pushes a file as an image of one raw layer; its reference. */
