@@ -7,6 +7,7 @@ import {
   type HeldFds,
   type HeldName,
   type KeeperLink,
+  askKeeper,
   keepWith,
   keeperSocket,
   takeFromKeeper,
@@ -24,10 +25,13 @@ export interface KeepingParts {
   readonly cacheDir: string;
 }
 
-/** What a daemon before us left, by systemd's hand (`passed`) or the keeper's; the fds are the caller's. Fault: syscall_failed. */
+/**
+ * What a daemon before us left, by systemd's hand (`passed`) or the keeper's; the fds are the
+ * caller's. `follows`: the daemon that has made way for us. Faults: syscall_failed, keeper_running.
+ */
 export async function takeHeld(
   { native, cacheDir, log }: KeepingParts,
-  passed: Map<string, readonly number[]>,
+  { passed, follows }: { passed: Map<string, readonly number[]>; follows: number | undefined },
 ): Promise<HeldFds> {
   const stored: { [name in HeldName]?: number } = {};
   for (const name of NAMES) {
@@ -36,7 +40,13 @@ export async function takeHeld(
     for (const fd of rest) native.close(fd);
     if (first !== undefined) stored[name] = first;
   }
-  const kept = await takeFromKeeper({ native, socketPath: keeperSocket(cacheDir) });
+  const socketPath = keeperSocket(cacheDir);
+  const keptBy = await askKeeper({ native, socketPath });
+  const pid = keptBy?.daemon ?? 0;
+  if (pid !== 0 && pid !== process.pid && pid !== follows) {
+    throw new DaemonError({ code: "keeper_running", socket: socketPath, pid });
+  }
+  const kept = await takeFromKeeper({ native, socketPath });
   const isStored = stored.cachefiles !== undefined || stored.fanotify !== undefined;
   const [held, spare] = isStored ? [stored, kept] : [kept, stored];
   for (const fd of Object.values(spare)) native.close(fd);

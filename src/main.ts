@@ -51,14 +51,16 @@ export interface DaemonParts {
   readonly systemd: Systemd;
   /** Fds that systemd gave us, by name; whose name is known is taken out. */
   readonly passed: Map<string, readonly number[]>;
+  /** The daemon that has made way for this one. */
+  readonly follows: number | undefined;
 }
 
 export type Serving = Awaited<ReturnType<typeof buildServing>>;
 
 /** Nothing is asked or answered yet: start the door, and listen. Faults: those of state, door and keeper. */
 export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade">) {
-  const { config, native, log, systemd, passed } = parts;
-  const held = await takeHeld({ native, log, systemd, cacheDir: config.cache.dir }, passed);
+  const { config, native, log, systemd } = parts;
+  const held = await takeHeld({ native, log, systemd, cacheDir: config.cache.dir }, parts);
   const isAdopted = held.cachefiles !== undefined || held.fanotify !== undefined;
   const failures = new FailureLog();
   const events = new EventHub({ clock, unixMs: Date.now });

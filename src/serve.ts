@@ -53,9 +53,10 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   if (before?.controlFd !== undefined) passed.set(CONTROL_SOCKET_NAME, [before.controlFd]);
   const controlFd = passed.get(CONTROL_SOCKET_NAME)?.[0];
   const life = new Life({ log, controlFd, environment: () => systemd.forSuccessor() });
+  const parts = { config, native, log, systemd, passed, follows: before?.pid };
   await before?.turn();
   for (let isFirst = true; ; isFirst = false) {
-    const { serving, report } = await startServing({ config, native, log, systemd, passed }, life);
+    const { serving, report } = await startServing(parts, life);
     if (isFirst) before?.ready();
     await report.ready();
     const ending = await life.ending();

@@ -111,6 +111,7 @@ export class Successor {
 
 /** The new daemon's side. */
 export interface Predecessor {
+  readonly pid: number;
   /** The control socket, where the old one has it of systemd. */
   readonly controlFd: number | undefined;
   /** Tells that all is prepared, and resolves when it is our turn. Rejects when the old one died first. */
@@ -126,6 +127,7 @@ export function predecessor(environment = process.env): Predecessor | undefined 
   if (follows === undefined || process.send === undefined) return undefined;
   const send = process.send.bind(process);
   return {
+    pid: process.ppid,
     controlFd: follows === "socket" ? CONTROL_FD : undefined,
     turn: () =>
       new Promise((resolve, reject) => {

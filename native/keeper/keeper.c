@@ -12,7 +12,7 @@
 // the options, which give what another keeper held:
 //   hold NAME   with an fd attached: a copy is kept. Answered "ok".
 //   take NAME   answered "fd" with the fd attached, or "none".
-//   who         answered with the daemon's process id, 0 when there is none
+//   who         answered with the daemon's process id and the supervisor's, 0 when there is none
 //   yield       another keeper holds all of it now: this one ends, unless there is a daemon
 //   watch       the peer is the daemon now; the latest one wins. It tells
 //   objects N   how many objects the kernel has open, and
@@ -180,10 +180,10 @@ static void watch(struct client* client) {
 }
 
 static void tell_who(struct client* client) {
-  char text[16];
-  // Between two daemons a supervisor stands for the next.
-  const pid_t none = supervised == NULL ? 0 : getpid();
-  const int length = snprintf(text, sizeof text, "%d\n", watcher == NULL ? none : watcher->pid);
+  char text[32];
+  const int daemon = watcher == NULL ? 0 : (int)watcher->pid;
+  const int supervisor = supervised == NULL ? 0 : (int)getpid();
+  const int length = snprintf(text, sizeof text, "%d %d\n", daemon, supervisor);
   send(client->fd, text, (size_t)length, MSG_NOSIGNAL);
   drop(client);
 }

@@ -9,10 +9,10 @@ import { DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "../config/config.t
 import { DaemonError } from "../errors.ts";
 import { execute } from "../kernel/execute.ts";
 import {
+  askKeeper,
   endKeeper,
   findKeeper,
   keeperSocket,
-  keptDaemon,
   takeFromKeeper,
 } from "../kernel/keeper.ts";
 import { loadNative } from "../platform/native.ts";
@@ -29,11 +29,12 @@ export async function superviseCommand(given: {
     throw new DaemonError({ code: "cache_dir_unsuitable", path: cache.dir, detail });
   });
   const native = loadNative({ writerThreads: 1 });
-  const pid = await keptDaemon({ native, socketPath: socket });
-  if (pid !== undefined && pid > 0) throw new DaemonError({ code: "keeper_running", socket, pid });
+  const keptBy = await askKeeper({ native, socketPath: socket });
+  const pid = keptBy?.daemon || keptBy?.supervisor || 0;
+  if (pid > 0) throw new DaemonError({ code: "keeper_running", socket, pid });
   const held = Object.entries(await takeFromKeeper({ native, socketPath: socket }));
   // What it held is ours by now, and the supervisor's after that.
-  if (pid !== undefined) await endKeeper({ native, socketPath: socket });
+  if (keptBy !== undefined) await endKeeper({ native, socketPath: socket });
   await unlink(socket).catch(() => undefined);
   const keeper = await findKeeper();
   const [, script = ""] = process.argv;

@@ -172,14 +172,21 @@ export async function takeFromKeeper(options: {
   return held;
 }
 
-/** The process id of the daemon that a keeper knows; 0 for none, undefined without a keeper. Fault: syscall_failed. */
-export async function keptDaemon(options: {
+/** Process ids of the daemon that a keeper knows and of the supervisor that it is; 0 for none. */
+export interface KeptBy {
+  readonly daemon: number;
+  readonly supervisor: number;
+}
+
+/** Undefined without a keeper. Fault: syscall_failed. */
+export async function askKeeper(options: {
   readonly native: Pick<Native, "receiveWithFd">;
   readonly socketPath: string;
-}): Promise<number | undefined> {
+}): Promise<KeptBy | undefined> {
   try {
     const { bytes } = await talk(options, "who");
-    return Number(String(bytes));
+    const [daemon = 0, supervisor = 0] = String(bytes).split(" ").map(Number);
+    return { daemon, supervisor };
   } catch (error) {
     if (isNobodyThere(error)) return undefined;
     throw error;
@@ -231,7 +238,7 @@ async function talk(
 }
 
 function isNobodyThere(error: unknown): boolean {
-  return ["ENOENT", "ECONNREFUSED"].includes(errnoNameOf(error) ?? "");
+  return ["ENOENT", "ENOTDIR", "ECONNREFUSED"].includes(errnoNameOf(error) ?? "");
 }
 
 function errnoNameOf(error: unknown): string | undefined {
