@@ -78,6 +78,8 @@ export class Keeping {
     const socketPath = keeperSocket(cacheDir);
     let link: KeeperLink | undefined;
     try {
+      // What is mounted whole needs nobody.
+      if (Object.keys(fds).length === 0) return new Keeping(parts, fds, undefined);
       link = await keepWith({ native, socketPath, log, fds });
     } catch (error) {
       const { message } = asDaemonError(error);

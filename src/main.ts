@@ -19,7 +19,6 @@ import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
 import { type CountingDoor, openDoor } from "./doors.ts";
 import { asDaemonError } from "./errors.ts";
-import { FileMounts } from "./file-mounts.ts";
 import { Admission } from "./flow/admission.ts";
 import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
@@ -27,9 +26,12 @@ import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener, type OpenerParts } from "./flow/open-image.ts";
 import type { Prefetches } from "./flow/prefetch/prefetches.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
+import { TraceReplays } from "./flow/prefetch/trace-replays.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
+import { MountDoors } from "./mount-doors.ts";
+import { buildMounts } from "./mount-serving.ts";
 import type { HeldFds } from "./kernel/keeper.ts";
 import { Keeping, takeHeld } from "./keeping.ts";
 import type { Life } from "./life.ts";
@@ -75,9 +77,11 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
   const names = buildNames({ config, rooms, log, mayBeMounted });
   const opener = buildOpener({ config, engine, names, log, onFailure: failed.ofOpen });
   const filling = buildFills(config, { ...rooms, opener }, log);
-  const { prefetcher } = filling;
-  const { kind: doorKind, mounts, holder, keeping, ...opened } = await openKeptDoor(parts, held);
+  const { prefetcher, fills } = filling;
+  const { keeping, ...opened } = await openKeptDoor(parts, held);
   door = opened.door;
+  const doors = new MountDoors({ config, native, log, streams: rooms.streams, opened });
+  const holder = opened.kind === "cachefiles" ? whenMounted : fileHolder(opened.door);
   const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
   bindings.observer = bindingObserver(events);
   const { control, ...watching } = await buildControl({
@@ -85,12 +89,12 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
     log,
     rooms,
     names,
-    door,
-    mounts,
+    door: opened.door,
+    doors,
     failures,
     events,
     activity,
-    fill: filling.fills.look.bind(filling.fills),
+    fill: fills.look.bind(fills),
     prefetches,
     upgrade: () => life.upgrade(),
   });
@@ -105,9 +109,8 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
     names,
     opener,
     prefetches,
-    door,
-    doorKind,
-    mounts,
+    ...opened,
+    doors,
     control,
     warmUp,
     handler,
@@ -137,12 +140,17 @@ function buildOpener(parts: {
 
 function buildFills(
   config: Config,
-  { engine, bindings, opener }: Pick<Rooms, "engine" | "bindings"> & { readonly opener: Opener },
+  of: Pick<Rooms, "engine" | "bindings" | "source"> & { readonly opener: Opener },
   log: RootLog["log"],
 ) {
+  const { engine, bindings, source, opener } = of;
   const prefetcher = new Prefetcher({ engine, clock, log, isBusy: () => opener.waitingCount > 0 });
   const { fill } = config.engine;
-  return { prefetcher, fills: new BackgroundFill({ engine, bindings, prefetcher, clock, fill }) };
+  const fills = new BackgroundFill({ engine, bindings, prefetcher, clock, fill });
+  const replays = config.prefetch.traces
+    ? new TraceReplays({ engine, bindings, source, clock, log })
+    : undefined;
+  return { prefetcher, fills, replays };
 }
 
 /** What a daemon before us had bound may be mounted as that, until its mounts are all known. */
@@ -188,7 +196,7 @@ async function buildControl(parts: {
   readonly rooms: Rooms;
   readonly names: NameResolver;
   readonly door: CountingDoor;
-  readonly mounts: FileMounts | undefined;
+  readonly doors: MountDoors;
   readonly failures: FailureLog;
   readonly events: EventHub;
   readonly activity: Activity;
@@ -196,7 +204,7 @@ async function buildControl(parts: {
   readonly prefetches: Prefetches;
   readonly upgrade: Life["upgrade"];
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events } = parts;
+  const { config, log, rooms, names, door, doors, failures, events } = parts;
   const { activity, fill, prefetches, upgrade } = parts;
   const { engine, bindings, counts, pushed, source, store } = rooms;
   const readiness = new Readiness();
@@ -213,7 +221,8 @@ async function buildControl(parts: {
     bindings,
     fill,
     upgrade,
-    mounts,
+    files: doors.prepared,
+    mounts: buildMounts({ ...parts, stopping: stopping.signal }),
     images,
     failures,
     pushed,
@@ -245,25 +254,6 @@ function otherVolume(key: string, domainId: string): string {
   return `mounted in the volume "${key}"; this daemon serves domain_id=${domainId} alone`;
 }
 
-/** With the keeper, and what prepares mounts where the kernel does not ask for that itself. */
-async function openKeptDoor({ config, native, log, systemd }: DaemonParts, held: HeldFds) {
-  let keeping: Keeping | undefined;
-  const onObjects = (count: number): void => keeping?.objects(count);
-  const opened = await openDoor({ config, native, log, held, onObjects });
-  const { kind, door, fds } = opened;
-  try {
-    const keepingParts = { native, log, systemd, cacheDir: config.cache.dir };
-    keeping = await Keeping.start(keepingParts, { fds, allowUnsafe: config.kernel.allow_unsafe });
-  } catch (error) {
-    await door.stop(asDaemonError(error));
-    throw error;
-  }
-  const isAsked = kind === "cachefiles";
-  const mounts = isAsked ? undefined : new FileMounts({ door, log });
-  const holder = isAsked ? whenMounted : fileHolder(door);
-  return { kind, door, mounts, holder, keeping };
-}
-
 function statusOf(
   parts: {
     engine: Engine;
@@ -287,4 +277,20 @@ function statusOf(
       sizeBytes,
     })),
   });
+}
+
+/** With the keeper that holds it. */
+async function openKeptDoor({ config, native, log, systemd }: DaemonParts, held: HeldFds) {
+  let keeping: Keeping | undefined;
+  const onObjects = (count: number): void => keeping?.objects(count);
+  const opened = await openDoor({ config, native, log, held, onObjects });
+  try {
+    const parts = { native, log, systemd, cacheDir: config.cache.dir };
+    const { allow_unsafe: allowUnsafe } = config.kernel;
+    keeping = await Keeping.start(parts, { fds: opened.fds, allowUnsafe });
+  } catch (error) {
+    await opened.door.stop(asDaemonError(error));
+    throw error;
+  }
+  return { ...opened, keeping };
 }

@@ -80,7 +80,7 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
 }
 
 function reportOf(rooms: Serving, { config, systemd, log }: DaemonParts): ServiceReport {
-  const { door, doorKind, engine, readiness } = rooms;
+  const { door, kind, engine, readiness } = rooms;
   const readTimeoutMs = config.limits.read_timeout;
   return new ServiceReport({
     systemd,
@@ -88,7 +88,7 @@ function reportOf(rooms: Serving, { config, systemd, log }: DaemonParts): Servic
     log,
     problem: () => healthProblem({ door, readiness, engine, readTimeoutMs, clock }),
     status: () =>
-      `Serving through ${doorKind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
+      `Serving through ${kind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
   });
 }
 
@@ -110,15 +110,17 @@ async function startServing(
     await rooms.keeping.end();
     throw error;
   }
-  rooms.door.start(observedHandler(rooms.handler, rooms.events), (error) => {
+  const handler = observedHandler(rooms.handler, rooms.events);
+  rooms.door.start(handler, (error) => {
     rooms.readiness.stop(error);
     life.fail(error);
   });
+  rooms.doors.start(handler);
   rooms.readiness.ready();
   log.info(
     {
       cacheDir: config.cache.dir,
-      door: rooms.doorKind,
+      door: rooms.kind,
       domainId: config.kernel.domain_id,
       socket: config.control.socket,
       startMs: Math.round(clock.nowMs() - startMs),
@@ -164,11 +166,13 @@ async function shutDown(
   }
   rooms.stopping.abort(error);
   rooms.fills.stop();
+  rooms.replays?.stop();
   rooms.prefetches.stop(error);
   rooms.prefetcher.stop();
   if (isLeft) await door.handOver(error);
   rooms.names.stop(error);
   engine.abort(error);
+  await rooms.doors.stop(error);
   if (!isLeft) {
     await door.stop(error);
     await keeping.end();

@@ -323,7 +323,7 @@ describe("a daemon that cannot serve says why:", () => {
 
   test.each([
     ["there can be no keeper", kernel(""), "no keeper", "there is no keeper (EEXIST: "],
-    ["there is no door", kernel('door = "cachefiles"'), "", "/nowhere does not exist"],
+    ["cachefiles is asked for", kernel('door = "cachefiles"'), "", "/nowhere does not exist"],
     ["the cache is on a tmpfs", kernel(""), "tmpfs", "none of ext4, xfs and btrfs"],
     ["another daemon has the cache", kernel(""), "taken", "is running already (pid "],
   ])(

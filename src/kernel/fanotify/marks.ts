@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The marks of one group: accesses to a marked file wait for our answer.
+// The marks of one group: accesses to a marked file wait for our answer. Without a group there
+// are none.
 
 import type { Log } from "../../platform/log.ts";
 import type { Native } from "../../platform/native.ts";
@@ -8,10 +9,14 @@ import { errnoNameOf } from "./stored-file.ts";
 
 export class Marks {
   readonly #native: Pick<Native, "fanotifyMark">;
-  readonly #groupFd: number;
+  readonly #groupFd: number | undefined;
   readonly #log: Log;
 
-  constructor(parts: { native: Pick<Native, "fanotifyMark">; groupFd: number; log: Log }) {
+  constructor(parts: {
+    native: Pick<Native, "fanotifyMark">;
+    groupFd: number | undefined;
+    log: Log;
+  }) {
     this.#native = parts.native;
     this.#groupFd = parts.groupFd;
     this.#log = parts.log;
@@ -19,11 +24,13 @@ export class Marks {
 
   /** On the file that `fd` has open; again is no fault. Fault: syscall_failed. */
   add(fd: number): void {
+    if (this.#groupFd === undefined) return;
     this.#native.fanotifyMark(this.#groupFd, { flags: MARK_ADD, mask: PRE_ACCESS, fd });
   }
 
   /** A failure is told: the file is asked about in vain. */
   remove(fd: number): void {
+    if (this.#groupFd === undefined) return;
     try {
       this.#native.fanotifyMark(this.#groupFd, { flags: MARK_REMOVE, mask: PRE_ACCESS, fd });
     } catch (error) {

@@ -5,6 +5,7 @@ import type { Clock } from "../../platform/clock.ts";
 import type { Log } from "../../platform/log.ts";
 import type { Native } from "../../platform/native.ts";
 import type { CacheFile } from "./cache-file.ts";
+import type { FileLinks } from "./file-links.ts";
 import type { FileObject } from "./file-object.ts";
 import type { LeftFile } from "./left-files.ts";
 import type { KeyName } from "./names.ts";
@@ -14,7 +15,8 @@ export interface OpenFilesParts {
   readonly native: Native;
   readonly clock: Clock;
   readonly log: Log;
-  readonly groupFd: number;
+  /** Undefined: nobody can be asked, so files are mounted only when all of them is there. */
+  readonly groupFd: number | undefined;
   readonly cacheDir: string;
   readonly limits: RoomLimits;
   readonly messages: { open: number; close: number };
@@ -32,8 +34,10 @@ export interface LeftOpen {
 /** A stream that may be mounted until `release`, and then for as long as it is. */
 export interface OpenedFile {
   readonly object: FileObject;
-  /** What a mount names as its source, or as a device. */
+  /** What a mount names as its source, or as a device; nothing is there where nobody can be asked. */
   readonly path: string;
+  /** The same, for a file of which all is there that anybody may read, and is verified. */
+  readonly wholePath: () => Promise<string>;
   /** Idempotent. It can be mounted for `mountWithinMs` more, unless somebody has it mounted. */
   readonly release: (mountWithinMs: number) => void;
 }
@@ -41,8 +45,7 @@ export interface OpenedFile {
 export interface OpenEntry {
   readonly object: FileObject;
   readonly file: CacheFile;
-  readonly link: string;
-  readonly target: string;
+  readonly links: FileLinks;
   /** Whoever has asked for it does not hold it yet. */
   isOpening: boolean;
   /** Until then somebody may be about to mount it. */

@@ -7,7 +7,6 @@
 // find a file with holes that is not marked.
 
 import { randomBytes } from "node:crypto";
-import { rm, symlink } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { DaemonError, asDaemonError, invariant } from "../../errors.ts";
 import { sleep } from "../../platform/clock.ts";
@@ -16,9 +15,10 @@ import type { KernelHandler } from "../transport.ts";
 import type { Adoption } from "./adoption.ts";
 import { CacheFile } from "./cache-file.ts";
 import { FileObject } from "./file-object.ts";
-import { type LeftFile, forgetOpen, placeLink } from "./left-files.ts";
+import { FileLinks } from "./file-links.ts";
+import { type LeftFile, forgetLeft } from "./left-files.ts";
 import { Marks } from "./marks.ts";
-import { type KeyName, cacheFileName, openDirectory, streamsDirectory } from "./names.ts";
+import { type KeyName, cacheFileName, streamsDirectory } from "./names.ts";
 import {
   type LeftOpen,
   type OpenEntry,
@@ -27,7 +27,7 @@ import {
   idOf,
 } from "./open-entry.ts";
 import { type PendingOpen, type Told, requestOpen } from "./open-request.ts";
-import { OrphanFiles } from "./orphan-files.ts";
+import { OrphanFiles, isOpenElsewhere } from "./orphan-files.ts";
 import { CacheRoom } from "./room.ts";
 
 /** How often it is asked whether files are still in use. */
@@ -113,7 +113,7 @@ export class OpenFiles {
   async #adoptFile(path: string, left: LeftFile, adoption: Adoption): Promise<void> {
     const opened = await adoption.open(path, left.file);
     if (opened === undefined) {
-      await forgetOpen(left.link);
+      await forgetLeft(left);
       return;
     }
     this.#orphans.add(opened.fd, left);
@@ -127,6 +127,11 @@ export class OpenFiles {
 
   byId(id: string): FileObject | undefined {
     return this.#byId.get(id)?.object;
+  }
+
+  /** What `object` holds is wrong: it is trusted no more, and deleted when nobody uses it. */
+  async distrust(object: FileObject): Promise<void> {
+    await this.#entries.get(idOf(object))?.file.distrust();
   }
 
   covers(object: FileObject, extent: Extent): boolean {
@@ -161,7 +166,7 @@ export class OpenFiles {
   }
 
   #hold(entry: OpenEntry): OpenedFile {
-    const { object, link } = entry;
+    const { object } = entry;
     object.holds += 1;
     entry.isOpening = false;
     let isHeld = true;
@@ -174,7 +179,8 @@ export class OpenFiles {
       this.#cancelLook?.();
       this.#lookLater();
     };
-    return { object, path: link, release };
+    const wholePath = () => entry.links.add(true);
+    return { object, path: entry.links.path(false), wholePath, release };
   }
 
   #ask(key: KeyName, left: LeftOpen | undefined): Promise<OpenEntry> {
@@ -231,14 +237,15 @@ export class OpenFiles {
 
   // The mark before the link: whoever mounts by the link is asked about from its first read on.
   async #link(object: FileObject, left: LeftOpen | undefined): Promise<OpenEntry> {
-    const { cacheDir } = this.#parts;
+    const { cacheDir, groupFd } = this.#parts;
     const file = await object.opening;
-    const directory = openDirectory(cacheDir);
-    const link = left?.left.link ?? join(directory, `${this.#run}-${object.id}`);
     const name = cacheFileName(object, object.sizeBytes);
-    const target = join("..", "streams", name);
+    const links = new FileLinks(
+      { cacheDir, name, run: this.#run, id: object.id },
+      left?.left.links,
+    );
     const state = { isOpening: true, awaitedUntilMs: 0, closing: undefined };
-    const entry: OpenEntry = { object, file, link, target, ...state };
+    const entry: OpenEntry = { object, file, links, ...state };
     this.#entries.set(idOf(object), entry);
     this.#byId.set(file.id, entry);
     this.#parts.onCount(this.count);
@@ -246,14 +253,15 @@ export class OpenFiles {
       this.#stopping.signal.throwIfAborted();
       if (left !== undefined && object.isComplete) this.#unmark(object);
       this.#mark(entry);
-      const { sizeBytes } = object;
-      await placeLink(target, { link, key: object, sizeBytes, file: file.id });
+      if (groupFd === undefined) return entry;
+      await links.note({ key: object, sizeBytes: object.sizeBytes, file: file.id });
+      await links.add(false);
       return entry;
     } catch (error) {
       // One that is mounted keeps its mark whatever happens.
       if (left === undefined) {
         this.#unmark(object);
-        await forgetOpen(link);
+        await links.forget();
       }
       this.#forget(entry);
       await file.close();
@@ -263,7 +271,7 @@ export class OpenFiles {
 
   #mark({ object, file }: OpenEntry): void {
     // What is complete by now is never marked: reading it costs nothing.
-    if (object.isComplete) return;
+    if (object.isComplete || this.#parts.groupFd === undefined) return;
     this.#marks.add(file.fd.number);
     object.isMarked = true;
   }
@@ -305,24 +313,20 @@ export class OpenFiles {
   }
 
   #isMounted(fd: number): boolean {
-    try {
-      return this.#parts.native.isOpenElsewhere(fd);
-    } catch (error) {
-      this.#parts.log.error({ err: error }, "it cannot be seen whether a cache file is in use");
-      return true;
-    }
+    return isOpenElsewhere(this.#parts, fd);
   }
 
   async #closeIfIdle(entry: OpenEntry): Promise<void> {
-    await rm(entry.link, { force: true });
+    await entry.links.remove();
     await sleep(this.#parts.clock, LINK_GONE_MS, this.#stopping.signal);
     if (this.#isInUse(entry)) {
-      await symlink(entry.target, entry.link);
+      await entry.links.restore();
       entry.closing = undefined;
       return;
     }
-    await forgetOpen(entry.link);
-    await this.#close(entry, this.#gone(entry.object));
+    await entry.links.forget();
+    const what = `the cache object "${entry.object.cookieKey}"`;
+    await this.#close(entry, new DaemonError({ code: "cancelled", what }));
   }
 
   async #close(entry: OpenEntry, error: DaemonError): Promise<void> {
@@ -339,10 +343,6 @@ export class OpenFiles {
     this.#entries.delete(idOf(object));
     this.#byId.delete(file.id);
     this.#parts.onCount(this.count);
-  }
-
-  #gone({ cookieKey }: FileObject): DaemonError {
-    return new DaemonError({ code: "cancelled", what: `the cache object "${cookieKey}"` });
   }
 
   #end(error: DaemonError): void {
@@ -370,15 +370,15 @@ export class OpenFiles {
     for (const entry of this.#entries.values()) {
       await entry.closing;
       if (this.#entries.get(idOf(entry.object)) !== entry) continue;
-      await forgetOpen(entry.link);
+      await entry.links.forget();
       entry.object.close(error);
       if (!entry.object.isComplete && this.#isMounted(entry.file.fd.number))
         left.push(entry.object.cookieKey);
       await this.#close(entry, error);
     }
-    for (const { key, link } of this.#orphans.close()) {
-      left.push(key.cookieKey);
-      await forgetOpen(link);
+    for (const orphan of this.#orphans.close()) {
+      left.push(orphan.key.cookieKey);
+      await forgetLeft(orphan);
     }
     return left;
   }

@@ -4,7 +4,7 @@
 
 import type { Log } from "../../platform/log.ts";
 import type { Native } from "../../platform/native.ts";
-import { type LeftFile, forgetOpen } from "./left-files.ts";
+import { type LeftFile, forgetLeft } from "./left-files.ts";
 import type { Marks } from "./marks.ts";
 
 export interface OrphanFilesParts {
@@ -45,7 +45,7 @@ export class OrphanFiles {
       this.#parts.native.close(fd);
     }
     try {
-      for (const [, { link }] of idle) await forgetOpen(link);
+      for (const [, left] of idle) await forgetLeft(left);
     } catch (error) {
       this.#parts.log.error(
         { err: error },
@@ -61,5 +61,18 @@ export class OrphanFiles {
     for (const fd of this.#files.keys()) this.#parts.native.close(fd);
     this.#files.clear();
     return left;
+  }
+}
+
+/** Somebody else has it open: the kernel, that has it mounted. True where it cannot be seen. */
+export function isOpenElsewhere(
+  { native, log }: { readonly native: Pick<Native, "isOpenElsewhere">; readonly log: Log },
+  fd: number,
+): boolean {
+  try {
+    return native.isOpenElsewhere(fd);
+  } catch (error) {
+    log.error({ err: error }, "it cannot be seen whether a cache file is in use");
+    return true;
   }
 }

@@ -16,10 +16,11 @@ import type { Clock } from "../../platform/clock.ts";
 import type { Log } from "../../platform/log.ts";
 import type { FdWatcher, Native } from "../../platform/native.ts";
 import { BLOCK_BYTES, type Extent, alignDown, alignUp, extentEnd } from "../../units.ts";
-import { PendingRequest } from "../pending-request.ts";
 import type { KernelDoor, KernelHandler } from "../transport.ts";
 import { Adoption } from "./adoption.ts";
 import { type Access, EventQueue } from "./event-queue.ts";
+import { type Asking, type ReadAnswers, askToRead, fillAll } from "./ask-to-read.ts";
+import type { FileDoor } from "./file-door.ts";
 import type { FileObject } from "./file-object.ts";
 import type { EventJournal } from "./journal.ts";
 import type { LeftFile } from "./left-files.ts";
@@ -51,7 +52,7 @@ export interface FanotifyParts {
   readonly onObjects?: (count: number) => void;
 }
 
-export class FanotifySession implements KernelDoor {
+export class FanotifySession implements KernelDoor, FileDoor {
   readonly #parts: FanotifyParts;
   readonly #files: OpenFiles;
   readonly #queue: EventQueue;
@@ -126,13 +127,7 @@ export class FanotifySession implements KernelDoor {
 
   /** Resolves when all of `extent` (within the object) is in its file. Rejects as a read would fail. */
   fill(object: FileObject, extent: Extent): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.#read(object, extent, {
-        label: `fill of "${object.cookieKey}"`,
-        allow: resolve,
-        refuse: reject,
-      });
-    });
+    return fillAll(this.#asking, object, extent);
   }
 
   /** True when all of `extent` is in the file. */
@@ -144,6 +139,10 @@ export class FanotifySession implements KernelDoor {
   async readBack(object: FileObject, extent: Extent): Promise<Uint8Array> {
     const file = await object.opening;
     return file.read(extent);
+  }
+
+  distrust(object: FileObject): Promise<void> {
+    return this.#files.distrust(object);
   }
 
   pause(): void {
@@ -284,37 +283,13 @@ export class FanotifySession implements KernelDoor {
     );
   }
 
-  #read(
-    object: FileObject,
-    extent: Extent,
-    by: { label: string; allow: () => void; refuse: (error: DaemonError) => void },
-  ): void {
-    const handler = this.#handler;
-    invariant(handler !== undefined, "the door is not started");
-    const { label, allow, refuse } = by;
-    const pending = new PendingRequest(label, () => {
-      object.accesses.delete(access);
-    });
-    const access = { pending, refuse };
-    object.accesses.add(access);
-    const { id } = pending;
-    this.#parts.log.trace({ miss: id, kernel: label, ...extent }, "kernel READ");
-    handler.read({
-      id,
-      object,
-      extent,
-      get answered() {
-        return pending.answered;
-      },
-      complete: () => {
-        pending.answer(allow);
-      },
-      fail: (error) => {
-        pending.answer(() => {
-          refuse(error);
-        });
-      },
-    });
+  get #asking(): Asking {
+    invariant(this.#handler !== undefined, "the door is not started");
+    return { handler: this.#handler, log: this.#parts.log };
+  }
+
+  #read(object: FileObject, extent: Extent, by: ReadAnswers): void {
+    askToRead(this.#asking, object, { extent, by });
   }
 }
 

@@ -9,7 +9,8 @@ import { type Socket, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { listMounts, mountErofs, unmount } from "../../../src/kernel/mount.ts";
+import { mountErofs, unmount } from "../../../src/kernel/mount.ts";
+import { listMounts } from "../../../src/kernel/mountinfo.ts";
 import { EROFS_LAYER_V1 } from "../../../src/image/oci/media-types.ts";
 import { findPackageRoot } from "../../../src/platform/package-root.ts";
 import { type DaemonStart, type RunningDaemon, startDaemon } from "../../support/daemon.ts";
@@ -95,6 +96,8 @@ export interface SiteOptions {
   readonly command?: DaemonStart["command"];
   /** Further lines of TOML; they come before any section. */
   readonly config?: string;
+  /** Lines of the section `kernel`; default: the fanotify door. */
+  readonly kernel?: string;
 }
 
 export interface CacheFilesystem {
@@ -157,7 +160,7 @@ export class Site {
 
   static #startDaemon(cacheDir: string, options: SiteOptions, cache = ""): Promise<RunningDaemon> {
     const { logLevel = "debug", config = "", command = "serve" } = options;
-    const kernel = '[kernel]\ndoor = "fanotify"';
+    const kernel = `[kernel]\n${options.kernel ?? 'door = "fanotify"'}`;
     const engine = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
     return startDaemon({
       program,
@@ -245,7 +248,7 @@ ${engine}`,
   }
 
   async umount(directory: string): Promise<void> {
-    await must(process.execPath, [program, "umount", directory]);
+    await this.erofsd(["umount", directory]);
   }
 
   async erofsd(args: readonly string[]): Promise<string> {
