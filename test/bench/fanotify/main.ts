@@ -4,10 +4,14 @@
 import { buildDaemon } from "../../host/support/site.ts";
 import type { Report } from "../report.ts";
 import { benchCold } from "./cold.ts";
+import { benchEvents } from "./events.ts";
 import { BenchSite } from "./site.ts";
+import { benchWarm } from "./warm.ts";
 
 const WORKLOADS: Readonly<Record<string, (report: Report, site: BenchSite) => Promise<void>>> = {
   cold: benchCold,
+  warm: benchWarm,
+  events: benchEvents,
 };
 
 /** `only`: names of workloads, all when empty. */
