@@ -21,7 +21,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { request } from "undici";
 import * as z from "zod";
-import { listMounts, unmount } from "../../../src/kernel/mount.ts";
+import { unmount } from "../../../src/kernel/mount.ts";
+import { listMounts } from "../../../src/kernel/mountinfo.ts";
 import { TAG, preparePeerImage, writeBenchTree } from "../peers/image.ts";
 import { Mounted } from "./site.ts";
 
