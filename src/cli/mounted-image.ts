@@ -4,7 +4,12 @@
 import { readdir, realpath, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { ask } from "../control/client.ts";
-import { type ImageDetail, imageDetail, imagesAnswer } from "../control/image-schema.ts";
+import {
+  type ImageDetail,
+  type ImageSummary,
+  imageDetail,
+  imagesAnswer,
+} from "../control/image-schema.ts";
 import { DaemonError } from "../errors.ts";
 import { volumeKeyOf } from "../kernel/cachefiles/keys.ts";
 import { stem } from "../kernel/fanotify/names.ts";
@@ -20,20 +25,28 @@ export async function findImage(socketPath: string, named: string): Promise<Imag
 }
 
 async function fsidOf(socketPath: string, mount: MountEntry): Promise<string> {
-  const fsid = mount.superOptions.find((option) => option.startsWith("fsid="));
-  if (fsid !== undefined) return fsid.slice("fsid=".length);
-  const file = await cacheFileOf(mount);
   const { images } = await ask(socketPath, {
     method: "GET",
     path: "/v1/images",
     answer: imagesAnswer,
   });
-  const found = images.find(({ fsid: cookieKey, domainId = "" }) =>
-    file?.startsWith(`${stem({ volumeKey: volumeKeyOf(domainId), cookieKey })}-`),
-  );
-  if (found !== undefined) return found.fsid;
+  const fsid = await fsidOfMount(mount, images);
+  if (fsid !== undefined) return fsid;
   const detail = `${mount.mountPoint} is no mount of an image that the daemon knows`;
   throw new DaemonError({ code: "usage_invalid", detail });
+}
+
+/** Under what name the daemon has what is mounted there; undefined: it is none of these images. */
+export async function fsidOfMount(
+  mount: MountEntry,
+  images: readonly ImageSummary[],
+): Promise<string | undefined> {
+  const option = mount.superOptions.find((each) => each.startsWith("fsid="));
+  if (option !== undefined) return option.slice("fsid=".length);
+  const file = await cacheFileOf(mount);
+  return images.find(({ fsid: cookieKey, domainId = "" }) =>
+    file?.startsWith(`${stem({ volumeKey: volumeKeyOf(domainId), cookieKey })}-`),
+  )?.fsid;
 }
 
 /** A mount from files names a link to its cache file, whose name says what it is of. */
