@@ -22,7 +22,6 @@ import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
 import { type CountingDoor, openDoor } from "./doors.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
-import { FileMounts } from "./file-mounts.ts";
 import { Admission } from "./flow/admission.ts";
 import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
@@ -30,9 +29,12 @@ import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
 import type { Prefetches } from "./flow/prefetch/prefetches.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
+import { TraceReplays } from "./flow/prefetch/trace-replays.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
+import { MountDoors } from "./mount-doors.ts";
+import { buildMounts } from "./mount-serving.ts";
 import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
@@ -86,15 +88,17 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
     await rooms.door.stop(asDaemonError(error));
     throw error;
   }
-  rooms.door.start(observedHandler(rooms.handler, rooms.events), (error) => {
+  const handler = observedHandler(rooms.handler, rooms.events);
+  rooms.door.start(handler, (error) => {
     rooms.readiness.stop(error);
     stopped.stop(error);
   });
+  rooms.doors.start(handler);
   rooms.readiness.ready();
   log.info(
     {
       cacheDir: config.cache.dir,
-      door: rooms.doorKind,
+      door: rooms.kind,
       domainId: config.kernel.domain_id,
       socket: config.control.socket,
       startMs: Math.round(clock.nowMs() - startMs),
@@ -121,7 +125,7 @@ function reportOf(
   rooms: Serving,
   { config, systemd, log }: { config: Config; systemd: Systemd; log: RootLog["log"] },
 ): ServiceReport {
-  const { door, doorKind, engine, readiness } = rooms;
+  const { door, kind, engine, readiness } = rooms;
   const readTimeoutMs = config.limits.read_timeout;
   return new ServiceReport({
     systemd,
@@ -129,7 +133,7 @@ function reportOf(
     log,
     problem: () => healthProblem({ door, readiness, engine, readTimeoutMs, clock }),
     status: () =>
-      `Serving through ${doorKind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
+      `Serving through ${kind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
   });
 }
 
@@ -157,7 +161,9 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   });
   const filling = buildFills(config, { ...rooms, opener }, log);
   const { prefetcher, fills } = filling;
-  const { kind: doorKind, door, mounts, holder } = await openServedDoor(config, native, log);
+  const opened = await openDoor(config, native, log);
+  const doors = new MountDoors({ config, native, log, streams: rooms.streams, opened });
+  const holder = opened.kind === "cachefiles" ? whenMounted : fileHolder(opened.door);
   const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
@@ -165,8 +171,8 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     log,
     rooms,
     names,
-    door,
-    mounts,
+    door: opened.door,
+    doors,
     failures,
     events,
     activity,
@@ -184,9 +190,8 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     names,
     opener,
     prefetches,
-    door,
-    doorKind,
-    mounts,
+    ...opened,
+    doors,
     control,
     warmUp,
     handler,
@@ -197,12 +202,17 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
 
 function buildFills(
   config: Config,
-  { engine, bindings, opener }: Pick<Rooms, "engine" | "bindings"> & { readonly opener: Opener },
+  of: Pick<Rooms, "engine" | "bindings" | "source"> & { readonly opener: Opener },
   log: RootLog["log"],
 ) {
+  const { engine, bindings, source, opener } = of;
   const prefetcher = new Prefetcher({ engine, clock, log, isBusy: () => opener.waitingCount > 0 });
   const { fill } = config.engine;
-  return { prefetcher, fills: new BackgroundFill({ engine, bindings, prefetcher, clock, fill }) };
+  const fills = new BackgroundFill({ engine, bindings, prefetcher, clock, fill });
+  const replays = config.prefetch.traces
+    ? new TraceReplays({ engine, bindings, source, clock, log })
+    : undefined;
+  return { prefetcher, fills, replays };
 }
 
 function buildNames(config: Config, rooms: Rooms, log: RootLog["log"]): NameResolver {
@@ -231,14 +241,14 @@ async function buildControl(parts: {
   readonly rooms: Rooms;
   readonly names: NameResolver;
   readonly door: CountingDoor;
-  readonly mounts: FileMounts | undefined;
+  readonly doors: MountDoors;
   readonly failures: FailureLog;
   readonly events: EventHub;
   readonly activity: Activity;
   readonly fill: () => void;
   readonly prefetches: Prefetches;
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events } = parts;
+  const { config, log, rooms, names, door, doors, failures, events } = parts;
   const { activity, fill, prefetches } = parts;
   const { engine, bindings, counts, pushed, source, store } = rooms;
   const readiness = new Readiness();
@@ -254,7 +264,8 @@ async function buildControl(parts: {
     names,
     bindings,
     fill,
-    mounts,
+    files: doors.prepared,
+    mounts: buildMounts({ ...parts, stopping: stopping.signal }),
     images,
     failures,
     pushed,
@@ -284,15 +295,6 @@ function traceOf(engine: Engine, version: string): ControlOperations["trace"] {
 
 function otherVolume(key: string, domainId: string): string {
   return `mounted in the volume "${key}"; this daemon serves domain_id=${domainId} alone`;
-}
-
-/** With what prepares mounts, where the kernel does not ask for that itself. */
-async function openServedDoor(config: Config, native: Native, log: RootLog["log"]) {
-  const opened = await openDoor(config, native, log);
-  const isAsked = opened.kind === "cachefiles";
-  const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, log });
-  const holder = isAsked ? whenMounted : fileHolder(opened.door);
-  return { ...opened, mounts, holder };
 }
 
 function statusOf(
@@ -336,7 +338,7 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   }
   const objects = rooms.door.objectCount;
   // The other door tells itself what is mounted.
-  if (objects > 0 && rooms.doorKind === "cachefiles") {
+  if (objects > 0 && rooms.kind === "cachefiles") {
     log.warn(
       { objects },
       "images are still mounted: what is not cached of them cannot be read until they are mounted again",
@@ -344,10 +346,12 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   }
   rooms.stopping.abort(error);
   rooms.fills.stop();
+  rooms.replays?.stop();
   rooms.prefetches.stop(error);
   rooms.prefetcher.stop();
   rooms.names.stop(error);
   rooms.engine.abort(error);
+  await rooms.doors.stop(error);
   await rooms.door.stop(error);
   await rooms.source.close();
   await rooms.watching.stop();

@@ -4,18 +4,16 @@
 
 import type { ActivityAnswer } from "../control/activity-schema.ts";
 import { ask, askStream } from "../control/client.ts";
-import {
-  type ImageDetail,
-  type ImageSummary,
-  imageDetail,
-  imagesAnswer,
-} from "../control/image-schema.ts";
+import { type ImageDetail, imageDetail, imagesAnswer } from "../control/image-schema.ts";
+import { mountsAnswer } from "../control/mount-schema.ts";
 import { fileLine } from "../control/schema.ts";
 import { FileIndex, NO_FILE } from "../image/trace-files.ts";
 import type { TopMount } from "./top-view.ts";
 
 /** Images whose files are kept in mind. */
 const INDEXES_MAX = 16;
+/** Pictures from which on mounts are asked for again. */
+const LEARN_EVERY = 10;
 
 interface Known {
   readonly image: ImageDetail;
@@ -29,6 +27,7 @@ export class TopPlaces {
   readonly #socketPath: string;
   #known: Known[] = [];
   #seen = "";
+  #looks = 0;
 
   constructor(socketPath: string) {
     this.#socketPath = socketPath;
@@ -37,7 +36,9 @@ export class TopPlaces {
   /** The images of these objects. Asks anew when the objects are others. Faults as `ask`. */
   async look({ objects, slow, waiting }: ActivityAnswer): Promise<readonly TopMount[]> {
     const seen = objects.map(({ fsid }) => fsid).join("\n");
-    if (seen !== this.#seen) {
+    this.#looks += 1;
+    // Objects are open before their mount is made, and after it has gone.
+    if (seen !== this.#seen || this.#looks % LEARN_EVERY === 0) {
       await this.#learn(objects);
       this.#seen = seen;
     }
@@ -59,7 +60,8 @@ export class TopPlaces {
   async #learn(objects: ActivityAnswer["objects"]): Promise<void> {
     const path = "/v1/images";
     const { images } = await ask(this.#socketPath, { method: "GET", path, answer: imagesAnswer });
-    const mountPoints = await mountPointsOf(images);
+    const at = { method: "GET", path: "/v1/mounts", answer: mountsAnswer } as const;
+    const { mounts } = await ask(this.#socketPath, at);
     const before = new Map(this.#known.map((known) => [known.image.manifestDigest, known]));
     const open = new Set(objects.map(({ fsid }) => fsid));
     const known: Known[] = [];
@@ -68,7 +70,7 @@ export class TopPlaces {
       const image = before.get(manifestDigest)?.image ?? (await this.#detail(fsid));
       if (image === undefined) continue;
       const fsids = [...open].filter((each) => deviceOf(image, each) !== -1);
-      const mountPoint = mountPoints.get(fsid) ?? "-";
+      const mountPoint = mounts.find((each) => each.fsid === fsid)?.mountPoint ?? "-";
       const mount = { mountPoint, reference: image.reference, fsids };
       const { index, isAsked = false } = before.get(manifestDigest) ?? {};
       known.push({ image, mount, index, isAsked });
@@ -96,20 +98,6 @@ export class TopPlaces {
       // Without names what is slow is still shown.
       .catch(() => undefined);
   }
-}
-
-/** Where images are mounted in this namespace, by their names; the first place of each. */
-async function mountPointsOf(images: readonly ImageSummary[]): Promise<Map<string, string>> {
-  // Loaded late: mounting needs a compiled library.
-  const { listMounts } = await import("../kernel/mount.ts");
-  const { fsidOfMount } = await import("./mounted-image.ts");
-  const found = new Map<string, string>();
-  for (const mount of await listMounts()) {
-    if (mount.fsType !== "erofs") continue;
-    const fsid = await fsidOfMount(mount, images);
-    if (fsid !== undefined && !found.has(fsid)) found.set(fsid, mount.mountPoint);
-  }
-  return found;
 }
 
 /** Which of the image's streams is opened by this key: 0 the primary one, -1 none. */
