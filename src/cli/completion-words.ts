@@ -53,6 +53,11 @@ const PREFETCHING: readonly OptionWord[] = [
 /** Every command, those with commands of their own before these. */
 export const COMMAND_WORDS: readonly CommandWord[] = [
   command("serve", "run the daemon in the foreground", [CONFIG]),
+  command("supervise", "run the daemon, again when it dies", [
+    CONFIG,
+    { name: "--grace", summary: "how long readers wait for one", takes: "text" },
+  ]),
+  command("upgrade", "let a newer program take over", [JSON_OPTION, ...ASKING]),
   command("mount", "mount an image", [JSON_OPTION, ...ASKING, DOOR, FILL], "directory"),
   command(
     "umount",
@@ -64,6 +69,12 @@ export const COMMAND_WORDS: readonly CommandWord[] = [
   command("ps", "what is mounted here", [JSON_OPTION, ...ASKING]),
   command("images", "images that the daemon knows", [JSON_OPTION, ...ASKING]),
   command("inspect", "all that is known of an image", [JSON_OPTION, ...ASKING]),
+  command("top", "what readers wait for", [
+    JSON_OPTION,
+    ...ASKING,
+    { name: "--once", summary: "one picture" },
+    { name: "--interval", summary: "seconds between two", takes: "text" },
+  ]),
   command("events", "what happens, until Ctrl-C", [JSON_OPTION, ...ASKING]),
   command("config", "the configuration", [], ["check", "show"]),
   command("config check", "say what is wrong with a file", [JSON_OPTION], "file"),

@@ -234,11 +234,8 @@ async function withDirectory<T>(near: string, work: (path: string) => Promise<T>
 
 /** As `erofsd serve` does. */
 function chooseDoor({ kernel }: Config, doors: readonly DoorFinding[]): DoorKind | undefined {
-  const isOpened = ({ door, works }: DoorFinding): boolean => {
-    if (!works || (kernel.door !== "auto" && kernel.door !== door)) return false;
-    return door !== "fanotify" || kernel.allow_unsafe;
-  };
-  return doors.find(isOpened)?.door;
+  return doors.find(({ door, works }) => works && (kernel.door === "auto" || kernel.door === door))
+    ?.door;
 }
 
 function doorFault(
@@ -249,7 +246,7 @@ function doorFault(
   if (chosen !== undefined) return undefined;
   const faultOf = (wanted: DoorKind) => doors.find(({ door }) => door === wanted)?.fault;
   if (kernel.door !== "auto") {
-    return faultOf(kernel.door) ?? new DaemonError({ code: "fanotify_unsafe" });
+    return faultOf(kernel.door);
   }
   const reasonOf = (wanted: DoorKind): string =>
     doors.find(({ door }) => door === wanted)?.detail ?? "";
