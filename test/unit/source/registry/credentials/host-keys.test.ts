@@ -25,7 +25,7 @@ describe("a key", () => {
     expect(parseHostKey(text)).toEqual({ host, path });
   });
 
-  it.each(["", "/", "https://", "user:secret@host", "a b", "host/UPPER", "host:port", "-a"])(
+  it.each(["", "/", "https://", "user:secret@host", "a b", "host/UPPER", "host:port", "-a", "h:443:443", "h:5000:443"])(
     "%j names no host",
     (text) => {
       expect(parseHostKey(text)).toBeUndefined();
