@@ -22,6 +22,9 @@ export interface Binding {
   fanotifyMark(group: number, flags: number, mask: number, fd: number): number;
   readEvents(group: number, buffer: Uint8Array): number;
   isOpenElsewhere(fd: number): number;
+  memfdCreate(name: string, bytes: number): number;
+  mapShared(fd: number): Uint8Array | number;
+  occupyFd(number: number): number;
   allocateAligned(bytes: number, external: boolean): Uint8Array;
   layout(): Record<string, number | string>;
   /** fd -1: none is sent; bytesMax -1: nothing is received. */

@@ -21,6 +21,7 @@ import {
   type OpenedFile,
   createFile,
   errnoNameOf,
+  openMounted,
   openTrusted,
 } from "./stored-file.ts";
 
@@ -71,6 +72,18 @@ export class CacheFile {
       return new CacheFile(parts, opened, letGo);
     } catch (error) {
       letGo();
+      throw explain(error, parts.key);
+    }
+  }
+
+  /** One that is mounted, and stays whatever of it is trusted. It owns `fd`. Faults: as open. */
+  static async adopt(parts: CacheFileParts, fd: number): Promise<CacheFile> {
+    const letGo = await parts.room.keep(basename(parts.path));
+    try {
+      return new CacheFile(parts, await openMounted(parts, fd), letGo);
+    } catch (error) {
+      letGo();
+      parts.native.close(fd);
       throw explain(error, parts.key);
     }
   }
