@@ -88,7 +88,8 @@ beyondSmoke("whole images", () => {
     const started = await startRegistry();
     registry = started;
     // No cachefiles, and this kernel has no pre-content events.
-    rig = await Rig.beside(started, '[kernel]\ndevice = "/nowhere"\n');
+    const limits = '[limits]\nopen_timeout = "2m"\nread_timeout = "2m"\n';
+    rig = await Rig.beside(started, `[kernel]\ndevice = "/nowhere"\n${limits}`);
   });
   afterEach(() => rig.umountAll());
   after(async () => {
