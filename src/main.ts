@@ -7,6 +7,7 @@
 
 import { stat } from "node:fs/promises";
 import { release } from "node:os";
+import type { SeedFiles } from "./cache/seed-files.ts";
 import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
 import { EventHub } from "./control/event-hub.ts";
@@ -107,7 +108,10 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   const { source, engine, bindings } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
-  const names = buildNames(config, rooms, log);
+  const opened = await openServedDoor(config, native, log);
+  const { kind: doorKind, door, mounts } = opened;
+  const seeds = opened.kind === "cachefiles" ? rooms.seedFiles(opened.command) : undefined;
+  const names = buildNames(config, rooms, { seeds, log });
   const opener = new Opener({
     clock,
     log,
@@ -117,7 +121,6 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
     onFailure: failed.ofOpen,
   });
-  const { kind: doorKind, door, mounts } = await openServedDoor(config, native, log);
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
     config,
@@ -149,7 +152,11 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   };
 }
 
-function buildNames(config: Config, rooms: Rooms, log: RootLog["log"]): NameResolver {
+function buildNames(
+  config: Config,
+  rooms: Rooms,
+  { seeds, log }: { seeds: SeedFiles | undefined; log: RootLog["log"] },
+): NameResolver {
   const { source, slabs, engine, bindings, store, streams, admission } = rooms;
   const bootstrapBytesMax = config.limits.bootstrap;
   return new NameResolver({
@@ -166,6 +173,7 @@ function buildNames(config: Config, rooms: Rooms, log: RootLog["log"]): NameReso
     integrity: config.engine.integrity,
     servesCompressed: servesCompressed(release()),
     heldHeadsMax: Math.floor(slabs.slabsMax / 8),
+    seed: async (objects) => seeds?.seed(objects),
   });
 }
 

@@ -8,7 +8,7 @@ import { availableParallelism } from "node:os";
 import type { Codec, InflateStart } from "../image/chunk-map.ts";
 import { BLOCK_BYTES } from "../units.ts";
 import { JobQueue } from "./job-queue.ts";
-import { type DecoderPool, checked, loadBinding } from "./native-binding.ts";
+import { type Binding, type DecoderPool, checked, loadBinding } from "./native-binding.ts";
 
 /** Jobs a pool of the addon holds, running or queued; more wait in its JobQueue. */
 const QUEUE_MAX = 256;
@@ -142,6 +142,12 @@ export interface Native {
     timeoutMs: number,
     bytesMax: number,
   ): Promise<Received>;
+  /** lsetxattr(2), off the event loop. */
+  setAttribute(path: string, name: string, bytes: Uint8Array): Promise<void>;
+  /** lgetxattr(2), off the event loop. Faults: ENODATA when it has none, ERANGE above `bytesMax`. */
+  getAttribute(path: string, name: string, bytesMax: number): Promise<Uint8Array>;
+  /** renameat2(2), off the event loop; EEXIST when `to` is there: nothing is ever replaced. */
+  renameNew(from: string, to: string): Promise<void>;
   /** Zeroed memory that begins at a page boundary. */
   allocateAligned(bytes: number): Uint8Array;
   /** Sizes, offsets and numbers of the kernel's ABI as the C compiler sees them. */
@@ -202,10 +208,29 @@ export function loadNative(options: NativeOptions): Native {
       checked(syscall, result, socketPath);
       return { bytes, fd: fd < 0 ? undefined : fd };
     },
+    ...fileCalls(binding),
     allocateAligned: (bytes) => binding.allocateAligned(bytes, true),
     layout: () => binding.layout(),
     async destroy() {
       await Promise.all([pool.destroy(), decoders.destroy()]);
+    },
+  };
+}
+
+type FileCalls = Pick<Native, "setAttribute" | "getAttribute" | "renameNew">;
+
+function fileCalls(binding: Binding): FileCalls {
+  return {
+    async setAttribute(path, name, bytes) {
+      checked("lsetxattr", await binding.setAttribute(path, name, bytes), path);
+    },
+    async getAttribute(path, name, bytesMax) {
+      const [result, bytes] = await binding.getAttribute(path, name, bytesMax);
+      checked("lgetxattr", result, path);
+      return bytes;
+    },
+    async renameNew(from, to) {
+      checked("renameat2", await binding.renameNew(from, to), to);
     },
   };
 }

@@ -43,7 +43,13 @@ const binding = z.strictObject({
   stream: streamRecord,
   devices: z.array(streamRecord),
   /** What the superblock said when it was read; absent until then. */
-  inspected: z.strictObject({ compressed: z.boolean() }).optional(),
+  inspected: z
+    .strictObject({
+      compressed: z.boolean(),
+      /** Of the device slots, in their order; absent when none has one. */
+      tags: z.array(z.string()).optional(),
+    })
+    .optional(),
   /** No longer to be opened anew; what is mounted is served on. */
   unbound: z.literal(true).optional(),
   /** Size given to copen; undefined until the first. */

@@ -37,6 +37,7 @@ async function rig(more: Partial<BoundNamesParts> = {}) {
     },
   };
   const names = new BoundNames({
+    seed: () => Promise.resolve(),
     bindings,
     streams,
     isOpen: () => false,
