@@ -13,6 +13,7 @@
         "src/args.cc",
         "src/attributes.cc",
         "src/callback.cc",
+        "src/datagram.cc",
         "src/decode.cc",
         "src/device.cc",
         "src/fanotify.cc",

@@ -17,6 +17,8 @@ import type { Native } from "./platform/native.ts";
 /** A door with what a status tells of it. */
 export interface CountingDoor extends KernelDoor {
   readonly objectCount: number;
+  /** Looks whether the kernel still answers, and takes what it asks; `onFatal` when it does not. */
+  probe(): void;
   /** Kernel messages taken, by kind, and the bytes that reads asked for. */
   readonly messages: {
     readonly open: number;
@@ -81,7 +83,8 @@ async function openFanotify(config: Config, native: Native, log: Log): Promise<O
     tryMountingErofs({ primary, devices: [] });
   };
   const opened = await openGroup(native, { cacheDir, tryMounting });
-  const door = new FanotifySession({ native, clock, log, ...opened, cacheDir, pid: process.pid });
+  const own = { cacheDir, limits: config.cache, pid: process.pid };
+  const door = new FanotifySession({ native, clock, log, ...opened, ...own });
   log.warn({}, new DaemonError({ code: "fanotify_unsafe" }).message);
   const left = (await listMounts()).filter(({ source }) => isOpenPath(source, cacheDir));
   if (left.length > 0) {

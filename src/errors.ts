@@ -4,6 +4,8 @@
 // and the exit status of a command that ends with it.
 // Match on fault.code, never on message text.
 
+import { describeFault } from "./fault-text.ts";
+
 /** What a fault carries: enough to name what failed and where. Never a secret. */
 export type Fault =
   | { code: "config_invalid"; where: string; detail: string }
@@ -46,12 +48,18 @@ export type Fault =
   | { code: "state_damaged"; path: string; detail: string }
   | { code: "daemon_unreachable"; socketPath: string; detail: string }
   | { code: "socket_in_use"; socketPath: string }
+  | { code: "trace_invalid"; where: string; detail: string }
+  | { code: "trace_missing"; reference: string }
   | { code: "request_invalid"; field: string; detail: string }
   | { code: "request_slow"; timeoutMs: number }
   | { code: "request_too_large"; field: string; bytesMax: number }
   | { code: "route_unknown"; path: string }
   | { code: "method_unsupported"; method: string; path: string; allowed: readonly string[] }
   | { code: "image_unknown"; name: string }
+  | { code: "image_in_use"; name: string; detail: string }
+  | { code: "nothing_matches"; reference: string; names: string }
+  | { code: "trace_mismatch"; reference: string; detail: string }
+  | { code: "prefetch_unknown"; id: string }
   | { code: "daemon_busy"; detail: string }
   | { code: "daemon_not_ready"; detail: string }
   | { code: "mount_failed"; target: string; detail: string }
@@ -202,7 +210,7 @@ export const ERROR_POLICY = {
     ENVIRONMENT,
     "use a kernel that has one of the two, and see kernel.door and kernel.allow_unsafe",
   ),
-  cache_dir_unsuitable: policy("never", EINVAL, ENVIRONMENT, "put cache.dir on ext4 or xfs"),
+  cache_dir_unsuitable: policy("never", EINVAL, ENVIRONMENT, "use ext4, xfs, or btrfs (fanotify)"),
   kernel_message_invalid: policy("never", EINVAL, DAEMON, "report it with the kernel's version"),
   syscall_failed: policy("never", EIO, ENVIRONMENT, "see the errno"),
   cache_no_space: policy(
@@ -244,12 +252,28 @@ export const ERROR_POLICY = {
     ENVIRONMENT,
     "another erofsd answers there; give this one its own control.socket",
   ),
+  trace_invalid: policy(
+    "never",
+    EINVAL,
+    IMAGE,
+    "record the image again with `erofsd trace record`",
+  ),
+  trace_missing: policy("never", ENOENT, REMOTE, "record one, and `erofsd trace push` it"),
   request_invalid: policy("never", EINVAL, USAGE, "correct the field"),
   request_slow: policy("never", ETIMEDOUT, USAGE, "send the whole request at once"),
   request_too_large: policy("never", EINVAL, USAGE, "send less"),
   route_unknown: policy("never", ENOENT, USAGE, "GET /openapi.json lists what there is"),
   method_unsupported: policy("never", EINVAL, USAGE, "GET /openapi.json lists what there is"),
   image_unknown: policy("never", ENOENT, IMAGE, "`erofsd images` lists what there is"),
+  image_in_use: policy("never", EINVAL, USAGE, "unmount it, or cancel its prefetch, first"),
+  nothing_matches: policy(
+    "never",
+    ENOENT,
+    USAGE,
+    "name paths as in the image's root; quote globs, so that the shell leaves them alone",
+  ),
+  trace_mismatch: policy("never", EINVAL, USAGE, "take a trace of this image"),
+  prefetch_unknown: policy("never", ENOENT, USAGE, "`erofsd prefetch ls` lists what there is"),
   daemon_busy: policy("same-source", EIO, DAEMON, "try again in a moment"),
   daemon_not_ready: policy("same-source", EIO, DAEMON, "try again in a moment"),
   mount_failed: policy("never", EIO, DAEMON, "the daemon's log has the cause"),
@@ -294,104 +318,4 @@ export function asDaemonError(
 /** Our own bug: stop at once rather than serve a wrong byte. */
 export function invariant(condition: unknown, message: string): asserts condition {
   if (!condition) throw new Error(`invariant broken: ${message}`);
-}
-
-/** One line for people: what failed, where, without the hint. */
-export function describeFault(fault: Fault): string {
-  switch (fault.code) {
-    case "config_invalid":
-      return `${fault.where}: ${fault.detail}`;
-    case "usage_invalid":
-    case "kernel_message_invalid":
-    case "addon_missing":
-    case "fanotify_unsupported":
-    case "internal":
-    case "daemon_busy":
-    case "daemon_not_ready":
-      return fault.detail;
-    case "reference_invalid":
-      return `"${fault.reference}" is not an image reference: ${fault.detail}`;
-    case "registry_unreachable":
-      return `registry ${fault.host} cannot be reached: ${fault.detail}`;
-    case "registry_timeout":
-      return `registry ${fault.host} is too slow: ${fault.detail}`;
-    case "registry_unauthorized":
-      return `registry ${fault.host} refuses access to ${fault.repository} (HTTP ${fault.status})`;
-    case "registry_throttled":
-      return `registry ${fault.host} answers 429 Too Many Requests`;
-    case "registry_failed":
-      return `registry ${fault.host} answers HTTP ${fault.status}: ${fault.detail}`;
-    case "registry_protocol":
-      return `registry ${fault.host} answers wrongly: ${fault.detail}`;
-    case "manifest_not_found":
-      return `registry ${fault.host} has no ${fault.wanted} in ${fault.repository}`;
-    case "blob_not_found":
-      return `registry ${fault.host} has no blob ${fault.digest} in ${fault.repository}`;
-    case "blob_truncated":
-      return `blob ${fault.digest} at ${fault.where} is damaged: ${fault.detail}`;
-    case "digest_mismatch":
-      return `${fault.where}: content is ${fault.actual}, not ${fault.expected}`;
-    case "manifest_invalid":
-    case "image_unsupported":
-    case "image_invalid":
-    case "chunk_untrusted":
-      return `${fault.where}: ${fault.detail}`;
-    case "layout_failed":
-    case "directory_failed":
-    case "door_unsupported":
-    case "cache_dir_unsuitable":
-    case "state_damaged":
-      return `${fault.path}: ${fault.detail}`;
-    case "key_refused":
-    case "key_unknown":
-      return `"${fault.key}": ${fault.detail}`;
-    case "fanotify_unsafe":
-      return "fanotify lets readers of mounted images through when the daemon dies: what is not cached reads as zeros then";
-    case "no_door":
-      return `this kernel has no door for images: cachefiles: ${fault.cachefiles}; fanotify: ${fault.fanotify}`;
-    case "device_missing":
-      return `${fault.path} does not exist`;
-    case "device_busy":
-      return `${fault.path} is in use by another daemon`;
-    case "device_denied":
-      return `${fault.path} may not be opened`;
-    case "syscall_failed":
-      return `${fault.syscall}: ${fault.errnoName} (${fault.errno})${fault.detail ? `, ${fault.detail}` : ""}`;
-    case "cache_no_space":
-      return `no space to cache "${fault.key}": ${fault.detail}`;
-    case "cache_write_failed":
-      return `writing the cache file of "${fault.key}" failed: ${fault.detail}`;
-    case "deadline_exceeded":
-      return `${fault.what} took longer than ${fault.timeoutMs} ms`;
-    case "failed_recently":
-      return `${fault.what} failed a moment ago: ${fault.detail}`;
-    case "cancelled":
-      return `${fault.what} was cancelled`;
-    case "stopping":
-      return "the daemon is stopping";
-    case "daemon_unreachable":
-      return `no daemon answers at ${fault.socketPath}: ${fault.detail}`;
-    case "socket_in_use":
-      return `a running daemon answers at ${fault.socketPath}`;
-    case "request_invalid":
-      return `${fault.field}: ${fault.detail}`;
-    case "request_slow":
-      return `the request was not there within ${fault.timeoutMs} ms`;
-    case "request_too_large":
-      return `${fault.field}: longer than ${fault.bytesMax} bytes`;
-    case "route_unknown":
-      return `there is no ${fault.path}`;
-    case "method_unsupported":
-      return `${fault.path} does not take ${fault.method}, only ${fault.allowed.join(", ")}`;
-    case "image_unknown":
-      return `no image is known as "${fault.name}"`;
-    case "mount_failed":
-      return `mounting ${fault.target} failed: ${fault.detail}`;
-    default:
-      return unreachable(fault);
-  }
-}
-
-function unreachable(value: never): never {
-  throw new Error(`unreachable: ${JSON.stringify(value)}`);
 }

@@ -5,6 +5,7 @@
 // its own it is all of that.
 
 import { DaemonError, asDaemonError } from "./errors.ts";
+import { deviceKey } from "./flow/streams.ts";
 import { ErofsReader } from "./image/erofs/inode.ts";
 import { hasKnownMetadata, metadataExtents, metadataPlaces } from "./image/erofs/metadata.ts";
 import { SUPERBLOCK_HEAD_BYTES, parseSuperblock } from "./image/erofs/superblock.ts";
@@ -101,9 +102,10 @@ export class FileMounts {
   }
 }
 
-/** The key of a device as a mount over fscache would ask for it. */
-function deviceKey({ digest, format }: StreamRecord): string {
-  return format === "rafs" ? digest.slice("sha256:".length) : digest;
+function* pieces({ offset, length }: Extent): Iterable<Extent> {
+  for (let at = 0; at < length; at += FILL_BYTES) {
+    yield { offset: offset + at, length: Math.min(FILL_BYTES, length - at) };
+  }
 }
 
 /** Fills parts of one object, some at once. */
@@ -130,10 +132,9 @@ class Filler {
 
   /** Resolves when it is there; what lies behind the stream's end is left out. */
   async range(extent: Extent): Promise<void> {
-    const { offset, length } = this.#blocks(extent);
-    for (let at = offset; at < offset + length; at += FILL_BYTES) {
+    for (const piece of pieces(this.#blocks(extent))) {
       while (this.#under.size >= FILLS_AT_ONCE) await Promise.race(this.#under);
-      this.#start({ offset: at, length: Math.min(FILL_BYTES, offset + length - at) });
+      this.#start(piece);
     }
     await this.#drained();
   }
@@ -161,11 +162,8 @@ class Filler {
   #flush(): void {
     const extent = this.#later;
     this.#later = undefined;
-    if (extent === undefined || extent.length === 0) return;
-    for (let at = 0; at < extent.length; at += FILL_BYTES) {
-      const length = Math.min(FILL_BYTES, extent.length - at);
-      this.#start({ offset: extent.offset + at, length });
-    }
+    if (extent === undefined) return;
+    for (const piece of pieces(extent)) this.#start(piece);
   }
 
   #start(extent: Extent): void {

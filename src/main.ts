@@ -11,19 +11,25 @@ import type { SeedFiles } from "./cache/seed-files.ts";
 import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
 import { EventHub } from "./control/event-hub.ts";
+import { imageFilesOf } from "./control/image-files.ts";
+import { imageHistoryOf } from "./control/image-history.ts";
 import { KnownImages } from "./control/known-images.ts";
 import { bindingObserver, failureObserver, observedHandler } from "./control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
+import { prefetchOperations } from "./control/prefetch-operations.ts";
 import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
 import { type CountingDoor, openDoor } from "./doors.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
 import { FileMounts } from "./file-mounts.ts";
 import { Admission } from "./flow/admission.ts";
+import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
 import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
+import type { Prefetches } from "./flow/prefetch/prefetches.ts";
+import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
@@ -31,8 +37,14 @@ import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
 import { packageVersion } from "./platform/package-root.ts";
+import { buildPrefetches, fileHolder, whenMounted } from "./prefetch-serving.ts";
+import { Systemd } from "./platform/systemd.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
+import { ServiceReport, healthProblem } from "./service-report.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
+
+/** FileDescriptorName= in erofsd.socket. */
+const CONTROL_SOCKET_NAME = "control";
 
 /** Runs until a signal ends it; resolves with the exit status. Rejects when it cannot start. */
 export async function serve(options: { configPath: string | undefined }): Promise<number> {
@@ -61,9 +73,11 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   const startMs = clock.nowMs();
   const stopped = stopSignal(log);
   const native = loadNative({ writerThreads: config.engine.writer_threads });
+  const systemd = new Systemd(native);
+  const passed = systemd.takeListenFds();
   const rooms = await buildServing(config, native, log);
   try {
-    await rooms.control.listen();
+    await rooms.control.listen(passed.get(CONTROL_SOCKET_NAME)?.[0]);
   } catch (error) {
     await rooms.door.stop(asDaemonError(error));
     throw error;
@@ -83,14 +97,36 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
     },
     "ready",
   );
+  const report = reportOf(rooms, { config, systemd, log });
+  await report.ready();
   // What a first request needs is loaded now, after the door is open.
-  rooms.warmUp().catch((error: unknown) => {
-    stopped.stop(asDaemonError(error));
-  });
+  rooms
+    .warmUp()
+    .then(() => rooms.prefetches.load())
+    .catch((error: unknown) => {
+      stopped.stop(asDaemonError(error));
+    });
   const reason = await stopped.reason;
+  await report.stopping();
   await shutDown(config, rooms, log);
   if (reason instanceof DaemonError) throw reason;
   return 0;
+}
+
+function reportOf(
+  rooms: Serving,
+  { config, systemd, log }: { config: Config; systemd: Systemd; log: RootLog["log"] },
+): ServiceReport {
+  const { door, doorKind, engine, readiness } = rooms;
+  const readTimeoutMs = config.limits.read_timeout;
+  return new ServiceReport({
+    systemd,
+    clock,
+    log,
+    problem: () => healthProblem({ door, readiness, engine, readTimeoutMs, clock }),
+    status: () =>
+      `Serving through ${doorKind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
+  });
 }
 
 type Serving = Awaited<ReturnType<typeof buildServing>>;
@@ -99,17 +135,12 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   const failures = new FailureLog();
   const events = new EventHub({ clock, unixMs: Date.now });
   const failed = failureObserver(failures, events);
-  const rooms = await buildRooms({
-    config,
-    native,
-    log,
-    onFillFailure: failed.ofFill,
-  });
+  const rooms = await buildRooms({ config, native, log, onFillFailure: failed.ofFill });
   const { source, engine, bindings } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
   const opened = await openServedDoor(config, native, log);
-  const { kind: doorKind, door, mounts } = opened;
+  const { kind: doorKind, door, mounts, holder } = opened;
   const seeds = opened.kind === "cachefiles" ? rooms.seedFiles(opened.command) : undefined;
   const names = buildNames(config, rooms, { seeds, log });
   const opener = new Opener({
@@ -121,6 +152,9 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
     onFailure: failed.ofOpen,
   });
+  const filling = buildFills(config, { ...rooms, opener }, log);
+  const { prefetcher, fills } = filling;
+  const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
     config,
@@ -131,6 +165,10 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     mounts,
     failures,
     events,
+    fill: () => {
+      fills.look();
+    },
+    prefetches,
   });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
@@ -142,14 +180,26 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     engine,
     names,
     opener,
+    prefetches,
     door,
     doorKind,
     mounts,
     control,
     warmUp,
     handler,
+    ...filling,
     ...life,
   };
+}
+
+function buildFills(
+  config: Config,
+  { engine, bindings, opener }: Pick<Rooms, "engine" | "bindings"> & { readonly opener: Opener },
+  log: RootLog["log"],
+) {
+  const prefetcher = new Prefetcher({ engine, clock, log, isBusy: () => opener.waitingCount > 0 });
+  const { fill } = config.engine;
+  return { prefetcher, fills: new BackgroundFill({ engine, bindings, prefetcher, clock, fill }) };
 }
 
 function buildNames(
@@ -186,20 +236,25 @@ async function buildControl(parts: {
   readonly mounts: FileMounts | undefined;
   readonly failures: FailureLog;
   readonly events: EventHub;
+  readonly fill: () => void;
+  readonly prefetches: Prefetches;
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events } = parts;
-  const { engine, bindings, counts, pushed } = rooms;
+  const { config, log, rooms, names, door, mounts, failures, events, fill, prefetches } = parts;
+  const { engine, bindings, counts, pushed, source, store } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
   const version = await packageVersion();
   const lastFailure = failures.last.bind(failures);
+  const images = new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure });
   const operations = controlOperations({
     clock,
     config,
     version,
     names,
+    bindings,
+    fill,
     mounts,
-    images: new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure }),
+    images,
     failures,
     pushed,
     readiness,
@@ -207,6 +262,13 @@ async function buildControl(parts: {
     status: statusOf({ engine, door, counts, readiness }, version),
     metrics: metricsOf(rooms),
     trace: traceOf(engine, version),
+    prefetch: prefetchOperations({ prefetches, names, stopping: stopping.signal }),
+    imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
+    imageFiles: imageFilesOf(images, {
+      source,
+      clock,
+      bootstrapDirectory: store.bootstrapDirectory,
+    }),
     stopping: stopping.signal,
   });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
@@ -234,7 +296,8 @@ async function openServedDoor(config: Config, native: Native, log: RootLog["log"
   const opened = await openDoor(config, native, log);
   const isAsked = opened.kind === "cachefiles";
   const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, log });
-  return { ...opened, mounts };
+  const holder = isAsked ? whenMounted : fileHolder(opened.door);
+  return { ...opened, mounts, holder };
 }
 
 function statusOf(
@@ -285,6 +348,9 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
     );
   }
   rooms.stopping.abort(error);
+  rooms.fills.stop();
+  rooms.prefetches.stop(error);
+  rooms.prefetcher.stop();
   rooms.names.stop(error);
   rooms.engine.abort(error);
   await rooms.door.stop(error);

@@ -27,12 +27,7 @@ import { compileWasmOnce } from "./platform/wasm.ts";
 import { AccessBook } from "./source/registry/access.ts";
 import { takeEnvironment } from "./source/registry/credentials/environment.ts";
 import { PushedCredentials } from "./source/registry/credentials/pushed.ts";
-import {
-  type PeerOptions,
-  type RegistryObserver,
-  type RegistryParts,
-  isLoopback,
-} from "./source/registry/options.ts";
+import type { RegistryObserver } from "./source/registry/options.ts";
 import { type LaterObserver, laterObserver } from "./source/registry/later-observer.ts";
 import { createSources } from "./source/sources.ts";
 import { Bindings } from "./state/bindings.ts";
@@ -133,22 +128,10 @@ function buildSource(config: Config, log: Log) {
   const source = createSources({
     async registry() {
       compileWasmOnce();
-      const { createRegistrySource } = await import("./source/registry/registry-source.ts");
-      const from = await import("./source/registry/credentials/create-source.ts");
-      const { credentials: configured, docker_config: dockerConfig } = config.registry;
-      const given = { clock, log, pushed, configured, dockerConfig, environment };
-      const credentials = from.createCredentialSource(given);
-      const { certs_dir: directory, blob_dirs: directories } = config.registry;
-      const { HostsBook } = await import("./source/registry/hosts-book.ts");
-      const hosts = new HostsBook({ directory, clock, log });
-      const registry = createRegistrySource({
-        ...registryParts(config, log),
-        access,
-        credentials,
-        observe: counting(counts, observed),
-        environment: process.env,
-        upstreams: (host, plain) => hosts.upstreams(host, plain),
-      });
+      const { createRegistry } = await import("./registry.ts");
+      const { blob_dirs: directories } = config.registry;
+      const observe = counting(counts, observed);
+      const registry = createRegistry({ config, log, access, pushed, environment, observe });
       if (directories.length === 0) return registry;
       const { withBlobDirectories } = await import("./source/blob-directories.ts");
       return withBlobDirectories(registry, { clock, log, directories });
@@ -198,40 +181,6 @@ function counting(
       to.failure(host, code);
     },
   };
-}
-
-function registryParts({ registry, p2p }: Config, log: Log): RegistryParts {
-  return {
-    clock,
-    random: Math.random,
-    log,
-    options: {
-      plainHttp: (host) => isLoopback(host) || registry.plain_http.includes(host),
-      connections: registry.connections,
-      attemptsMax: registry.attempts,
-      connectTimeoutMs: registry.connect_timeout,
-      headersTimeoutMs: registry.headers_timeout,
-      stallTimeoutMs: registry.stall_timeout,
-      hedgePercent: registry.hedge_percent,
-    },
-    peers: peersOf(p2p),
-  };
-}
-
-function peersOf(p2p: Config["p2p"]): PeerOptions | undefined {
-  if (p2p.proxy === undefined) return undefined;
-  const proxy = {
-    url: p2p.proxy,
-    pingUrl: p2p.health,
-    fallback: p2p.fallback,
-    checkIntervalMs: p2p.check_interval,
-    useHttp: p2p.use_http,
-    headers: p2p.headers,
-    prefetchHeaders: p2p.prefetch_hint ? { "x-dragonfly-prefetch": "true" } : {},
-    pieceBytes: p2p.piece,
-    patienceMs: p2p.patience,
-  };
-  return { proxy, hosts: p2p.hosts };
 }
 
 function buildSlabs(config: Config, native: Native): SlabPool {

@@ -8,6 +8,7 @@ namespace {
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ExportAttributes(env, exports);
+  ExportDatagram(env, exports);
   ExportDevice(env, exports);
   ExportFanotify(env, exports);
   ExportFdPassing(env, exports);

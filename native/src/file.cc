@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// open(2), close(2) and a single write(2), called on the JS thread. For devices and cache
-// commands, which answer at once; bulk data goes through the writer pool.
+// open(2), close(2), FD_CLOEXEC and a single write(2), called on the JS thread. For devices and
+// cache commands, which answer at once; bulk data goes through the writer pool.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -34,6 +34,14 @@ Napi::Value Close(const Napi::CallbackInfo& info) {
   return Result(info, -errno);
 }
 
+// closeOnExec(fd) -> 0 | -errno; for an fd that came over an exec.
+Napi::Value CloseOnExec(const Napi::CallbackInfo& info) {
+  Args args(info, "closeOnExec");
+  const int fd = args.Fd(0, "fd");
+  if (args.failed()) return info.Env().Undefined();
+  return Result(info, RetryEintr([&] { return ::fcntl(fd, F_SETFD, FD_CLOEXEC); }));
+}
+
 // write(fd, bytes) -> count | -errno; one write(2), because one write is one cachefiles command.
 Napi::Value Write(const Napi::CallbackInfo& info) {
   Args args(info, "write");
@@ -48,6 +56,7 @@ Napi::Value Write(const Napi::CallbackInfo& info) {
 void ExportFile(Napi::Env env, Napi::Object exports) {
   exports.Set("open", Napi::Function::New(env, Open, "open"));
   exports.Set("close", Napi::Function::New(env, Close, "close"));
+  exports.Set("closeOnExec", Napi::Function::New(env, CloseOnExec, "closeOnExec"));
   exports.Set("write", Napi::Function::New(env, Write, "write"));
 }
 

@@ -16,6 +16,11 @@ export class BlockSet {
     this.#words = new Uint32Array(Math.ceil(this.#blockCount / 32));
   }
 
+  /** Of the stream, in whole blocks. */
+  get sizeBytes(): number {
+    return this.#blockCount * BLOCK_BYTES;
+  }
+
   /** The set as bytes, one bit a block, the lowest first; a copy. */
   serialize(): Uint8Array {
     return new Uint8Array(this.#words.slice().buffer);
@@ -55,6 +60,15 @@ export class BlockSet {
       this.#words[word] = before | mask;
       block = wordEnd;
     }
+  }
+
+  /** How many bytes of this set's blocks `other`, a set for the same stream, has too. */
+  commonBytes(other: BlockSet): number {
+    let count = 0;
+    for (const [index, word] of this.#words.entries()) {
+      if (word !== 0) count += popCount(word & (other.#words[index] ?? 0));
+    }
+    return count * BLOCK_BYTES;
   }
 
   covers(extent: Extent): boolean {

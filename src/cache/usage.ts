@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How much the cache takes, as the filesystem counts it: blocks, not sizes, since cache files have
-// holes. Layout: <dir>/cache/I<volume>/@<hash>/D<cookie key> (kernel-notes/cachefiles-disk-names.md).
+// holes. Layout: <dir>/cache/I<volume>/@<hash>/D<cookie key> (kernel-notes/cachefiles-disk-names.md),
+// and with fanotify <dir>/fanotify/streams/<name>, each with a record beside it.
 
 import { stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
@@ -36,6 +37,11 @@ export async function diskUsage(cacheDir: string): Promise<DiskUsage> {
         files += 1;
       }
     }
+  }
+  const streams = join(cacheDir, "fanotify", "streams");
+  for (const name of await listOrNone(streams)) {
+    usedBytes += (await blocksOf(join(streams, name))) ?? 0;
+    if (!name.includes(".")) files += 1;
   }
   const { bsize, blocks, bavail, files: inodes, ffree: freeInodes } = await statfs(cacheDir);
   const sizes = { sizeBytes: blocks * bsize, freeBytes: bavail * bsize };

@@ -7,7 +7,9 @@ import { ask } from "../control/client.ts";
 import { statusAnswer } from "../control/schema.ts";
 import { DaemonError } from "../errors.ts";
 import { packageVersion } from "../platform/package-root.ts";
+import { addPrefetchCommands } from "./prefetch-words.ts";
 import { jsonOption, socketOptions, socketPath } from "./socket-options.ts";
+import { addTraceCommands } from "./trace-commands.ts";
 import { addViewCommands } from "./view-commands.ts";
 
 const EXIT_STATUS = `Exit status: 0 done, 1 a bug, 2 wrong usage or configuration,
@@ -17,7 +19,8 @@ Errors are a line on stderr, and a hint. Colours only on a terminal, none with N
 const CONFIG_FILE = `configuration file (default ${DEFAULT_CONFIG_PATH}, if it exists)`;
 const REFERENCE = "host[:port]/repo[:tag][@digest], or oci:PATH[:tag]";
 const PREFIX = "for this repository and those below it, instead of the whole host";
-const TRACE_KEY = "only what is mounted under this key, or has this digest; may be repeated";
+const FILLS = ["on-demand", "background"] as const;
+const FILL = "background: complete it while nobody needs the link (default: engine.fill)";
 const LAZY = "detach it now, finish when its last user has left";
 
 /** Runs one command line (without node and script) and returns its exit status. */
@@ -42,7 +45,8 @@ export async function runCommand(words: string[]): Promise<number> {
 }
 
 function addCommands(parser: Argv): Argv {
-  return addTraceCommands(addCredentialCommands(addViewCommands(addImageCommands(parser))));
+  const looking = addPrefetchCommands(addViewCommands(addImageCommands(parser)));
+  return addTraceCommands(addCredentialCommands(looking));
 }
 
 function addImageCommands(parser: Argv): Argv {
@@ -59,7 +63,8 @@ function addImageCommands(parser: Argv): Argv {
       (y) =>
         jsonOption(socketOptions(y))
           .positional("reference", { type: "string", demandOption: true, describe: REFERENCE })
-          .positional("directory", { type: "string", demandOption: true }),
+          .positional("directory", { type: "string", demandOption: true })
+          .option("fill", { choices: FILLS, describe: FILL }),
       async (given) => {
         const { mountCommand } = await import("./mount-command.ts");
         await mountCommand({ ...given, socketPath: await socketPath(given) });
@@ -128,29 +133,4 @@ function credentialOptions<T>(y: Argv<T>) {
   return socketOptions(y)
     .positional("host", { type: "string", demandOption: true, describe: "host[:port]" })
     .option("repository", { type: "string", requiresArg: true, describe: PREFIX });
-}
-
-function addTraceCommands(parser: Argv): Argv {
-  return parser.command(
-    "trace",
-    "what readers ask the daemon for",
-    (y) =>
-      y
-        .demandCommand(1, "which command of trace?")
-        .command("record [file]", "record it, until Ctrl-C", traceOptions, async (given) => {
-          const { recordTrace } = await import("./trace-command.ts");
-          const { file, output = file, seconds, key: keys = [] } = given;
-          await recordTrace({ socketPath: await socketPath(given), output, seconds, keys });
-        }),
-    () => undefined,
-  );
-}
-
-function traceOptions(y: Argv) {
-  return socketOptions(y)
-    .positional("file", { type: "string", describe: "where to; stdout when not given" })
-    .option("output", { type: "string", requiresArg: true, describe: "the same" })
-    .conflicts("file", "output")
-    .option("seconds", { type: "number", requiresArg: true, describe: "end by itself" })
-    .option("key", { type: "string", array: true, requiresArg: true, describe: TRACE_KEY });
 }

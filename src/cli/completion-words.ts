@@ -24,16 +24,35 @@ const HELP: OptionWord = { name: "--help", summary: "show help" };
 const JSON_OPTION: OptionWord = { name: "--json", summary: "print JSON" };
 const CONFIG: OptionWord = { name: "--config", summary: "configuration file", takes: "file" };
 const ASKING = [{ name: "--socket", summary: "control socket", takes: "file" } as const, CONFIG];
+const OUTPUT: OptionWord = { name: "--output", summary: "where to", takes: "file" };
+const FILL = { name: "--fill", summary: "on-demand or background", takes: "text" } as const;
 const REPOSITORY = {
   name: "--repository",
   summary: "for this one and below",
   takes: "text",
 } as const;
 
+const CHANGING: readonly OptionWord[] = [
+  { name: "--limit-rate", summary: "bytes a second", takes: "text" },
+  { name: "--priority", summary: "low, normal, high or a number", takes: "text" },
+  { name: "--flights", summary: "fetches at once", takes: "text" },
+];
+const PREFETCHING: readonly OptionWord[] = [
+  ...CHANGING,
+  { name: "--all", summary: "the whole image" },
+  { name: "--paths", summary: "a file, or all below a directory", takes: "text" },
+  { name: "--glob", summary: "files that match", takes: "text" },
+  { name: "--trace", summary: "what a trace has read", takes: "file" },
+  { name: "--fsid", summary: "the key it will be mounted by", takes: "text" },
+  { name: "--wait", summary: "until it has ended" },
+  { name: "--detach", summary: "do not wait" },
+  { name: "--cancel-on-interrupt", summary: "on Ctrl-C end it too" },
+];
+
 /** Every command, those with commands of their own before these. */
 export const COMMAND_WORDS: readonly CommandWord[] = [
   command("serve", "run the daemon in the foreground", [CONFIG]),
-  command("mount", "mount an image", [JSON_OPTION, ...ASKING], "directory"),
+  command("mount", "mount an image", [JSON_OPTION, ...ASKING, FILL], "directory"),
   command(
     "umount",
     "unmount an image",
@@ -58,18 +77,31 @@ export const COMMAND_WORDS: readonly CommandWord[] = [
     { name: "--token-stdin", summary: "read a token from standard input" },
   ]),
   command("logout", "make the daemon forget them", [...ASKING, REPOSITORY]),
-  command("trace", "what readers ask the daemon for", [], ["record"]),
+  command(
+    "prefetch",
+    "fill images before they are read",
+    [JSON_OPTION, ...ASKING, ...PREFETCHING],
+    ["start", "ls", "cancel", "set"],
+  ),
+  command("prefetch start", "start one", [JSON_OPTION, ...ASKING, ...PREFETCHING]),
+  command("prefetch ls", "what is being prefetched", [JSON_OPTION, ...ASKING]),
+  command("prefetch cancel", "end one", [JSON_OPTION, ...ASKING]),
+  command("prefetch set", "change one", [JSON_OPTION, ...ASKING, ...CHANGING]),
+  command("trace", "what a container reads", [], ["record", "show", "push", "pull"]),
   command(
     "trace record",
     "record it, until Ctrl-C",
     [
       ...ASKING,
-      { name: "--output", summary: "where to", takes: "file" },
+      OUTPUT,
       { name: "--seconds", summary: "end by itself", takes: "text" },
       { name: "--key", summary: "only what has this key", takes: "text" },
     ],
-    "file",
+    "directory",
   ),
+  command("trace show", "list the files in it", [JSON_OPTION, CONFIG], "file"),
+  command("trace push", "store it beside its image", [JSON_OPTION, CONFIG], "file"),
+  command("trace pull", "get what was pushed", [CONFIG, OUTPUT]),
 ];
 
 function command(

@@ -4,6 +4,7 @@
 import { askStream } from "../control/client.ts";
 import { type EventData, eventData } from "../control/image-schema.ts";
 import { DaemonError } from "../errors.ts";
+import { eventDataOf } from "./event-data.ts";
 import { type Output, type Style, printable, styleOf } from "./output.ts";
 
 /** Returns on SIGINT, SIGTERM or the daemon's stop. Fault: daemon_unreachable when it breaks off. */
@@ -20,7 +21,9 @@ export async function eventsCommand(
   const style = styleOf(output);
   let isStopped = false;
   try {
-    for await (const text of dataOf(askStream(given.socketPath, "/v1/events", interrupt.signal))) {
+    for await (const text of eventDataOf(
+      askStream(given.socketPath, "/v1/events", interrupt.signal),
+    )) {
       const event = eventData.safeParse(JSON.parse(text)).data;
       // A kind that this version does not know is printed as it came.
       output.write(given.json || event === undefined ? `${text}\n` : lineOf(event, style));
@@ -37,17 +40,6 @@ export async function eventsCommand(
     socketPath,
     detail: "the events broke off",
   });
-}
-
-/** The `data:` of each event of a stream. */
-async function* dataOf(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<string, void> {
-  const decoder = new TextDecoder();
-  let rest = "";
-  for await (const piece of pieces) {
-    const lines = (rest + decoder.decode(piece, { stream: true })).split("\n");
-    rest = lines.pop() ?? "";
-    for (const line of lines) if (line.startsWith("data: ")) yield line.slice("data: ".length);
-  }
 }
 
 function lineOf(event: EventData, style: Style): string {

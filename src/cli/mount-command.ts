@@ -6,9 +6,15 @@ import { realpath, stat } from "node:fs/promises";
 import { resolve } from "node:path";
 import * as z from "zod";
 import { RemoteError, ask } from "../control/client.ts";
-import { type RegisteredImage, failureAnswer, registeredImage } from "../control/schema.ts";
+import {
+  type RegisterRequest,
+  type RegisteredImage,
+  failureAnswer,
+  registeredImage,
+} from "../control/schema.ts";
 import { DaemonError } from "../errors.ts";
 import { cookieKeyProblem, volumePartProblem } from "../kernel/cachefiles/keys.ts";
+import { absoluteReference } from "./absolute-reference.ts";
 import { isOpenPath } from "../kernel/fanotify/names.ts";
 import { bindMount, listMounts, mountErofs, unmount } from "../kernel/mount.ts";
 import type { MountEntry } from "../kernel/mount.ts";
@@ -19,6 +25,7 @@ export async function mountCommand(given: {
   directory: string;
   socketPath: string;
   json: boolean;
+  fill?: RegisterRequest["fill"];
 }): Promise<void> {
   const startMs = Date.now();
   const target = await mountPoint(given.directory);
@@ -26,7 +33,7 @@ export async function mountCommand(given: {
     ask(given.socketPath, {
       method: "POST",
       path: "/v1/images",
-      body: { reference: absoluteReference(given.reference) },
+      body: { reference: absoluteReference(given.reference), fill: given.fill },
       answer: registeredImage,
     });
   const image = await register();
@@ -72,12 +79,6 @@ async function mountPoint(directory: string): Promise<string> {
   if (found?.isDirectory() === true) return realpath(directory);
   const detail = found === undefined ? "does not exist" : "is no directory";
   throw new DaemonError({ code: "usage_invalid", detail: `${directory} ${detail}` });
-}
-
-function absoluteReference(reference: string): string {
-  const [, kind, path] = /^(oci|rafs):([^/].*)$/.exec(reference) ?? [];
-  const absolute = path === undefined ? reference : `${kind}:${resolve(path)}`;
-  return absolute.replace(/(?<=^rafs:.*\?blobs=)[^/].*$/, (directory) => resolve(directory));
 }
 
 function refuseDangerousKeys(image: RegisteredImage): void {

@@ -33,6 +33,8 @@ const cache = z
     frun: percent.default(7),
     fcull: percent.default(5),
     fstop: percent.default(1),
+    /** fanotify: what cache files may take together. */
+    size: bytes("16MiB", "1048576GiB").optional(),
   })
   .superRefine((limits, context) => {
     for (const kind of ["b", "f"] as const) {
@@ -109,8 +111,18 @@ export const configSchema = z.strictObject({
       window_max: bytes("4KiB", "64MiB")
         .refine((value) => value % BLOCK_BYTES === 0, "not a multiple of 4KiB")
         .prefault("8MiB"),
+      /** `background`: what is mounted is completed while nobody needs the link. */
+      fill: z.enum(["on-demand", "background"]).default("on-demand"),
       integrity: z.enum(["prefer", "require"]).default("prefer"),
       writer_threads: z.int().min(1).max(64).default(4),
+    })
+    .prefault({}),
+  prefetch: z
+    .strictObject({
+      /** For all together, a second; 0B: no limit. */
+      bandwidth: bytes("0B", "64GiB").prefault("0B"),
+      /** Prefetches under way at once; others wait for their turn. */
+      jobs: z.int().min(1).max(64).default(4),
     })
     .prefault({}),
   limits: z

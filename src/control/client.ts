@@ -24,7 +24,12 @@ export class RemoteError extends Error {
 /** One request to the daemon. Rejects with a RemoteError, or with daemon_unreachable. */
 export async function ask<T>(
   socketPath: string,
-  request: { method: "GET" | "POST" | "DELETE"; path: string; body?: object; answer: z.ZodType<T> },
+  request: {
+    method: "GET" | "POST" | "PATCH" | "DELETE";
+    path: string;
+    body?: object;
+    answer: z.ZodType<T>;
+  },
 ): Promise<T> {
   await refuseStrangers(socketPath);
   const client = new Client("http://erofsd", {

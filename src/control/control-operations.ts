@@ -3,7 +3,14 @@
 // `signal` ends the wait of whoever asked, never the work that others may share.
 
 import type { ConfigView } from "../config/config-view.ts";
+import type { ImageHistory } from "./history-schema.ts";
 import type { CacheUsage, ImageDetail, ImageSummary } from "./image-schema.ts";
+import type {
+  ChangePrefetch,
+  PrefetchView,
+  StartPrefetch,
+  StartedPrefetch,
+} from "./prefetch-schema.ts";
 import type {
   DropCredentials,
   Health,
@@ -12,8 +19,8 @@ import type {
   RegisterRequest,
   RegisteredImage,
   Status,
-  TraceWish,
 } from "./schema.ts";
+import type { TraceWish } from "./trace-recorder.ts";
 
 export interface ControlOperations {
   health(): Health;
@@ -26,6 +33,10 @@ export interface ControlOperations {
   images(): Promise<readonly ImageSummary[]>;
   /** By fsid, reference or manifest digest. Fault: image_unknown. */
   image(name: string): Promise<ImageDetail>;
+  /** Where its files lie, lines of JSON as they are found. Faults: image_unknown, image_*, those of its source. */
+  imageFiles(name: string, signal: AbortSignal): AsyncIterable<string>;
+  /** What its streams have been asked for and have got since they were opened. Fault: image_unknown. */
+  imageHistory(name: string): ImageHistory;
   cacheUsage(): Promise<CacheUsage>;
   lastFailure(cookieKey: string): PastFailure;
   status(): Status;
@@ -36,6 +47,16 @@ export interface ControlOperations {
   dropCredentials(request: DropCredentials): boolean;
   /** Lines of JSON as they come, until they end or `signal` aborts. */
   trace(wish: TraceWish, signal: AbortSignal): AsyncIterable<string>;
+  /** Faults: nothing_matches, trace_mismatch, daemon_busy, and those of resolving a reference. */
+  startPrefetch(request: StartPrefetch, signal: AbortSignal): Promise<StartedPrefetch>;
+  prefetches(): readonly PrefetchView[];
+  /** Fault of this and the next three: prefetch_unknown. */
+  prefetch(id: string): PrefetchView;
+  changePrefetch(id: string, change: ChangePrefetch): Promise<PrefetchView>;
+  /** One that has ended is forgotten. */
+  cancelPrefetch(id: string): Promise<PrefetchView>;
+  /** Server-Sent Events whenever it has got on, until it has ended or `signal` aborts. */
+  watchPrefetch(id: string, signal: AbortSignal): AsyncIterable<string>;
   /** Server-Sent Events as they come, until the daemon stops or `signal` aborts. */
   events(signal: AbortSignal): AsyncIterable<string>;
 }

@@ -16,6 +16,8 @@ export function failureOf(error: DaemonError): Failure {
 const STATUS: Partial<Record<Code, number>> = {
   route_unknown: 404,
   image_unknown: 404,
+  prefetch_unknown: 404,
+  image_in_use: 409,
   method_unsupported: 405,
   request_slow: 408,
   request_too_large: 413,

@@ -46,13 +46,19 @@ export class KnownImages {
   }
 
   /** Fault: image_unknown. Where several fit, an fsid counts before a reference, and the newest. */
-  async inspect(name: string): Promise<ImageDetail> {
+  find(name: string): Known {
     const all = [...this.#parts.bindings.all()];
     const known =
       all.findLast(({ cookieKey }) => cookieKey === name) ??
       all.findLast(({ binding }) => binding.reference === name) ??
       all.findLast(({ binding }) => binding.manifestDigest === name);
     if (known === undefined) throw new DaemonError({ code: "image_unknown", name });
+    return known;
+  }
+
+  /** As `find`. */
+  async inspect(name: string): Promise<ImageDetail> {
+    const known = this.find(name);
     const streams = this.#streamsOf(known, await this.#cachedOf([known]));
     const past = this.#parts.lastFailure(known.cookieKey);
     return {

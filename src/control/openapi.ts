@@ -59,10 +59,11 @@ function operationOf({ id, summary, takes, gives }: Route): object {
   };
 }
 
-function contentOf({ contentType, schema }: Route["gives"]): object {
+function contentOf({ contentType, schema, event }: Route["gives"]): object {
   if (schema !== undefined) return { [contentType]: { schema: schemaOf(schema, "output") } };
   // OpenAPI 3.1 has no words for a stream's items; each event's `data:` has this shape.
-  const items = contentType === "text/event-stream" ? { "x-event-data": { $ref: EVENT } } : {};
+  const data = event === undefined ? { $ref: EVENT } : schemaOf(event, "output");
+  const items = contentType === "text/event-stream" ? { "x-event-data": data } : {};
   return { [contentType]: { schema: { type: "string" }, ...items } };
 }
 

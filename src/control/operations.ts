@@ -10,14 +10,16 @@ import { DaemonError } from "../errors.ts";
 import type { MountFiles } from "../file-mounts.ts";
 import type { NameResolver } from "../flow/name-resolver.ts";
 import { cookieKeyProblem } from "../kernel/cachefiles/keys.ts";
-import { type Clock, cancelledBy } from "../platform/clock.ts";
+import type { Clock } from "../platform/clock.ts";
 import type { PushedCredentials } from "../source/registry/credentials/pushed.ts";
-import type { Binding, CookieName } from "../state/bindings.ts";
+import type { Binding, Bindings, CookieName } from "../state/bindings.ts";
 import type { ControlOperations } from "./control-operations.ts";
 import type { EventHub } from "./event-hub.ts";
 import { failureOf } from "./failures.ts";
 import type { KnownImages } from "./known-images.ts";
+import type { PrefetchOperations } from "./prefetch-operations.ts";
 import type { PastFailure, RegisterRequest, RegisteredImage, Status } from "./schema.ts";
+import { whileWaited } from "./while-waited.ts";
 
 const FAILURES_MAX = 1024;
 /** Under way at once; whoever is gone may have left some. */
@@ -69,6 +71,9 @@ export interface OperationsParts {
   readonly config: Config;
   readonly version: string;
   readonly names: Pick<NameResolver, "prepare">;
+  readonly bindings: Pick<Bindings, "setFill">;
+  /** Looks again what is to be filled in the background. */
+  readonly fill: () => void;
   /** Where the kernel does not ask for an image when it is mounted. */
   readonly mounts:
     | {
@@ -86,6 +91,9 @@ export interface OperationsParts {
   readonly status: () => Status;
   readonly metrics: ControlOperations["metrics"];
   readonly trace: ControlOperations["trace"];
+  readonly prefetch: PrefetchOperations;
+  readonly imageFiles: ControlOperations["imageFiles"];
+  readonly imageHistory: ControlOperations["imageHistory"];
   /** Aborts when the daemon stops, and with it what is being registered. */
   readonly stopping: AbortSignal;
 }
@@ -115,8 +123,11 @@ export function controlOperations(parts: OperationsParts): ControlOperations {
     status: parts.status,
     metrics: parts.metrics,
     trace: parts.trace,
+    imageFiles: parts.imageFiles,
+    imageHistory: parts.imageHistory,
     events: (signal) => events.listen(signal),
     ...credentialOperations(parts.pushed),
+    ...parts.prefetch,
   };
 }
 
@@ -124,7 +135,7 @@ export function controlOperations(parts: OperationsParts): ControlOperations {
 function sharedRegistration(parts: OperationsParts): ControlOperations["register"] {
   const underWay = new Map<string, Promise<RegisteredImage>>();
   return async (request, signal) => {
-    const key = JSON.stringify([request.reference, request.fsid]);
+    const key = JSON.stringify([request.reference, request.fsid, request.fill]);
     let work = underWay.get(key);
     if (work === undefined) {
       if (underWay.size >= REGISTRATIONS_MAX) {
@@ -139,8 +150,8 @@ function sharedRegistration(parts: OperationsParts): ControlOperations["register
 }
 
 async function registerImage(
-  { names, mounts, config, stopping }: OperationsParts,
-  { reference, fsid }: RegisterRequest,
+  { names, bindings, fill: lookAtFills, mounts, config, stopping }: OperationsParts,
+  { reference, fsid, fill }: RegisterRequest,
 ): Promise<RegisteredImage> {
   const problem = fsid === undefined ? undefined : cookieKeyProblem(fsid);
   if (fsid !== undefined && problem !== undefined) {
@@ -148,6 +159,10 @@ async function registerImage(
   }
   const image = await names.prepare(reference, { fsid, signal: stopping });
   const { cookieKey, binding } = image;
+  if (fill !== undefined) {
+    await bindings.setFill(image, fill);
+    lookAtFills();
+  }
   const files = await mounts?.prepare(image, stopping);
   return {
     reference: binding.reference,
@@ -163,23 +178,6 @@ async function registerImage(
       : { files: { primary: files.primary, devices: [...files.devices] } }),
     sizeBytes: [binding.stream, ...binding.devices].reduce((sum, each) => sum + each.size, 0),
   };
-}
-
-/** As `work` settles, or `cancelled` as soon as `signal` aborts; `work` does not notice. */
-async function whileWaited<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  let leave: () => void = () => undefined;
-  const left = new Promise<never>((_, reject) => {
-    leave = () => {
-      reject(cancelledBy(signal));
-    };
-  });
-  signal.addEventListener("abort", leave, { once: true });
-  if (signal.aborted) leave();
-  try {
-    return await Promise.race([work, left]);
-  } finally {
-    signal.removeEventListener("abort", leave);
-  }
 }
 
 export function credentialOperations(

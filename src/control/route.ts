@@ -6,7 +6,7 @@ import * as z from "zod";
 import { DaemonError } from "../errors.ts";
 import type { ControlOperations } from "./control-operations.ts";
 
-export const METHODS = ["GET", "POST", "DELETE"] as const;
+export const METHODS = ["GET", "POST", "PATCH", "DELETE"] as const;
 export type Method = (typeof METHODS)[number];
 
 /** What came with a request, unchecked. */
@@ -30,6 +30,8 @@ interface Head {
   /** The operationId: a verb and a noun. */
   readonly id: string;
   readonly summary: string;
+  /** Where bodies are longer than those of others. */
+  readonly bodyBytesMax?: number;
 }
 
 interface Takes<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodType> {
@@ -47,7 +49,12 @@ interface Checked<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodT
 export interface Route extends Head {
   readonly takes: Takes<z.ZodObject, z.ZodObject, z.ZodType>;
   /** The media type of the answer, and of a JSON one its shape. */
-  readonly gives: { readonly contentType: string; readonly schema: z.ZodType | undefined };
+  readonly gives: {
+    readonly contentType: string;
+    readonly schema: z.ZodType | undefined;
+    /** Of the `data:` of Server-Sent Events that are not those of /v1/events. */
+    readonly event?: z.ZodType | undefined;
+  };
   /** Rejects with a DaemonError: request_invalid, or what the operation fails with. */
   respond(operations: ControlOperations, asked: Asked, gone: AbortSignal): Promise<Answer>;
 }
@@ -87,7 +94,7 @@ export function jsonRoute<
 
 /** An operation that gives text of its own kind, maybe in pieces. */
 export function textRoute<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodType>(
-  head: Head & { readonly contentType: string },
+  head: Head & { readonly contentType: string; readonly event?: z.ZodType },
   takes: Takes<P, Q, B>,
   run: (
     operations: ControlOperations,
@@ -95,11 +102,11 @@ export function textRoute<P extends z.ZodObject, Q extends z.ZodObject, B extend
     gone: AbortSignal,
   ) => Answer | Promise<Answer>,
 ): Route {
-  const { contentType, ...rest } = head;
+  const { contentType, event, ...rest } = head;
   return {
     ...rest,
     takes,
-    gives: { contentType, schema: undefined },
+    gives: { contentType, schema: undefined, event },
     respond: async (operations, asked, gone) => run(operations, checkedAll(takes, asked), gone),
   };
 }

@@ -4,7 +4,9 @@
 import * as z from "zod";
 import { configView } from "../config/config-view.ts";
 import { packageVersion } from "../platform/package-root.ts";
+import { imageHistory } from "./history-schema.ts";
 import { cacheAnswer, imageDetail, imageName, imagesAnswer } from "./image-schema.ts";
+import { prefetchRoutes } from "./prefetch-routes.ts";
 import { type Route, TAKES_NOTHING, jsonRoute, textRoute } from "./route.ts";
 import {
   dropCredentials,
@@ -94,6 +96,12 @@ const imageRoutes: readonly Route[] = [
     (operations, { params }) => operations.image(params.name),
   ),
   jsonRoute(
+    get("/v1/images/{name}/history", "getHistory", "what an open image was asked for, and got"),
+    { ...TAKES_NOTHING, params: imageName },
+    imageHistory,
+    (operations, { params }) => operations.imageHistory(params.name),
+  ),
+  jsonRoute(
     get("/v1/failures", "getFailure", "the last failure of a key; the kernel says only ENOBUFS"),
     { ...TAKES_NOTHING, query: failureQuery },
     failureAnswer,
@@ -136,9 +144,27 @@ const streamRoutes: readonly Route[] = [
       contentType: "application/x-ndjson",
     },
     { ...TAKES_NOTHING, query: traceQuery },
-    (operations, { query }, gone) => {
-      const wish = { seconds: query.seconds, keys: query.key ?? [] };
+    async (operations, { query }, gone) => {
+      const { seconds, key = [], image: name } = query;
+      const found = name === undefined ? undefined : await operations.image(name);
+      const keys = [...key, ...(found?.streams.map(({ digest }) => digest) ?? [])];
+      const image = found && {
+        reference: found.reference,
+        manifestDigest: found.manifestDigest,
+      };
+      const wish = { seconds, keys, image };
       return { contentType: "application/x-ndjson", text: operations.trace(wish, gone) };
+    },
+  ),
+  textRoute(
+    {
+      ...get("/v1/images/{name}/files", "listFiles", "where an image's files lie"),
+      contentType: "application/x-ndjson",
+    },
+    { ...TAKES_NOTHING, params: imageName },
+    (operations, { params }, gone) => {
+      const text = operations.imageFiles(params.name, gone);
+      return { contentType: "application/x-ndjson", text };
     },
   ),
   textRoute(
@@ -168,6 +194,7 @@ export const ROUTES: readonly Route[] = [
   ...daemonRoutes,
   ...imageRoutes,
   ...credentialRoutes,
+  ...prefetchRoutes,
   ...streamRoutes,
   describeRoute,
 ];

@@ -22,6 +22,8 @@ export const registerRequest = z.strictObject({
   reference: z.string().min(1).max(4096),
   /** The cookie key to mount it by; default: a digest. */
   fsid: z.string().min(1).max(252).optional(),
+  /** Of this image, for now and later; default: as before, or as the configuration has it. */
+  fill: z.enum(["on-demand", "background"]).optional(),
 });
 export type RegisterRequest = z.infer<typeof registerRequest>;
 
@@ -78,11 +80,20 @@ export const traceQuery = z.strictObject({
   seconds: z.coerce.number().positive().max(86_400).optional(),
   /** Cookie keys or digests of streams; none: all. */
   key: z.array(z.string().min(1).max(252)).max(64).optional(),
+  /** What is read of this image: an fsid, a reference or a manifest's digest. */
+  image: z.string().min(1).max(4096).optional(),
 });
-export interface TraceWish {
-  readonly seconds?: number | undefined;
-  readonly keys: readonly string[];
-}
+
+/** GET /v1/images/{name}/files: a line for each file that has blocks of its own, then `end`. */
+export const fileLine = z.union([
+  z.strictObject({
+    file: z.string(),
+    /** Device (0: the primary one), offset and length in its stream. */
+    parts: z.array(z.tuple([z.number(), z.number(), z.number()])),
+  }),
+  z.strictObject({ end: z.literal(true) }),
+]);
+export type FileLine = z.infer<typeof fileLine>;
 
 /** GET /v1/status */
 export const statusAnswer = z.strictObject({

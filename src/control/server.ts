@@ -8,7 +8,7 @@ import { type IncomingMessage, type Server, type ServerResponse, createServer } 
 import type { Duplex } from "node:stream";
 import { DaemonError, asDaemonError } from "../errors.ts";
 import type { Log } from "../platform/log.ts";
-import { listenPrivately } from "../platform/private-socket.ts";
+import { listenAt, listenPrivately } from "../platform/private-socket.ts";
 import type { ControlOperations } from "./control-operations.ts";
 import { failureOf, parserFailure, statusOf } from "./failures.ts";
 import { readBody } from "./read-body.ts";
@@ -88,10 +88,17 @@ export class ControlServer {
 
   /**
    * Listens; a socket left by a dead daemon is replaced. Two daemons do not get here at once: the
-   * kernel's device, which has one user, is opened before. Faults: socket_in_use, config_invalid.
+   * kernel's device, which has one user, is opened before. `passedFd` is a socket that listens
+   * already, and stays when the server closes. Faults: socket_in_use, config_invalid.
    */
-  async listen(): Promise<void> {
+  async listen(passedFd?: number): Promise<void> {
     const path = this.#socketPath;
+    if (passedFd !== undefined) {
+      await listenAt(this.#server, passedFd).catch((error: unknown) => {
+        throw unfit(path, `what the service manager passed is no socket: ${errnoName(error)}`);
+      });
+      return;
+    }
     await takePlace(path);
     await listenPrivately(this.#server, path).catch((error: unknown) => {
       throw unfit(path, `cannot be listened at: ${errnoName(error)}`);
@@ -149,7 +156,7 @@ export class ControlServer {
     const asked: Asked = {
       params,
       query: new URLSearchParams(query),
-      body: await readBody(request, this.#limits.bodyBytesMax),
+      body: await readBody(request, route.bodyBytesMax ?? this.#limits.bodyBytesMax),
     };
     return route.respond(this.#operations, asked, gone);
   }

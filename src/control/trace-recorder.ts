@@ -5,8 +5,21 @@
 import { DaemonError } from "../errors.ts";
 import type { Engine } from "../flow/engine.ts";
 import type { Clock } from "../platform/clock.ts";
-import { TRACE_VERSION, type TraceLine } from "./trace-format.ts";
-import type { TraceWish } from "./schema.ts";
+import {
+  TRACE_READS_MAX,
+  TRACE_VERSION,
+  type TraceImage,
+  type TraceLine,
+} from "../image/trace-format.ts";
+
+/** What a trace is to be of. */
+export interface TraceWish {
+  readonly seconds?: number | undefined;
+  /** Cookie keys or digests of streams; none: all. */
+  readonly keys: readonly string[];
+  /** The image whose streams the keys are. */
+  readonly image?: TraceImage | undefined;
+}
 
 const TRACES_MAX = 4;
 /** Of lines that wait to be sent, for each trace: some 9,000 READs. */
@@ -43,7 +56,9 @@ export class TraceRecorder {
     }
     const startedAt = new Date(unixMs()).toISOString();
     const trace = new OpenTrace(wish.keys, clock);
-    trace.put({ erofsdTrace: TRACE_VERSION, startedAt, version });
+    const { image } = wish;
+    const of = image === undefined ? {} : { image };
+    trace.put({ erofsdTrace: TRACE_VERSION, startedAt, version, ...of });
     this.#open.add(trace);
     engine.readObserver = (...observed) => {
       for (const each of this.#open) each.saw(...observed);
@@ -105,7 +120,7 @@ class OpenTrace {
 
   saw(stream: Observed[0], { object, extent }: Observed[1]): void {
     if (this.#isOver || !this.#isWanted(object.cookieKey, stream.digest)) return;
-    if (this.#waitingBytes > WAITING_BYTES_MAX) {
+    if (this.#waitingBytes > WAITING_BYTES_MAX || this.#reads >= TRACE_READS_MAX) {
       this.#dropped += 1;
       return;
     }

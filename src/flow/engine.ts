@@ -3,6 +3,7 @@
 // It is handed its clock, its source and its buffers, so a test can drive it.
 
 import { LRUCache } from "lru-cache";
+import type { BlockSet } from "../cache/block-set.ts";
 import { DaemonError } from "../errors.ts";
 import type { KernelObject, ReadRequest } from "../kernel/transport.ts";
 import type { Extent } from "../units.ts";
@@ -13,6 +14,7 @@ import { NeighbourFill } from "./neighbour-fill.ts";
 import { SpareConnections } from "./spare-connections.ts";
 import { queuedRead, refill, serveRead } from "./serve-request.ts";
 import { type SharedParts, StreamFlow } from "./stream-flow.ts";
+import { HistorySpace } from "./stream-history.ts";
 import type { FlowParts, Stream, StreamCounters } from "./stream.ts";
 
 export interface OpenObjectFacts {
@@ -57,7 +59,8 @@ export class Engine {
     const queue = new FetchQueue(parts.slabs, parts.clock, { requestsPerHost });
     const neighbours = new NeighbourFill(parts.clock);
     const spares = new SpareConnections({ clock: parts.clock, queue, meter });
-    this.#parts = { ...parts, queue, meter, neighbours, spares, refill };
+    const historySpace = new HistorySpace();
+    this.#parts = { ...parts, queue, meter, neighbours, spares, historySpace, refill };
   }
 
   /** `listener` is told of every object that has become ready to be filled. */
@@ -78,7 +81,11 @@ export class Engine {
       });
     }
     const flow = new StreamFlow(stream, this.#parts, this.countersOf(stream.key));
-    for (const [key, other] of this.#flows) if (other.isIdle) this.#flows.delete(key);
+    for (const [key, other] of this.#flows) {
+      if (!other.isIdle) continue;
+      this.#flows.delete(key);
+      other.history.forget();
+    }
     this.#flows.set(stream.key, flow);
     return flow;
   }
@@ -95,6 +102,11 @@ export class Engine {
   liveStream(key: string): Stream | undefined {
     const flow = this.#flows.get(key);
     return flow === undefined || flow.isIdle ? undefined : flow.stream;
+  }
+
+  /** The flow of this key, whatever is open on it. */
+  knownFlow(key: string): StreamFlow | undefined {
+    return this.#flows.get(key);
   }
 
   /** The flow of this key, when an object that can be filled is open on it. */
@@ -159,6 +171,15 @@ export class Engine {
       if (kernel.volumeKey === volumeKey && kernel.cookieKey === cookieKey) return true;
     }
     return false;
+  }
+
+  /** What is cached of an object that can be filled; undefined when there is none of this name. */
+  blocksOf(volumeKey: string, cookieKey: string): BlockSet | undefined {
+    for (const [kernel, { object }] of this.#served) {
+      if (kernel.volumeKey !== volumeKey || kernel.cookieKey !== cookieKey) continue;
+      if (object.queued === undefined) return object.blocks;
+    }
+    return undefined;
   }
 
   get openObjects(): readonly OpenObjectFacts[] {

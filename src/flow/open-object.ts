@@ -12,6 +12,7 @@ import type { KernelObject, ReadRequest } from "../kernel/transport.ts";
 import { type Extent, extentEnd, overlaps } from "../units.ts";
 import type { Neighbourhood } from "../planner/neighbourhood.ts";
 import type { ReadPattern } from "../planner/read-pattern.ts";
+import type { StreamHistory } from "./stream-history.ts";
 import { FailureMemory } from "./failure-memory.ts";
 import { ObjectWrites } from "./object-writes.ts";
 
@@ -32,6 +33,8 @@ export class OpenObject {
   readonly writes = new ObjectWrites(this);
   /** Reads that came while loading; undefined once ready. */
   queued: Waiter[] | undefined = [];
+  readonly #history: StreamHistory;
+  readonly #clock: Clock;
   closed = false;
 
   constructor(parts: {
@@ -40,12 +43,15 @@ export class OpenObject {
     readonly pattern: ReadPattern;
     readonly neighbourhood: Neighbourhood;
     readonly clock: Clock;
+    readonly history: StreamHistory;
   }) {
     this.kernel = parts.kernel;
     this.blocks = parts.blocks;
     this.pattern = parts.pattern;
     this.neighbourhood = parts.neighbourhood;
     this.failures = new FailureMemory(parts.clock);
+    this.#history = parts.history;
+    this.#clock = parts.clock;
   }
 
   /** Marks bytes as cached and answers everyone whose extent is now complete. */
@@ -104,6 +110,8 @@ export class OpenObject {
 
   /** It is answered otherwise. */
   forget(waiter: Waiter): void {
+    const { request, sinceMs } = waiter;
+    this.#history.waited(request.extent, { sinceMs, untilMs: this.#clock.nowMs() });
     this.waiters.delete(waiter);
     waiter.cancelDeadline();
   }

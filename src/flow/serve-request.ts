@@ -181,7 +181,7 @@ function waiterOf(
   const { extent } = request;
   const leftMs = Math.max(0, sinceMs + limits.readTimeoutMs - clock.nowMs());
   const cancelDeadline = clock.after(leftMs, () => {
-    object.waiters.delete(waiter);
+    object.forget(waiter);
     const what = `reading ${extent.length} bytes at ${extent.offset} of ${flow.stream.digest} from ${flow.stream.where}`;
     const error = new DaemonError({
       code: "deadline_exceeded",

@@ -26,6 +26,7 @@ import type { LinkMeter } from "./link-meter.ts";
 import type { NeighbourFill } from "./neighbour-fill.ts";
 import { OpenObject, type Waiter } from "./open-object.ts";
 import type { SpareConnections } from "./spare-connections.ts";
+import { type HistorySpace, StreamHistory } from "./stream-history.ts";
 import type { FlowParts, Stream, StreamCounters } from "./stream.ts";
 
 /** One fetch fills no more of the pool than one part in so many, unless one unit does. */
@@ -38,6 +39,7 @@ export interface SharedParts extends FlowParts {
   readonly meter: LinkMeter;
   readonly neighbours: NeighbourFill;
   readonly spares: SpareConnections;
+  readonly historySpace: HistorySpace;
   /** Fetches anew what a reader waits for, after what was under way for others has failed. */
   readonly refill: (
     flow: StreamFlow,
@@ -90,12 +92,14 @@ export class StreamFlow {
   readonly orderedMax: CutLimits;
 
   readonly counters: StreamCounters;
+  readonly history: StreamHistory;
   readonly #aborted = new WeakSet<Flight>();
 
   constructor(stream: Stream, parts: SharedParts, counters: StreamCounters) {
     this.stream = stream;
     this.parts = parts;
     this.counters = counters;
+    this.history = new StreamHistory(parts.historySpace);
     this.failures = new FailureMemory(parts.clock);
     this.refusals = new FailureMemory(parts.clock);
     this.streamEnd = alignUp(stream.map.sizeBytes, BLOCK_BYTES);
@@ -144,6 +148,7 @@ export class StreamFlow {
       pattern: new ReadPattern({ windowBytes, aheadBytesMax, streamEnd }),
       neighbourhood: new Neighbourhood({ windowBytes, streamEnd }),
       clock: this.parts.clock,
+      history: this.history,
     });
     this.objects.add(object);
     for (const flight of this.flights) flight.addTarget(object);
@@ -207,7 +212,11 @@ export class StreamFlow {
       this.parts.spares.openBeside(this.stream, by.deadlineMs);
     }
     // run() never rejects: its failures come through onFailure.
-    void flight.run().then(() => watch?.onEnd());
+    const sinceMs = this.parts.clock.nowMs();
+    void flight.run().then(() => {
+      this.history.filled(extent, by.urgency, { sinceMs, untilMs: this.parts.clock.nowMs() });
+      watch?.onEnd();
+    });
     return flight;
   }
 

@@ -30,6 +30,11 @@ export function streamKey(record: Pick<StreamRecord, "digest" | "format">): stri
   return `${record.format ?? "raw"}:${record.digest}`;
 }
 
+/** The key of a device as a mount over fscache asks for it. */
+export function deviceKey({ digest, format }: Pick<StreamRecord, "digest" | "format">): string {
+  return format === "rafs" ? digest.slice("sha256:".length) : digest;
+}
+
 export class Streams {
   readonly #parts: StreamsParts;
   readonly #maps = new LRUCache<Digest, RafsChunkMap>({

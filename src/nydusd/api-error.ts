@@ -2,7 +2,8 @@
 // How nydusd says no: a status, and `{"code":"UNDEFINED","message":...}` whose text is the name
 // of what failed around the cause. Callers show the text; one of them is looked for by name.
 
-import { DaemonError, describeFault } from "../errors.ts";
+import { DaemonError } from "../errors.ts";
+import { describeFault } from "../fault-text.ts";
 
 export class ApiError extends Error {
   override readonly name = "ApiError";

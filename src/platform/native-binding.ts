@@ -14,6 +14,7 @@ export type JobResult = number | Float64Array;
 export interface Binding {
   open(path: string, flags: number): number;
   close(fd: number): number;
+  closeOnExec(fd: number): number;
   write(fd: number, bytes: Uint8Array): number;
   readMessage(fd: number, buffer: Uint8Array): number;
   readComplete(fd: number, msgId: number): number;
@@ -38,6 +39,8 @@ export interface Binding {
     timeoutMs: number,
     bytesMax: number,
   ): Promise<readonly [syscall: string, result: number, bytes: Uint8Array, fd: number]>;
+  /** `address` is sun_path; fd -1: none is sent. */
+  sendDatagram(address: Uint8Array, bytes: Uint8Array, fd: number): number;
   FdWatcher: new (
     fd: number,
     onReady: (events: number) => void,
@@ -98,7 +101,9 @@ export function fault(syscall: string, errno: number, detail = ""): DaemonError 
   return new DaemonError({ code: "syscall_failed", syscall, errno, errnoName, detail });
 }
 
-const errnoNames = new Map(Object.entries(constants.errno).map(([name, errno]) => [errno, name]));
+const errnoNames = new Map(
+  Object.entries(constants.errno).map(([name, errno]) => [errno, name]),
+).set(constants.errno.EAGAIN, "EAGAIN"); // not EWOULDBLOCK
 
 export function loadBinding(): Binding {
   const directory = fileURLToPath(new URL("native/", findPackageRoot()));

@@ -72,6 +72,8 @@ export interface Native {
   /** open(2), always with O_CLOEXEC. Returns the fd, which the caller owns. */
   open(path: string, flags: number): number;
   close(fd: number): void;
+  /** Sets FD_CLOEXEC, for an fd that came over an exec. */
+  closeOnExec(fd: number): void;
   /** One write(2): one cachefiles command. Returns the count. */
   write(fd: number, bytes: Uint8Array): number;
   /**
@@ -148,6 +150,11 @@ export interface Native {
   getAttribute(path: string, name: string, bytesMax: number): Promise<Uint8Array>;
   /** renameat2(2), off the event loop; EEXIST when `to` is there: nothing is ever replaced. */
   renameNew(from: string, to: string): Promise<void>;
+  /**
+   * Sends one datagram, with `fd` when there is one, to the unix socket whose sun_path is
+   * `address`; never waits (EAGAIN: the receiver's queue is full). `fd` stays the caller's.
+   */
+  sendDatagram(address: Uint8Array, bytes: Uint8Array, fd: number | undefined): void;
   /** Zeroed memory that begins at a page boundary. */
   allocateAligned(bytes: number): Uint8Array;
   /** Sizes, offsets and numbers of the kernel's ABI as the C compiler sees them. */
@@ -169,6 +176,7 @@ export function loadNative(options: NativeOptions): Native {
   return {
     open: (path, flags) => checked("open", binding.open(path, flags), path),
     close: (fd) => void checked("close", binding.close(fd)),
+    closeOnExec: (fd) => void checked("fcntl", binding.closeOnExec(fd)),
     write: (fd, bytes) => checked("write", binding.write(fd, bytes)),
     readMessage: (fd, buffer) => checked("read", binding.readMessage(fd, buffer)),
     readComplete: (fd, msgId) => void checked("ioctl", binding.readComplete(fd, msgId)),
@@ -198,6 +206,20 @@ export function loadNative(options: NativeOptions): Native {
     },
     decode: (job) => decode(decoders, job),
     decodeMany: (batch) => decodeMany(decoders, batch),
+    ...socketCalls(binding),
+    ...fileCalls(binding),
+    allocateAligned: (bytes) => binding.allocateAligned(bytes, true),
+    layout: () => binding.layout(),
+    async destroy() {
+      await Promise.all([pool.destroy(), decoders.destroy()]);
+    },
+  };
+}
+
+function socketCalls(
+  binding: Binding,
+): Pick<Native, "sendWithFd" | "receiveWithFd" | "sendDatagram"> {
+  return {
     async sendWithFd(socketPath, bytes, fd, timeoutMs) {
       const answer = await binding.exchange(socketPath, bytes, fd ?? -1, timeoutMs, -1);
       checked(answer[0], answer[1], socketPath);
@@ -208,12 +230,8 @@ export function loadNative(options: NativeOptions): Native {
       checked(syscall, result, socketPath);
       return { bytes, fd: fd < 0 ? undefined : fd };
     },
-    ...fileCalls(binding),
-    allocateAligned: (bytes) => binding.allocateAligned(bytes, true),
-    layout: () => binding.layout(),
-    async destroy() {
-      await Promise.all([pool.destroy(), decoders.destroy()]);
-    },
+    sendDatagram: (address, bytes, fd) =>
+      void checked("sendmsg", binding.sendDatagram(address, bytes, fd ?? -1)),
   };
 }
 

@@ -18,6 +18,14 @@ export async function listenPrivately(server: Server, path: string): Promise<voi
   chmodSync(path, 0o600);
 }
 
+/** Takes the connections of a socket that somebody else bound. Rejects with the system's error. */
+export async function listenAt(server: Server, fd: number): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen({ fd }, resolve);
+  });
+}
+
 /** True when something listens at `path`, also when it is too busy to answer. */
 export function isAnswered(path: string): Promise<boolean> {
   return new Promise((resolve) => {

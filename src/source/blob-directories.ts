@@ -57,6 +57,7 @@ export function withBlobDirectories(source: Source, parts: BlobDirectoriesParts)
     async blobSize(blob, options) {
       return (await directories.size(blob)) ?? (await source.blobSize(blob, options));
     },
+    fetchReferrers: async (origin, of, options) => source.fetchReferrers?.(origin, of, options),
     rangeHint: (origin) => source.rangeHint?.(origin),
     close: () => source.close(),
   };

@@ -109,6 +109,17 @@ export interface Source {
   blobSize(blob: BlobLocation, options: FetchOptions): Promise<number>;
 
   /**
+   * What refers to the manifest `subject`, as the source itself lists it: an index document of at
+   * most 4 MiB, maybe of artifacts of other types too. Undefined: it keeps no such lists (there
+   * may be one under the referrers tag). Faults: registry_*, cancelled.
+   */
+  fetchReferrers?(
+    origin: Origin,
+    of: { readonly subject: Digest; readonly artifactType: string },
+    options: FetchOptions,
+  ): Promise<Uint8Array | undefined>;
+
+  /**
    * For `ahead` and `prefetch` ranges of this origin; undefined: any will do. It changes as peers
    * come and go, so ask for each; every range is served all the same.
    */

@@ -38,6 +38,10 @@ export function createSources(
       const source = await sourceOf(blob.origin.kind);
       return source.blobSize(blob, options);
     },
+    async fetchReferrers(origin, of, options) {
+      const source = await sourceOf(origin.kind);
+      return source.fetchReferrers?.(origin, of, options);
+    },
     rangeHint: (origin) => ready.get(origin.kind)?.rangeHint?.(origin),
     async warmUp() {
       await Promise.all([sourceOf("registry"), sourceOf("layout"), sourceOf("directory")]);

@@ -50,6 +50,8 @@ const binding = z.strictObject({
       tags: z.array(z.string()).optional(),
     })
     .optional(),
+  /** How it is filled where that was said for this image; absent: as the configuration says. */
+  fill: z.enum(["on-demand", "background"]).optional(),
   /** No longer to be opened anew; what is mounted is served on. */
   unbound: z.literal(true).optional(),
   /** Size given to copen; undefined until the first. */
@@ -183,6 +185,7 @@ export class Bindings {
       ...content,
       inspected:
         content.inspected ?? (isSameImage(before, content) ? before?.inspected : undefined),
+      fill: before?.fill,
       copenSize: same ? before.copenSize : undefined,
       past: before?.past ?? [],
     };
@@ -190,6 +193,20 @@ export class Bindings {
     await this.#save();
     this.observer?.(name, bound, before);
     return bound;
+  }
+
+  /** Resolves with the binding when it is on disk. */
+  async setFill(name: CookieName, fill: NonNullable<Binding["fill"]>): Promise<Binding> {
+    const known = this.get(name);
+    if (known === undefined) throw new Error(`"${name.cookieKey}" is not bound`);
+    if (known.fill === fill) return known;
+    const keys = this.#volumes.get(name.volumeKey);
+    const changed = { ...known, fill };
+    // Not as #put does: it is no newer for that.
+    keys?.set(name.cookieKey, changed);
+    this.#changes += 1;
+    await this.#save();
+    return changed;
   }
 
   /** `name` may not be opened anew until it is bound again. Its sizes are remembered. */

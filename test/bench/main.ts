@@ -6,13 +6,14 @@ import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { benchDragonfly } from "./dragonfly/main.ts";
+import { benchFanotify } from "./fanotify/main.ts";
 import { benchHost } from "./host/main.ts";
 import { benchPeers } from "./peers/main.ts";
 import { benchGuest, benchMaps, benchStart } from "./programs.ts";
 import { Report } from "./report.ts";
 import { recordTrace } from "./trace/record.ts";
 
-const PARTS = "host, start, maps, guest, dragonfly, peers, record";
+const PARTS = "host, fanotify, start, maps, guest, dragonfly, peers, record";
 const USAGE = `scripts/bench [PART...] [--only WORKLOAD] [--json FILE] [--strict] [--kernel NAME]
 parts: ${PARTS}; host when none is named`;
 
@@ -33,6 +34,8 @@ async function run(report: Report, part: string): Promise<void> {
   switch (part) {
     case "host":
       return await benchHost(report, home, values.only);
+    case "fanotify":
+      return await benchFanotify(report, home, values.only);
     case "start":
       return await benchStart(report);
     case "maps":

@@ -198,6 +198,26 @@ describe("what is cached", () => {
     timeout,
   );
 
+  test.each([
+    ["plain", []],
+    ["lz4", ["-zlz4"]],
+  ])(
+    "%s: is all of it after a while with fill = background, though nobody reads, and then no event comes",
+    async (name, args) => {
+      const { reference } = await pushTree(`background-${name}`, args);
+      const mounted = await site.mount(reference, ["--fill", "background"]);
+      await site.until("the mark is gone", async () => (await site.marks()).length === 0, 30_000);
+      const { objects, kernelMessages } = await site.daemon.status();
+      expect(objects.every(({ cachedBytes, sizeBytes }) => cachedBytes >= sizeBytes)).toBe(true);
+      await site.stopRegistry();
+      expect(await diff(tree, mounted)).toMatchObject({ code: 0, stdout: "" });
+      expect((await site.daemon.status()).kernelMessages.read).toBe(kernelMessages.read);
+      await site.startRegistry();
+      await site.umount(mounted);
+    },
+    timeout,
+  );
+
   test.each(DAMAGES)(
     "is not trusted after a restart when it %s",
     async (name, damage) => {

@@ -21,7 +21,15 @@ export function onlyOperations(given: Partial<ControlOperations>): ControlOperat
     pushCredentials: never,
     dropCredentials: never,
     trace: never,
+    imageFiles: never,
+    imageHistory: never,
     events: never,
+    startPrefetch: never,
+    prefetches: never,
+    prefetch: never,
+    changePrefetch: never,
+    cancelPrefetch: never,
+    watchPrefetch: never,
     ...given,
   };
 }

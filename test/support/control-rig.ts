@@ -8,15 +8,22 @@ import { onTestFinished } from "vitest";
 import { parseConfig } from "../../src/config/config.ts";
 import type { ControlOperations } from "../../src/control/control-operations.ts";
 import { EventHub } from "../../src/control/event-hub.ts";
+import { imageFilesOf } from "../../src/control/image-files.ts";
+import { imageHistoryOf } from "../../src/control/image-history.ts";
 import { KnownImages } from "../../src/control/known-images.ts";
 import { bindingObserver, failureObserver, observedHandler } from "../../src/control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "../../src/control/operations.ts";
+import { prefetchOperations } from "../../src/control/prefetch-operations.ts";
 import { type ControlLimits, ControlServer } from "../../src/control/server.ts";
 import { TraceRecorder } from "../../src/control/trace-recorder.ts";
 import { DaemonError } from "../../src/errors.ts";
 import { Admission } from "../../src/flow/admission.ts";
+import { findWanted } from "../../src/flow/prefetch/find-wanted.ts";
+import { Prefetcher } from "../../src/flow/prefetch/prefetcher.ts";
+import { Prefetches } from "../../src/flow/prefetch/prefetches.ts";
 import type { KernelHandler } from "../../src/kernel/transport.ts";
 import { PushedCredentials } from "../../src/source/registry/credentials/pushed.ts";
+import { PrefetchStore } from "../../src/state/prefetch-store.ts";
 import { NamesRig, VOLUME } from "./names-rig.ts";
 import { FakeOpen } from "./fake-kernel.ts";
 import { QuietLog } from "./quiet-log.ts";
@@ -41,6 +48,9 @@ export class ControlRig {
   readonly socketPath: string;
   readonly cacheDir: string;
   readonly log = new QuietLog();
+  readonly prefetches: Prefetches;
+  /** How often it was told that what is to be filled has changed. */
+  fillLooks = 0;
 
   private constructor(names: NamesRig, folder: string, options: ControlRigOptions) {
     this.names = names;
@@ -53,19 +63,26 @@ export class ControlRig {
     const text = `[cache]\ndir = "${folder}"\n${options.config ?? ""}`;
     const version = "1.2.3";
     const recorder = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
+    this.prefetches = prefetchesOf(names, folder, this.log);
     const lastFailure = this.failures.last.bind(this.failures);
+    const images = new KnownImages({
+      bindings: names.bindings,
+      engine,
+      cacheDir: folder,
+      lastFailure,
+    });
+    const { source } = names.flow;
     this.operations = controlOperations({
       mounts: undefined,
       clock,
       config: parseConfig(text, "test"),
       version,
       names: names.names,
-      images: new KnownImages({
-        bindings: names.bindings,
-        engine,
-        cacheDir: folder,
-        lastFailure,
-      }),
+      bindings: names.bindings,
+      fill: () => {
+        this.fillLooks += 1;
+      },
+      images,
       failures: this.failures,
       pushed: new PushedCredentials(),
       readiness: this.readiness,
@@ -86,6 +103,13 @@ export class ControlRig {
       }),
       metrics: () => Promise.resolve({ contentType: "text/plain", text: "up 1\n" }),
       trace: recorder.record.bind(recorder),
+      prefetch: prefetchOperations({
+        prefetches: this.prefetches,
+        names: names.names,
+        stopping: this.stopping.signal,
+      }),
+      imageFiles: imageFilesOf(images, { source, clock, bootstrapDirectory: folder }),
+      imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
       stopping: this.stopping.signal,
     });
     const { socketPath, operations, log } = this;
@@ -135,6 +159,44 @@ export interface ControlRigOptions {
   /** Further TOML. */
   readonly config?: string;
   readonly limits?: Partial<ControlLimits>;
+}
+
+/** With a door at which every stream can be opened though it is not mounted. */
+export function prefetchesOf(
+  { flow, names, bindings, streams }: NamesRig,
+  folder: string,
+  log: QuietLog,
+): Prefetches {
+  const { engine, clock } = flow;
+  const finding = {
+    bootstrapDirectory: folder,
+    openStream: streams.open.bind(streams),
+    nowMs: () => clock.nowMs(),
+  };
+  return new Prefetches({
+    engine,
+    clock,
+    log,
+    prefetcher: new Prefetcher({ engine, clock, log }),
+    holder: {
+      async open(name) {
+        const { stream, copenSize, release } = await names.find(name);
+        const object = flow.objectOf({ ...name, sizeBytes: copenSize });
+        engine.serve(stream, object);
+        release();
+        return {
+          release: () => {
+            flow.close(object);
+          },
+        };
+      },
+    },
+    bindingOf: (name) => bindings.get(name),
+    findWanted: ({ what }, binding, signal) => findWanted(finding, { binding, what, signal }),
+    store: new PrefetchStore(join(folder, "prefetches")),
+    unixMs: Date.now,
+    runningMax: 2,
+  });
 }
 
 function send(

@@ -16,6 +16,8 @@ export interface DaemonStart {
   readonly program: string;
   /** On ext4 or xfs. */
   readonly cacheDir: string;
+  /** Further lines of its [cache]. */
+  readonly cache?: string;
   /** Further lines of TOML, after the sections this file writes. */
   readonly config?: string;
   /** The ready line is awaited, so it must be logged. */
@@ -53,6 +55,7 @@ export async function startDaemon(start: DaemonStart): Promise<RunningDaemon> {
     configPath,
     [
       `[cache]\ndir = ${JSON.stringify(start.cacheDir)}`,
+      start.cache ?? "",
       `[control]\nsocket = ${JSON.stringify(socketPath)}`,
       `[log]\nlevel = "${start.logLevel ?? "info"}"\nformat = "json"`,
       start.config ?? "",

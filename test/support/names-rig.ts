@@ -36,6 +36,7 @@ export class NamesRig {
   readonly seeded: Seed[] = [];
   readonly bindings: Bindings;
   readonly names: NameResolver;
+  readonly streams: Streams;
   readonly opener: Opener;
   readonly path: string;
   /** What each reference resolves to; "stall": when `release` is called. */
@@ -47,7 +48,7 @@ export class NamesRig {
     this.bindings = bindings;
     const { clock, log, engine } = this.flow;
     const common = { clock, log, engine, openTimeoutMs: OPEN_TIMEOUT_MS };
-    const streams = new Streams({
+    this.streams = new Streams({
       source: this.flow.source,
       store: new StreamStore(dirname(path)),
       decoder: () => Promise.reject(new Error("nothing here is compressed")),
@@ -57,7 +58,7 @@ export class NamesRig {
       seed: async (seeds) => void this.seeded.push(...seeds),
       ...common,
       bindings,
-      streams,
+      streams: this.streams,
       references: this.#references(),
       admit: () => Promise.reject(new Error("no Nydus image is published here")),
       integrity: options.integrity ?? "prefer",

@@ -58,6 +58,14 @@ export class ScriptedNative implements Native {
     this.closedFds.push(fd);
   }
 
+  closeOnExec(fd: number): void {
+    this.#mustBeOpen(fd);
+  }
+
+  sendDatagram(): void {
+    throw new Error("not scripted");
+  }
+
   write(fd: number, bytes: Uint8Array): number {
     this.#mustBeOpen(fd);
     const command = new TextDecoder().decode(bytes);

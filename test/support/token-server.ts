@@ -127,13 +127,15 @@ function userOf(
   return users.get(user) === text.slice(user.length + 1) ? user : undefined;
 }
 
-/** Users may pull everything, others what is public. */
+/** Users may do everything, others pull what is public. */
 function makeToken(state: TokenServer, user: string, scopes: readonly string[]): string {
   const { signer, publicRepositories, backdateS } = state;
   const access = scopes.flatMap((scope) => {
     const [type = "", name = "", actions = ""] = scope.split(":");
     const may = user !== "" || publicRepositories.has(name);
-    const granted = may ? actions.split(",").filter((action) => action === "pull") : [];
+    const granted = may
+      ? actions.split(",").filter((action) => action === "pull" || user !== "")
+      : [];
     return granted.length === 0 ? [] : [{ type, name, actions: granted }];
   });
   const nowS = Math.floor(Date.now() / 1000) - backdateS;

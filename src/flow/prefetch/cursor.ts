@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What one prefetch job has still to fill, in order: what failed, the files of the prefetch
-// table, then whole devices. It is asked for one fetch at a time, so that what readers have
-// fetched meanwhile is seen as cached.
+// What one prefetch job has still to fill, in order: what failed, the parts that its plan names,
+// then whole devices. It is asked for one fetch at a time, so that what readers have fetched
+// meanwhile is seen as cached.
 
 import type { DeviceExtent } from "../../image/erofs/inode.ts";
 import { planBefore } from "./next.ts";
@@ -22,7 +22,7 @@ export interface Fill {
   readonly tries: number;
 }
 
-/** `closed`: its device is not open. `reading`: the table is being read. `busy`: ask again soon. */
+/** `closed`: its device is not open. `reading`: the plan is being read. `busy`: ask again soon. */
 export type Step = Fill | { readonly kind: "closed" | "reading" | "busy" | "done" };
 
 interface Segment {
@@ -34,10 +34,10 @@ interface Segment {
 
 export interface CursorParts {
   readonly engine: Pick<Engine, "openFlow">;
-  /** Of the devices, in the image's order. */
-  readonly streamKeys: readonly string[];
-  readonly files: AsyncIterator<DeviceExtent, void>;
-  /** Something more of the table has been read, or `error` has ended that. */
+  /** By the image's device numbers, 0 for the primary one; undefined: it is not filled. */
+  readonly streamKeys: readonly (string | undefined)[];
+  readonly plan: AsyncIterator<DeviceExtent, void>;
+  /** Something more of the plan has been read, or `error` has ended that. */
   readonly onRead: (error: unknown) => void;
 }
 
@@ -45,7 +45,7 @@ export class PrefetchCursor {
   readonly #parts: CursorParts;
   readonly #again: Segment[] = [];
   #current: Segment | undefined;
-  #tableState: "idle" | "reading" | "over" = "idle";
+  #planState: "idle" | "reading" | "over" = "idle";
   #nextDevice = 0;
 
   constructor(parts: CursorParts) {
@@ -53,10 +53,11 @@ export class PrefetchCursor {
   }
 
   get isAnyOpen(): boolean {
-    return this.#parts.streamKeys.some((key) => this.#parts.engine.openFlow(key) !== undefined);
+    const { engine, streamKeys } = this.#parts;
+    return streamKeys.some((key) => key !== undefined && engine.openFlow(key) !== undefined);
   }
 
-  /** The next fetch of at most `storedBytesMax`, or of one unit. */
+  /** The next fetch of at most `storedBytesMax`, or of one unit. `all`: whole devices too. */
   next(storedBytesMax: number, all: boolean): Step {
     for (let looks = 0; looks < LOOKS_MAX; looks += 1) {
       const segment = this.#again[0] ?? this.#current ?? this.#nextWhole(all);
@@ -74,26 +75,35 @@ export class PrefetchCursor {
     return { kind: "busy" };
   }
 
-  /** `fill` has not come: it is tried again, unless that has been done often enough. */
-  putBack({ device, extent, tries }: Fill, why: "failed" | "cancelled"): void {
+  /**
+   * `fill` has not come: it is tried again, unless it has failed often enough; `later` does not
+   * count. False: it is given up.
+   */
+  putBack({ device, extent, tries }: Fill, why: "failed" | "later"): boolean {
     const tried = why === "failed" ? tries + 1 : tries;
-    if (tried >= TRIES_MAX) return;
+    if (tried >= TRIES_MAX) return false;
     const end = extent.offset + extent.length;
     this.#again.push({ device, offset: extent.offset, end, tries: tried });
+    return true;
   }
 
   close(): void {
-    this.#tableState = "over";
+    this.#planState = "over";
     // It only lets go of a file that is not open between two reads.
-    void this.#parts.files.return?.().catch(() => undefined);
+    void this.#parts.plan.return?.().catch(() => undefined);
   }
 
   #nextWhole(all: boolean): Segment | undefined {
-    if (this.#tableState !== "over" || !all) return undefined;
-    if (this.#nextDevice >= this.#parts.streamKeys.length) return undefined;
-    this.#current = { device: this.#nextDevice, offset: 0, end: Infinity, tries: 0 };
-    this.#nextDevice += 1;
-    return this.#current;
+    if (this.#planState !== "over" || !all) return undefined;
+    const { streamKeys } = this.#parts;
+    while (this.#nextDevice < streamKeys.length) {
+      const device = this.#nextDevice;
+      this.#nextDevice += 1;
+      if (streamKeys[device] === undefined) continue;
+      this.#current = { device, offset: 0, end: Infinity, tries: 0 };
+      return this.#current;
+    }
+    return undefined;
   }
 
   #drop(segment: Segment): void {
@@ -102,9 +112,9 @@ export class PrefetchCursor {
   }
 
   #readOn(): Step {
-    if (this.#tableState === "over") return { kind: "done" };
-    if (this.#tableState === "idle") {
-      this.#tableState = "reading";
+    if (this.#planState === "over") return { kind: "done" };
+    if (this.#planState === "idle") {
+      this.#planState = "reading";
       void this.#read();
     }
     return { kind: "reading" };
@@ -113,20 +123,19 @@ export class PrefetchCursor {
   async #read(): Promise<void> {
     let failure: unknown;
     try {
-      const { value } = await this.#parts.files.next();
-      if (this.#tableState === "over") return;
-      this.#tableState = value === undefined ? "over" : "idle";
+      const { value } = await this.#parts.plan.next();
+      if (this.#planState === "over") return;
+      this.#planState = value === undefined ? "over" : "idle";
       if (value !== undefined) this.#take(value);
     } catch (error) {
-      this.#tableState = "over";
+      this.#planState = "over";
       failure = error;
     }
     this.#parts.onRead(failure);
   }
 
-  // Device 0 is the bootstrap, which is on this machine.
   #take({ device, offset, length }: DeviceExtent): void {
-    if (device === 0 || device > this.#parts.streamKeys.length) return;
-    this.#current = { device: device - 1, offset, end: offset + length, tries: 0 };
+    if (this.#parts.streamKeys[device] === undefined) return;
+    this.#current = { device, offset, end: offset + length, tries: 0 };
   }
 }

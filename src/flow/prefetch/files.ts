@@ -62,7 +62,7 @@ async function* fileExtents(
 }
 
 /** Fewer bytes when the file ends before. */
-function readFileAt(path: string, offset: number, length: number): Promise<Uint8Array> {
+export function readFileAt(path: string, offset: number, length: number): Promise<Uint8Array> {
   return withFile(path, async (file) => {
     const bytes = new Uint8Array(length);
     let at = 0;

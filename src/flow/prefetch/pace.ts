@@ -36,9 +36,28 @@ export class Transfer {
   }
 }
 
+/** So many bytes a second: when the next may start. */
+export class RateGate {
+  #fromMs = 0;
+
+  get startMs(): number {
+    return this.#fromMs;
+  }
+
+  /** The rate has changed: what was paid for by the old one is forgotten. */
+  forget(): void {
+    this.#fromMs = 0;
+  }
+
+  launched(bytes: number, nowMs: number, bytesPerSecond: number): void {
+    if (bytesPerSecond <= 0) return;
+    this.#fromMs = Math.max(this.#fromMs, nowMs) + (bytes / bytesPerSecond) * 1000;
+  }
+}
+
 export class PrefetchPace {
+  readonly #gate = new RateGate();
   #bytesPerMs = FLIGHT_BYTES_FIRST / FLIGHT_MS;
-  #rateFromMs = 0;
   #waitMs = 0;
   #waitUntilMs = 0;
 
@@ -52,7 +71,7 @@ export class PrefetchPace {
 
   /** When the next flight may start, on the clock of the other calls. */
   get startMs(): number {
-    return Math.max(this.#rateFromMs, this.#waitUntilMs);
+    return Math.max(this.#gate.startMs, this.#waitUntilMs);
   }
 
   /** True while the source fails: told once for each time that it begins to. */
@@ -62,12 +81,11 @@ export class PrefetchPace {
 
   /** The operator lifted or changed the rate: what was paid for by the old one is forgotten. */
   forgetRate(): void {
-    this.#rateFromMs = 0;
+    this.#gate.forget();
   }
 
   launched(bytes: number, nowMs: number, bandwidthRate: number): void {
-    if (bandwidthRate <= 0) return;
-    this.#rateFromMs = Math.max(this.#rateFromMs, nowMs) + (bytes / bandwidthRate) * 1000;
+    this.#gate.launched(bytes, nowMs, bandwidthRate);
   }
 
   succeeded(transfer: Transfer): void {

@@ -17,9 +17,11 @@ import type { StreamRecord } from "../../state/bindings.ts";
 import type { Engine } from "../engine.ts";
 import { type Fill, PrefetchCursor } from "./cursor.ts";
 import { prefetchTableExtents } from "./files.ts";
-import { PrefetchPace, Transfer } from "./pace.ts";
+import { PrefetchPace, RateGate, Transfer } from "./pace.ts";
+import { isPassing } from "./passing.ts";
 import { streamKey } from "../streams.ts";
 
+/** As nydusd's clients ask for it. */
 export interface PrefetchJob {
   /** In the image's order: the first is its device 1. */
   readonly devices: readonly StreamRecord[];
@@ -29,6 +31,27 @@ export interface PrefetchJob {
   readonly all: boolean;
   /** Bytes a second, 0: no limit. */
   readonly bandwidthRate: number;
+}
+
+/** What may be changed while it is under way. */
+export interface PrefetchPlanOptions {
+  /** Bytes a second, 0: no limit. */
+  readonly bandwidthRate: number;
+  /** The higher goes first; those of the same take turns. */
+  readonly priority: number;
+  /** In the air at once while nobody reads, 1 to 8. */
+  readonly flightsMax: number;
+}
+
+/** Parts of an image, in the order in which they are wanted. */
+export interface PrefetchPlan {
+  /** By the image's device numbers, 0 for the primary one. */
+  readonly streams: readonly StreamRecord[];
+  readonly extents: AsyncIterator<DeviceExtent, void>;
+  /** A fetch has failed; `isGivenUp`: it is not tried again. */
+  readonly onFailure: (error: DaemonError, isGivenUp: boolean) => void;
+  /** There is nothing left to fetch, or `error` has ended the plan. */
+  readonly onEnd: (error: DaemonError | undefined) => void;
 }
 
 export interface PrefetchCounters {
@@ -59,21 +82,28 @@ export interface PrefetcherParts {
 const QUIET_MS = 100;
 /** So long after the last READ two flights may be in the air: latency costs half. */
 const IDLE_MS = 2_000;
+const FLIGHTS_MAX = 2;
 /** A long walk over what is cached lets others run. */
 const YIELD_MS = 1;
-
 interface Run {
   readonly key: string;
   readonly cursor: PrefetchCursor;
   readonly pace: PrefetchPace;
   readonly counters: PrefetchCounters;
-  job: PrefetchJob;
+  readonly plan: PrefetchPlan | undefined;
+  /** Of the image that it is for. */
+  readonly identity: string;
+  all: boolean;
+  options: PrefetchPlanOptions;
   isCancelled: boolean;
 }
 
 export class Prefetcher {
   readonly #parts: PrefetcherParts;
   readonly #runs = new Map<string, Run>();
+  /** What all together may take. */
+  readonly #gate = new RateGate();
+  #bandwidthRate = 0;
   #inAir = 0;
   #busyMs = -Infinity;
   #cancelTimer: (() => void) | undefined;
@@ -91,14 +121,39 @@ export class Prefetcher {
   /** Again with the same key: the options are replaced, and it goes on where it is. */
   start(key: string, job: PrefetchJob): void {
     if (this.#isStopped) return;
+    const { tableExtents = prefetchTableExtents } = this.#parts;
+    const streams = [undefined, ...job.devices];
+    const identity = [job.bootstrapPath, ...job.devices.map(streamKey)].join();
+    const options = { bandwidthRate: job.bandwidthRate, priority: 0, flightsMax: FLIGHTS_MAX };
     const known = this.#runs.get(key);
-    if (known !== undefined && known.counters.endedAtMs === undefined && isSameImage(known, job)) {
-      if (known.job.bandwidthRate !== job.bandwidthRate) known.pace.forgetRate();
-      known.job = job;
-    } else {
-      this.cancel(key);
-      this.#runs.set(key, this.#makeRun(key, job));
+    if (known?.counters.endedAtMs === undefined && known?.identity === identity) {
+      known.all = job.all;
+      this.change(key, options);
+      return;
     }
+    const { all, bootstrapPath } = job;
+    this.#add({ key, streams, extents: tableExtents(bootstrapPath), all, options, identity });
+  }
+
+  /** Fills what the plan says of whatever is open. One of the same key is cancelled. */
+  startPlan(key: string, plan: PrefetchPlan, options: PrefetchPlanOptions): void {
+    if (this.#isStopped) return;
+    const { streams, extents } = plan;
+    this.#add({ key, streams, extents, all: false, options, identity: "", plan });
+  }
+
+  change(key: string, options: PrefetchPlanOptions): void {
+    const run = this.#runs.get(key);
+    if (run === undefined) return;
+    if (run.options.bandwidthRate !== options.bandwidthRate) run.pace.forgetRate();
+    run.options = options;
+    this.#pump();
+  }
+
+  /** For all together, bytes a second, 0: no limit. */
+  limitBandwidth(bytesPerSecond: number): void {
+    this.#bandwidthRate = bytesPerSecond;
+    this.#gate.forget();
     this.#pump();
   }
 
@@ -124,8 +179,16 @@ export class Prefetcher {
     this.#cancelTimer = undefined;
   }
 
-  #makeRun(key: string, job: PrefetchJob): Run {
-    const { engine, tableExtents = prefetchTableExtents } = this.#parts;
+  #add(of: {
+    readonly key: string;
+    readonly streams: readonly (StreamRecord | undefined)[];
+    readonly extents: AsyncIterator<DeviceExtent, void>;
+    readonly all: boolean;
+    readonly options: PrefetchPlanOptions;
+    readonly identity: string;
+    readonly plan?: PrefetchPlan;
+  }): void {
+    const { key, streams, extents, all, options, identity, plan } = of;
     const counters = {
       requests: 0,
       bytes: 0,
@@ -134,15 +197,20 @@ export class Prefetcher {
       endedAtMs: undefined,
     };
     const cursor = new PrefetchCursor({
-      engine,
-      streamKeys: job.devices.map((record) => streamKey(record)),
-      files: tableExtents(job.bootstrapPath),
+      engine: this.#parts.engine,
+      streamKeys: streams.map((record) => (record === undefined ? undefined : streamKey(record))),
+      plan: extents,
       onRead: (error) => {
-        if (error !== undefined) this.#tableFailed(key, asDaemonError(error));
+        if (error !== undefined) this.#planFailed(run, asDaemonError(error));
         this.#pump();
       },
     });
-    return { key, cursor, pace: new PrefetchPace(), counters, job, isCancelled: false };
+    const pace = new PrefetchPace();
+    const state = { all, options, isCancelled: false };
+    const run: Run = { key, cursor, pace, counters, plan, identity, ...state };
+    this.cancel(key);
+    this.#runs.set(key, run);
+    this.#pump();
   }
 
   /** Launches what may be launched now, and sets a timer for what may be later. */
@@ -157,7 +225,7 @@ export class Prefetcher {
       for (const { counters } of open) counters.beganAtMs ??= this.#unixMs();
       const quietMs = this.#quietAtMs(nowMs);
       // The end of a flight looks again.
-      if (this.#inAir >= this.#flightsMax(nowMs)) return;
+      if (this.#inAir >= this.#flightsMax(nowMs, open)) return;
       const waitMs = quietMs > nowMs ? quietMs - nowMs : this.#launchOne(open, nowMs);
       if (waitMs === undefined) return;
       if (waitMs > 0) {
@@ -175,32 +243,40 @@ export class Prefetcher {
     return Math.max(this.#busyMs, lastReadMs ?? -Infinity) + QUIET_MS;
   }
 
-  #flightsMax(nowMs: number): number {
+  #flightsMax(nowMs: number, runs: readonly Run[]): number {
     const { lastReadMs = -Infinity } = this.#parts.engine.load;
-    return nowMs - Math.max(lastReadMs, this.#busyMs) >= IDLE_MS ? 2 : 1;
+    if (nowMs - Math.max(lastReadMs, this.#busyMs) < IDLE_MS) return 1;
+    return Math.max(...runs.map(({ options }) => options.flightsMax));
   }
 
   /** 0: launched one. Else how long to wait, or undefined when something will call. */
   #launchOne(runs: readonly Run[], nowMs: number): number | undefined {
+    if (this.#gate.startMs > nowMs) return this.#gate.startMs - nowMs;
     let soonestMs: number | undefined;
     const wait = (ms: number): void => {
       soonestMs = Math.min(soonestMs ?? Infinity, ms);
     };
-    for (const run of runs) {
-      const { cursor, pace, job } = run;
+    for (const run of runs.toSorted((a, b) => b.options.priority - a.options.priority)) {
+      const { cursor, pace, options, counters } = run;
+      if (counters.workers >= options.flightsMax) continue;
       if (pace.startMs > nowMs) {
         wait(pace.startMs - nowMs);
         continue;
       }
-      const step = cursor.next(pace.flightBytes(job.bandwidthRate), job.all);
+      const step = cursor.next(this.#flightBytes(run), run.all);
       if (step.kind === "fill") {
         this.#launch(run, step, nowMs);
         return 0;
       }
       if (step.kind === "busy") wait(YIELD_MS);
-      if (step.kind === "done" && run.counters.workers === 0) this.#end(run);
+      if (step.kind === "done" && counters.workers === 0) this.#end(run);
     }
     return soonestMs;
+  }
+
+  #flightBytes({ pace, options }: Run): number {
+    const rates = [options.bandwidthRate, this.#bandwidthRate].filter((rate) => rate > 0);
+    return pace.flightBytes(rates.length === 0 ? 0 : Math.min(...rates));
   }
 
   #launch(run: Run, fill: Fill, nowMs: number): void {
@@ -213,7 +289,8 @@ export class Prefetcher {
     counters.workers += 1;
     counters.requests += 1;
     const stored = fill.flow.stream.map.stored(fill.extent).length;
-    pace.launched(stored, nowMs, run.job.bandwidthRate);
+    pace.launched(stored, nowMs, run.options.bandwidthRate);
+    this.#gate.launched(stored, nowMs, this.#bandwidthRate);
     const transfer = new Transfer();
     let failure: DaemonError | undefined;
     // As for a READ: a reader who joins gets the cause before it gives up itself.
@@ -249,14 +326,16 @@ export class Prefetcher {
       pace.succeeded(of.transfer);
       return;
     }
-    const isCancelled = failure.fault.code === "cancelled";
-    cursor.putBack(fill, isCancelled ? "cancelled" : "failed");
-    if (isCancelled) return;
+    const { code } = failure.fault;
+    const isLater = code === "cancelled" || (run.plan !== undefined && isPassing(failure));
+    const isKept = cursor.putBack(fill, isLater ? "later" : "failed");
+    if (code === "cancelled") return;
+    run.plan?.onFailure(failure, !isKept);
     if (!pace.isFailing) {
       this.#parts.log.warn(
         {
           key,
-          code: failure.fault.code,
+          code,
           from: fill.flow.stream.where,
           hint: failure.policy.hint,
         },
@@ -267,15 +346,21 @@ export class Prefetcher {
   }
 
   #end(run: Run): void {
-    const { key, counters, cursor } = run;
+    const { key, counters, cursor, plan } = run;
     const endedAtMs = this.#unixMs();
     counters.endedAtMs = endedAtMs;
     cursor.close();
     const { bytes, requests, beganAtMs = endedAtMs } = counters;
     this.#parts.log.info({ key, bytes, requests, ms: endedAtMs - beganAtMs }, "prefetch ended");
+    plan?.onEnd(undefined);
   }
 
-  #tableFailed(key: string, error: DaemonError): void {
+  #planFailed({ key, plan, cursor }: Run, error: DaemonError): void {
+    if (plan !== undefined) {
+      cursor.close();
+      plan.onEnd(error);
+      return;
+    }
     this.#parts.log.warn(
       { key, code: error.fault.code, hint: error.policy.hint },
       `the prefetch table is passed over: ${error.message}`,
@@ -290,9 +375,4 @@ export class Prefetcher {
 /** It has not ended, and something of it is open. */
 function isUnderWay({ counters, cursor }: Run): boolean {
   return counters.endedAtMs === undefined && cursor.isAnyOpen;
-}
-
-function isSameImage({ job }: Run, other: PrefetchJob): boolean {
-  const keys = (of: PrefetchJob): string => of.devices.map((record) => streamKey(record)).join();
-  return job.bootstrapPath === other.bootstrapPath && keys(job) === keys(other);
 }

@@ -32,7 +32,7 @@ export interface ErofsFile {
 
 export interface Inode {
   readonly nid: number;
-  readonly kind: "file" | "directory" | "other";
+  readonly kind: "file" | "directory" | "link" | "other";
   readonly layout: number;
   readonly sizeBytes: number;
   /** i_u: the first block, or the format of the chunks. */
@@ -65,6 +65,13 @@ const XATTR_SLOT_BYTES = 4;
 const MODE_TYPE = 0xf000;
 const MODE_FILE = 0x8000;
 const MODE_DIRECTORY = 0x4000;
+const MODE_LINK = 0xa000;
+
+const KINDS: ReadonlyMap<number, Inode["kind"]> = new Map([
+  [MODE_FILE, "file"],
+  [MODE_DIRECTORY, "directory"],
+  [MODE_LINK, "link"],
+]);
 
 export const LAYOUT_PLAIN = 0;
 export const LAYOUT_COMPRESSED = 1;
@@ -126,7 +133,7 @@ export class ErofsReader {
     const xattrsAt = at + (isExtended ? EXTENDED_BYTES : COMPACT_BYTES);
     return {
       nid,
-      kind: type === MODE_FILE ? "file" : type === MODE_DIRECTORY ? "directory" : "other",
+      kind: KINDS.get(type) ?? "other",
       layout,
       sizeBytes: isExtended ? u64At(head, 8, `${what}'s size`, where) : head.getUint32(8, true),
       start: head.getUint32(16, true),

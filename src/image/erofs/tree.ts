@@ -17,9 +17,11 @@ const DEPTH_MAX = 2_048;
 /** A set of so many numbers takes some 40 MB. */
 const DIRECTORIES_MAX = 1_000_000;
 
-interface Entry {
+export interface Entry {
   readonly nid: number;
   readonly type: number;
+  /** As it is stored: any bytes but NUL and "/". */
+  readonly name: Uint8Array;
 }
 
 /**
@@ -91,8 +93,8 @@ function enter(
   return [entriesOf(reader, inode)];
 }
 
-/** But for `.` and `..`. */
-async function* entriesOf(reader: ErofsReader, inode: Inode): AsyncGenerator<Entry, void> {
+/** Of a directory, but for `.` and `..`. Fault: image_invalid. */
+export async function* entriesOf(reader: ErofsReader, inode: Inode): AsyncGenerator<Entry, void> {
   const { where, sizeBytes: imageBytes } = reader.file;
   const what = `its directory ${inode.nid}`;
   if (inode.layout !== LAYOUT_PLAIN && inode.layout !== LAYOUT_INLINE) {
@@ -126,16 +128,20 @@ function parseBlock(block: Uint8Array, what: string, where: string): Entry[] {
     if (from < namesAt || from >= to || to > block.length) {
       throw invalid(where, `${what} has a name at bytes ${from} to ${to} of a block`);
     }
-    if (isDots(block.subarray(from, to))) continue;
+    const name = nameIn(block.subarray(from, to));
+    if (isDots(name)) continue;
     const nid = u64At(view, at, `${what}'s entry`, where);
-    entries.push({ nid, type: view.getUint8(at + 10) });
+    entries.push({ nid, type: view.getUint8(at + 10), name });
   }
   return entries;
 }
 
 /** The last name of a block may be followed by a NUL. */
+function nameIn(bytes: Uint8Array): Uint8Array {
+  const end = bytes.indexOf(0);
+  return end === -1 ? bytes : bytes.subarray(0, end);
+}
+
 function isDots(name: Uint8Array): boolean {
-  const end = name.indexOf(0);
-  const text = name.subarray(0, end === -1 ? name.length : end);
-  return text.length <= 2 && text.every((byte) => byte === DOT);
+  return name.length <= 2 && name.every((byte) => byte === DOT);
 }

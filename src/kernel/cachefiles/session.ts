@@ -93,6 +93,11 @@ export class CachefilesSession implements KernelDoor {
     return this.#objects.size;
   }
 
+  /** Takes what is readable, though nobody said that it is; ends the session as a failed read does. */
+  probe(): void {
+    if (this.#watcher !== undefined) this.#drain();
+  }
+
   /** Takes no further messages: they are for the daemon that follows. What was taken is answered still. */
   pause(): void {
     this.#paused = true;

@@ -7,6 +7,8 @@
 // at open(2) whether a file's accesses raise events). All of this runs off the event loop.
 
 import { fdatasync, fstat, read } from "node:fs";
+import { utimes } from "node:fs/promises";
+import { basename } from "node:path";
 import { promisify } from "node:util";
 import { BlockSet } from "../../cache/block-set.ts";
 import { DaemonError } from "../../errors.ts";
@@ -15,7 +17,7 @@ import { OwnedFd } from "../../platform/owned-fd.ts";
 import { BLOCK_BYTES, type Extent, alignUp } from "../../units.ts";
 import { type KeyName, RECORD_SUFFIX } from "./names.ts";
 import { type RecordHeader, saveRecord } from "./record.ts";
-import { type CacheFileParts, createFile, openTrusted } from "./stored-file.ts";
+import { type CacheFileParts, type OpenedFile, createFile, openTrusted } from "./stored-file.ts";
 
 /** What is written is recorded within this time; a crash costs at most so much of it. */
 const RECORD_EVERY_MS = 5000;
@@ -35,6 +37,7 @@ export class CacheFile {
   #isRecorded: boolean;
   #isMarkedInUse = false;
   #cancelTimer: (() => void) | undefined;
+  readonly #letGo: () => void;
   readonly #writing = new Set<Promise<void>>();
   #saving: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
@@ -42,8 +45,10 @@ export class CacheFile {
   private constructor(
     parts: CacheFileParts,
     of: { fd: number; id: string; header: RecordHeader; blocks: BlockSet; isRecorded: boolean },
+    letGo: () => void,
   ) {
     this.#parts = parts;
+    this.#letGo = letGo;
     this.id = of.id;
     this.fd = new OwnedFd(of.fd, parts.native);
     this.#header = of.header;
@@ -53,9 +58,13 @@ export class CacheFile {
 
   /** Faults: cache_write_failed, cache_no_space. */
   static async open(parts: CacheFileParts): Promise<CacheFile> {
+    const letGo = await parts.room.keep(basename(parts.path));
     try {
-      return new CacheFile(parts, (await openTrusted(parts)) ?? (await createFile(parts)));
+      const opened = (await openTrusted(parts)) ?? (await createWithRoom(parts));
+      await noteUse(parts.path);
+      return new CacheFile(parts, opened, letGo);
     } catch (error) {
+      letGo();
       throw explain(error, parts.key);
     }
   }
@@ -79,18 +88,31 @@ export class CacheFile {
     bytes: Uint8Array,
     range: { bytesOffset: number; length: number; fileOffset: number },
   ): Promise<void> {
-    const writing = this.fd.borrow((fd) => this.#parts.native.pwriteAligned(fd, bytes, range));
+    const { room, key } = this.#parts;
+    const writing = this.#write(bytes, range);
     this.#writing.add(writing);
     try {
       await writing;
     } catch (error) {
-      throw explain(error, this.#parts.key);
+      throw explain(error, key);
     } finally {
       this.#writing.delete(writing);
     }
+    room.used();
     this.#blocks.add({ offset: range.fileOffset, length: range.length });
     this.#isRecorded = false;
     this.#recordSoon();
+  }
+
+  #write(
+    bytes: Uint8Array,
+    range: { bytesOffset: number; length: number; fileOffset: number },
+  ): Promise<void> {
+    const { room, key, native } = this.#parts;
+    return this.fd.borrow(async (fd) => {
+      await room.check(key.cookieKey);
+      await withRoom(this.#parts, () => native.pwriteAligned(fd, bytes, range));
+    });
   }
 
   /** What the file holds; fewer bytes at its end. Bytes that are not cached are zeros. */
@@ -121,7 +143,9 @@ export class CacheFile {
     } catch (error) {
       this.#warn(error);
     }
+    await noteUse(this.#parts.path);
     await this.fd.close();
+    this.#letGo();
   }
 
   #recordSoon(): void {
@@ -167,10 +191,34 @@ export class CacheFile {
   }
 }
 
+/** Who has been used for longest is told by the times of records. */
+async function noteUse(path: string): Promise<void> {
+  const nowSeconds = Date.now() / 1000;
+  // There is none of a file that is new.
+  await utimes(`${path}${RECORD_SUFFIX}`, nowSeconds, nowSeconds).catch(() => undefined);
+}
+
+function createWithRoom(parts: CacheFileParts): Promise<OpenedFile> {
+  return withRoom(parts, () => createFile(parts));
+}
+
+/** Once more when there was no room and others have made some. */
+async function withRoom<T>({ room }: CacheFileParts, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (!isFull(error) || !(await room.makeRoom())) throw error;
+    return await work();
+  }
+}
+
+function isFull(error: unknown): boolean {
+  return /\b(ENOSPC|EDQUOT)\b/.test(errnoNameOf(error) ?? "");
+}
+
 function explain(error: unknown, { cookieKey }: KeyName): DaemonError {
   if (error instanceof DaemonError && error.fault.code !== "syscall_failed") return error;
   const detail = error instanceof Error ? error.message : String(error);
-  const isFull = /\b(ENOSPC|EDQUOT)\b/.test(errnoNameOf(error) ?? "");
-  const code = isFull ? "cache_no_space" : "cache_write_failed";
+  const code = isFull(error) ? "cache_no_space" : "cache_write_failed";
   return new DaemonError({ code, key: cookieKey, detail }, { cause: error });
 }

@@ -40,7 +40,8 @@ export function cacheFileName(key: KeyName, sizeBytes: number): string {
   return `${stem(key)}-${sizeBytes}`;
 }
 
-function stem({ volumeKey, cookieKey }: KeyName): string {
+/** What a key gives to the names of its files. */
+export function stem({ volumeKey, cookieKey }: KeyName): string {
   if (isDigest(cookieKey)) return `d-${cookieKey.slice("sha256:".length)}`;
   return `k-${createHash("sha256").update(`${volumeKey}\0${cookieKey}`).digest("hex")}`;
 }

@@ -20,6 +20,7 @@ import { CacheFile } from "./cache-file.ts";
 import { MARK_ADD, MARK_REMOVE, PRE_ACCESS } from "./codec.ts";
 import { FileObject } from "./file-object.ts";
 import { type KeyName, cacheFileName, openDirectory, streamsDirectory } from "./names.ts";
+import { CacheRoom, type RoomLimits } from "./room.ts";
 
 /** How often it is asked whether files are still in use. */
 const LOOK_EVERY_MS = 1000;
@@ -34,6 +35,7 @@ export interface OpenFilesParts {
   readonly log: Log;
   readonly groupFd: number;
   readonly cacheDir: string;
+  readonly limits: RoomLimits;
   readonly messages: { open: number; close: number };
   readonly writes: { writes: number; writtenBytes: number };
 }
@@ -61,6 +63,7 @@ interface OpenEntry {
 
 export class OpenFiles {
   readonly #parts: OpenFilesParts;
+  readonly #room: CacheRoom;
   /** By key: on its way, or open. */
   readonly #opening = new Map<string, Promise<OpenEntry>>();
   readonly #entries = new Map<string, OpenEntry>();
@@ -74,6 +77,7 @@ export class OpenFiles {
 
   constructor(parts: OpenFilesParts) {
     this.#parts = parts;
+    this.#room = new CacheRoom(parts);
   }
 
   start(handler: KernelHandler): void {
@@ -197,7 +201,7 @@ export class OpenFiles {
   async #openFile(key: KeyName, sizeBytes: number): Promise<CacheFile> {
     const { native, clock, log, cacheDir } = this.#parts;
     const path = join(streamsDirectory(cacheDir), cacheFileName(key, sizeBytes));
-    return CacheFile.open({ native, clock, log, path, key, sizeBytes });
+    return CacheFile.open({ native, clock, log, room: this.#room, path, key, sizeBytes });
   }
 
   // The mark before the link: whoever mounts by the link is asked about from its first read on.
@@ -315,6 +319,7 @@ export class OpenFiles {
   /** Closes everything; resolves with the keys of what is mounted and not complete. */
   async stop(error: DaemonError): Promise<string[]> {
     this.#stopping.abort(error);
+    this.#room.stop();
     this.#cancelLook?.();
     for (const { pending, refuse } of this.#opens) {
       pending.preempt(() => {

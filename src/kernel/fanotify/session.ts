@@ -22,6 +22,7 @@ import { type AccessEvent, EVENT_BUFFER_BYTES, encodeResponse, parseEvents } fro
 import type { FileObject } from "./file-object.ts";
 import type { KeyName } from "./names.ts";
 import { OpenFiles, type OpenedFile } from "./open-files.ts";
+import type { RoomLimits } from "./room.ts";
 import { fileId } from "./stored-file.ts";
 
 /** Reads of the group per readiness, so that answers and network data get their turn in between. */
@@ -37,6 +38,7 @@ export interface FanotifyParts {
   readonly groupFd: number;
   readonly lockFd: number;
   readonly cacheDir: string;
+  readonly limits: RoomLimits;
   /** Ours: what we read ourselves never waits. */
   readonly pid: number;
 }
@@ -69,6 +71,14 @@ export class FanotifySession implements KernelDoor {
 
   get objectCount(): number {
     return this.#files.count;
+  }
+
+  /** Takes what is readable, though nobody said that it is; ends the session as a failed read does. */
+  probe(): void {
+    if (this.#watcher === undefined) return;
+    this.#drain((event) => {
+      this.#access(event);
+    });
   }
 
   /**

@@ -12,6 +12,7 @@ import type { Log } from "../../platform/log.ts";
 import type { Native } from "../../platform/native.ts";
 import { BLOCK_BYTES, type Extent, alignUp } from "../../units.ts";
 import { type KeyName, RECORD_SUFFIX } from "./names.ts";
+import type { CacheRoom } from "./room.ts";
 import { type FileRecord, type RecordHeader, loadRecord } from "./record.ts";
 
 const EXTENTS_MAX = 1 << 16;
@@ -26,6 +27,7 @@ export interface CacheFileParts {
   readonly native: Pick<Native, "close" | "dataExtents" | "pwriteAligned">;
   readonly clock: Clock;
   readonly log: Log;
+  readonly room: Pick<CacheRoom, "keep" | "check" | "used" | "makeRoom">;
   readonly path: string;
   readonly key: KeyName;
   /** Of the stream, as its key was accepted with. */

@@ -15,6 +15,8 @@ export interface ResponseHead {
   readonly headers: ReadonlyMap<string, string>;
 }
 
+export type Method = "GET" | "POST" | "PUT";
+
 /** Takes the body's pieces; each is valid only during the call. */
 export type BodySink = (piece: Uint8Array) => void;
 
@@ -25,8 +27,9 @@ export interface ExchangeRequest {
   /** What comes after the method: a path with its query, or for a proxy the whole URL. */
   readonly target: string;
   readonly headers: Readonly<Record<string, string>>;
-  /** POSTed; without one the request is a GET. */
-  readonly body?: string | undefined;
+  /** Default: GET. */
+  readonly method?: Method | undefined;
+  readonly body?: string | Uint8Array | undefined;
   readonly signal: AbortSignal;
   readonly clock: Clock;
   readonly headersTimeoutMs: number;
@@ -40,7 +43,7 @@ export interface ExchangeRequest {
 const DISCARD_BYTES_MAX = 64 * 1024;
 
 /**
- * GETs `url`, or POSTs to it, and settles after the last byte of the body. Rejects with registry_unreachable,
+ * Sends one request, and settles after the last byte of the body. Rejects with registry_unreachable,
  * registry_timeout, registry_protocol, what the signal stands for, or what onHead or the sink
  * threw; after that neither is called again.
  */
@@ -81,7 +84,7 @@ class Exchange implements Dispatcher.DispatchHandler {
   }
 
   start(): void {
-    const { dispatcher, url, target, headers, body, signal } = this.#request;
+    const { dispatcher, url, target, headers, method = "GET", body, signal } = this.#request;
     if (signal.aborted) {
       this.#onAbort();
       return;
@@ -89,9 +92,8 @@ class Exchange implements Dispatcher.DispatchHandler {
     signal.addEventListener("abort", this.#onAbort, { once: true });
     try {
       const { origin } = url;
-      const asked =
-        body === undefined ? { method: "GET" as const } : { method: "POST" as const, body };
-      dispatcher.dispatch({ origin, path: target, headers, ...asked }, this);
+      const asked = { origin, path: target, headers, method };
+      dispatcher.dispatch(body === undefined ? asked : { ...asked, body }, this);
     } catch (error) {
       this.#fail(transportFault(error, this.#host));
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A GET at a registry as one try: follows redirects (RFC 9110, section 15.4), answers challenges,
+// A GET, or a write, at a registry as one try: follows redirects (RFC 9110, section 15.4), answers challenges,
 // and turns every other answer into a fault. Authorization is sent to the registry's own
 // origin alone; a redirect leads from TLS to plain HTTP only when the repository's profile says so.
 
@@ -8,7 +8,7 @@ import type { Clock } from "../../platform/clock.ts";
 import type { Access, AccessProfile } from "./access.ts";
 import type { CredentialSource } from "./credentials/credential-source.ts";
 import type { DocumentAnswer, DocumentRequest } from "./credentials/token-service.ts";
-import type { BodySink, ResponseHead } from "./exchange.ts";
+import type { BodySink, Method, ResponseHead } from "./exchange.ts";
 import { statusFault } from "./faults.ts";
 import { type RetryHints, parseRetryAfter } from "./retry.ts";
 import { SignedURLs, refusesURL } from "./signed-urls.ts";
@@ -38,13 +38,18 @@ export interface Try {
 }
 
 export interface GetRequest extends Try {
-  /** At the upstream; see upstreamUrl(). */
+  /** At the upstream (see upstreamUrl()), or, for a write, where it sends us: nothing secret goes elsewhere. */
   readonly url: URL;
   readonly headers: Readonly<Record<string, string>>;
   /** The digest of what never changes: where the registry redirects to for it may be kept. */
   readonly blob?: string;
   readonly notFound: Fault;
-  /** For 200 and 206: checks the head and says where the body goes; undefined: not wanted. */
+  /** Default: GET. Whatever else is sent is not sent again to where a registry redirects to. */
+  readonly method?: Method;
+  readonly body?: Uint8Array;
+  /** The statuses that are what was asked for; default: 200 and 206. */
+  readonly isDone?: (status: number) => boolean;
+  /** For those: checks the head and says where the body goes; undefined: not wanted. */
   readonly onHead: (head: ResponseHead) => BodySink | undefined;
   /** A fault for a status that means something of its own; undefined for the usual one. */
   readonly onStatus?: (head: ResponseHead) => DaemonError | undefined;
@@ -73,7 +78,7 @@ export class HTTPClient {
     });
   }
 
-  /** Settles after the last byte of a 200's or 206's body. Rejects with registry_*, notFound. */
+  /** Settles after the last byte of the body that was asked for. Rejects with registry_*, notFound. */
   async get(request: GetRequest): Promise<void> {
     const key = this.#redirectKey(request);
     const kept = key === undefined ? undefined : this.#signed.get(key);
@@ -86,7 +91,7 @@ export class HTTPClient {
   async #getKept(request: GetRequest, url: URL, key: string): Promise<boolean> {
     try {
       const head = await this.#exchangeOnce(request, url, undefined);
-      if (isServed(head.status)) return true;
+      if (isServed(request, head.status)) return true;
       if (!refusesURL(head.status)) throw this.#faultOf(request, head);
       this.#signed.forget(key);
       return false;
@@ -102,16 +107,16 @@ export class HTTPClient {
     let challenges = 0;
     let date: string | undefined;
     for (;;) {
-      const isOwn = url.origin === request.url.origin;
+      const isOwn = url.origin === request.upstream.baseUrl.origin;
       const known = isOwn ? this.#tokens.authorization(doorOf(request)) : undefined;
       const authorization = typeof known === "object" ? await known : known;
       const head = await this.#exchangeOnce(request, url, authorization, (status) => {
         // Others may go there while this body is still coming.
-        const isElsewhere = isServed(status) && !isOwn;
+        const isElsewhere = isServed(request, status) && !isOwn;
         if (key !== undefined && isElsewhere) this.#signed.keep(key, url, date);
       });
-      if (isServed(head.status)) return;
-      if (REDIRECT_STATUSES.has(head.status)) {
+      if (isServed(request, head.status)) return;
+      if (REDIRECT_STATUSES.has(head.status) && request.method === undefined) {
         redirects += 1;
         if (redirects > REDIRECTS_MAX) {
           throw protocolFault(head.host, `more than ${REDIRECTS_MAX} redirects`);
@@ -150,11 +155,13 @@ export class HTTPClient {
     const call = {
       url,
       upstream: request.upstream,
+      method: request.method,
       headers: { ...request.headers, ...headers },
+      body: request.body,
       signal: request.signal,
       access: request.access(),
       onHead: (head: ResponseHead) => {
-        if (!isServed(head.status)) return undefined;
+        if (!isServed(request, head.status)) return undefined;
         checkEncoding(head);
         const sink = request.onHead(head);
         onStatus(head.status);
@@ -188,7 +195,7 @@ export class HTTPClient {
       url,
       upstream,
       headers: { accept: "application/json", ...(authorization && { authorization }), ...type },
-      ...(form && { body: form.toString() }),
+      ...(form && { method: "POST" as const, body: form.toString() }),
       signal: this.#parts.closing,
       access,
       onHead: (head) => {
@@ -230,8 +237,8 @@ export function protocolFault(host: string, detail: string): DaemonError {
   return new DaemonError({ code: "registry_protocol", host, detail });
 }
 
-function isServed(status: number): boolean {
-  return status === 200 || status === 206;
+function isServed({ isDone }: GetRequest, status: number): boolean {
+  return isDone?.(status) ?? (status === 200 || status === 206);
 }
 
 /** Some registries answer 403 when what they took before has expired. */
@@ -250,7 +257,8 @@ function checkEncoding(head: ResponseHead): void {
   }
 }
 
-function redirectTarget(
+/** Where a Location leads; faults where no byte may be sent. */
+export function redirectTarget(
   from: URL,
   head: ResponseHead,
   { blobUrlScheme, blobRedirectedHost }: AccessProfile = {},

@@ -6,7 +6,7 @@
 import { setMaxListeners } from "node:events";
 import { DaemonError, invariant } from "../../errors.ts";
 import { isRepository, isTag } from "../../image/oci/reference.ts";
-import { type Extent, extentEnd, isDigest } from "../../units.ts";
+import { type Digest, type Extent, extentEnd, isDigest } from "../../units.ts";
 import { withBounds } from "../deadline.ts";
 import type {
   BlobLocation,
@@ -33,7 +33,9 @@ import {
 } from "./options.ts";
 import { Peers } from "./peers.ts";
 import { Pools } from "./pools.ts";
+import { putBlob, putManifest } from "./push.ts";
 import { fetchSize } from "./range-fetch.ts";
+import { fetchReferrers } from "./referrers.ts";
 import { withRetries } from "./retry.ts";
 import { type RoundOptions, tryInOrder } from "./rounds.ts";
 import { readSystemRoots } from "./system-roots.ts";
@@ -46,8 +48,23 @@ import { type Purpose, planRound } from "./upstream-order.ts";
 /** Of Dragonfly, two requests at once: 48 MB/s by 4 MiB, 127 by 16 MiB, 154 by 64 MiB. */
 const PREFERRED_PIECES = 4;
 
-export function createRegistrySource(parts: RegistryParts): Source {
-  return new RegistrySource(parts);
+/** A registry that can be written to as well. */
+export interface RegistrySource extends Required<Source> {
+  /** As push.ts has them; one try each. Faults: registry_*, deadline_exceeded, cancelled. */
+  putBlob(
+    origin: Origin,
+    blob: Parameters<typeof putBlob>[2],
+    options: FetchOptions,
+  ): Promise<void>;
+  putManifest(
+    origin: Origin,
+    manifest: Parameters<typeof putManifest>[2],
+    options: FetchOptions,
+  ): Promise<boolean>;
+}
+
+export function createRegistrySource(parts: RegistryParts): RegistrySource {
+  return new UpstreamsSource(parts);
 }
 
 /** One fetch, whatever upstream serves it. */
@@ -59,7 +76,7 @@ interface Fetch {
   readonly options: FetchOptions;
 }
 
-class RegistrySource implements Source {
+class UpstreamsSource implements RegistrySource {
   readonly #parts: RegistryParts;
   readonly #options: RegistryOptions;
   readonly #observe: RegistryObserver;
@@ -136,6 +153,33 @@ class RegistrySource implements Source {
     const purpose = isDigest(wanted) ? "pull" : "resolve";
     return await this.#fetch({ origin, purpose, what, options }, (attempt) =>
       this.#lanes.ask(attempt, (asked) => fetchManifest(this.#http, asked, wanted)),
+    );
+  }
+
+  async fetchReferrers(
+    origin: Origin,
+    of: { readonly subject: Digest; readonly artifactType: string },
+    options: FetchOptions,
+  ): Promise<Uint8Array | undefined> {
+    const what = `referrers of ${of.subject} in ${origin.repository}`;
+    return await this.#fetch({ origin, purpose: "resolve", what, options }, (attempt) =>
+      this.#lanes.ask(attempt, (asked) => fetchReferrers(this.#http, asked, of)),
+    );
+  }
+
+  async putBlob(origin: Origin, blob: Parameters<typeof putBlob>[2], options: FetchOptions) {
+    const what = `storing blob ${blob.digest} in ${origin.repository}`;
+    await this.#write({ origin, what, options }, (asked) => putBlob(this.#http, asked, blob));
+  }
+
+  async putManifest(
+    origin: Origin,
+    manifest: Parameters<typeof putManifest>[2],
+    options: FetchOptions,
+  ): Promise<boolean> {
+    const what = `storing manifest ${manifest.name} in ${origin.repository}`;
+    return await this.#write({ origin, what, options }, (asked) =>
+      putManifest(this.#http, asked, manifest),
     );
   }
 
@@ -237,6 +281,25 @@ class RegistrySource implements Source {
     );
   }
 
+  /** Once, at the registry itself. */
+  #write<T>(fetch: Omit<Fetch, "purpose">, run: (attempt: Try) => Promise<T>): Promise<T> {
+    const { origin, what, options } = fetch;
+    invariant(origin.kind === "registry" && isRepository(origin.repository), "a registry's origin");
+    const signals = [options.signal, this.#closing.signal];
+    const bounds = { clock: this.#parts.clock, deadlineMs: options.deadlineMs, signals, what };
+    return withBounds(bounds, async (signal) => {
+      const upstream = (await this.#upstreams(origin)).at(-1);
+      invariant(upstream !== undefined, "the registry itself is an upstream");
+      const attempt = {
+        ...this.#whose(fetch, upstream),
+        what,
+        signal,
+        hints: { retryAfterMs: undefined, final: true },
+      };
+      return await this.#lanes.ask(attempt, run);
+    });
+  }
+
   async #round(fetch: Fetch, signal: AbortSignal): Promise<RoundOptions> {
     const { origin, purpose, what } = fetch;
     const upstreams = planRound(await this.#upstreams(origin), purpose, (upstream) => ({
@@ -295,7 +358,10 @@ class RegistrySource implements Source {
   }
 
   /** Credentials are for one host: a mirror gets those of its own name, or none. */
-  #whose({ origin }: Fetch, upstream: Upstream): Pick<Try, "upstream" | "repository" | "access"> {
+  #whose(
+    { origin }: Pick<Fetch, "origin">,
+    upstream: Upstream,
+  ): Pick<Try, "upstream" | "repository" | "access"> {
     const { repository } = origin;
     const access = () => this.#parts.access?.get(upstream.accessHost, repository);
     return { upstream, repository, access };

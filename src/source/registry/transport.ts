@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// One GET over the way its try is to go: straight, or through a proxy, with the upstream's and the
+// One request over the way its try is to go: straight, or through a proxy, with the upstream's and the
 // profile's TLS and timeouts. Which way that is, and what follows a failure, is not decided here.
 
 import { DaemonError } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
 import type { Access, ProxyProfile } from "./access.ts";
-import { type BodySink, type ResponseHead, exchange } from "./exchange.ts";
+import { type BodySink, type Method, type ResponseHead, exchange } from "./exchange.ts";
 import { transportFault } from "./faults.ts";
 import type { RegistryObserver, RegistryOptions } from "./options.ts";
 import type { Pools, Way } from "./pools.ts";
@@ -28,8 +28,9 @@ export interface Call {
   /** Whose certificates count; undefined for what is no upstream's. */
   readonly upstream: Upstream | undefined;
   readonly headers: Readonly<Record<string, string>>;
-  /** POSTed; without one the request is a GET. */
-  readonly body?: string;
+  /** Default: GET. */
+  readonly method?: Method | undefined;
+  readonly body?: string | Uint8Array | undefined;
   readonly signal: AbortSignal;
   readonly access: Access | undefined;
   readonly onHead: (head: ResponseHead) => BodySink | undefined;
@@ -119,6 +120,7 @@ export class Transport {
         "accept-encoding": "identity",
         "user-agent": "erofsd",
       },
+      method: call.method,
       body: call.body,
       signal: call.signal,
       clock,

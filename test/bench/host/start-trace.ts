@@ -3,7 +3,7 @@
 
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { parseTrace } from "../../../src/control/trace-format.ts";
+import { parseTrace } from "../../../src/image/trace-format.ts";
 import { findPackageRoot } from "../../../src/platform/package-root.ts";
 import type { Extent } from "../../../src/units.ts";
 
@@ -17,7 +17,7 @@ export interface StartTrace {
 }
 
 export function startTrace(): StartTrace {
-  const { streams, reads } = parseTrace(readFileSync(START_TRACE, "utf8"));
+  const { streams, reads } = parseTrace(readFileSync(START_TRACE, "utf8"), START_TRACE);
   const [stream] = streams;
   if (stream === undefined) throw new Error(`${START_TRACE} names no stream`);
   const own = reads.filter((read) => read.stream === stream.stream);

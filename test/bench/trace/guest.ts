@@ -4,7 +4,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, stat } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { findPackageRoot } from "../../../src/platform/package-root.ts";
 import { startDaemon } from "../../support/daemon.ts";
@@ -22,9 +22,11 @@ const daemon = await startDaemon({
 const erofsd = (...words: string[]) => [PROGRAM, ...words, "--socket", daemon.socketPath];
 await mkdir(TARGET);
 await must(process.execPath, erofsd("mount", `oci:${layout}:v1`, TARGET));
-const recorder = spawn(process.execPath, erofsd("trace", "record", OUTPUT), { stdio: "inherit" });
+const words = erofsd("trace", "record", TARGET, "--output", OUTPUT);
+const recorder = spawn(process.execPath, words, { stdio: ["ignore", "inherit", "pipe"] });
 const recorded = once(recorder, "exit");
-while (((await stat(OUTPUT).catch(() => undefined))?.size ?? 0) === 0) await sleep(20);
+// It says when it has begun.
+await once(recorder.stderr, "data");
 await must("chroot", [TARGET, "/usr/bin/python3", "/opt/start.py"]);
 // The last READs are on their way to the file.
 await sleep(500);

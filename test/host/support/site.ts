@@ -88,6 +88,26 @@ export async function withPlainMount<T>(
   }
 }
 
+export interface CacheFilesystem {
+  readonly type: "ext4" | "xfs" | "btrfs";
+  readonly bytes: number;
+}
+
+/** On a loop device that goes with its mount. */
+async function mountCache(home: string, { type, bytes }: CacheFilesystem): Promise<void> {
+  const [image, target] = [join(home, "cache.image"), join(home, "cache")];
+  await must("truncate", ["-s", String(bytes), image]);
+  await must(`mkfs.${type}`, [...(type === "ext4" ? ["-m", "0"] : []), "-q", image]);
+  await mkdir(target);
+  await must("mount", ["-o", "loop", image, target]);
+}
+
+/** The filesystems that this kernel has. */
+export async function kernelFilesystems(): Promise<string[]> {
+  const text = await readFile("/proc/filesystems", "utf8");
+  return text.split("\n").map((line) => line.split("\t")[1] ?? "");
+}
+
 export class Site {
   readonly home: string;
   readonly cacheDir: string;
@@ -112,8 +132,10 @@ export class Site {
     this.#way = parts.way;
   }
 
-  static async start(): Promise<Site> {
+  /** `cache`: the cache gets a filesystem of its own. */
+  static async start(options: { cache?: CacheFilesystem } = {}): Promise<Site> {
     const home = await mkdtemp(join(tmpdir(), "erofsd-host-"));
+    if (options.cache !== undefined) await mountCache(home, options.cache);
     const registryPort = await freePort();
     const storage = join(home, "registry");
     const registry = await startDockerRegistry({ storage, port: registryPort });
@@ -122,10 +144,16 @@ export class Site {
     return new Site({ home, daemon, registry, registryPort, way });
   }
 
-  static #startDaemon(cacheDir: string): Promise<RunningDaemon> {
+  static #startDaemon(cacheDir: string, cache = ""): Promise<RunningDaemon> {
     const kernel = '[kernel]\ndoor = "fanotify"\nallow_unsafe = true';
     const engine = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
-    return startDaemon({ program, cacheDir, logLevel: "debug", config: `${kernel}\n${engine}` });
+    return startDaemon({
+      program,
+      cacheDir,
+      logLevel: "debug",
+      config: `${kernel}\n${engine}`,
+      cache,
+    });
   }
 
   /** Spoken to by the daemon; it can be stopped and paused. */
@@ -142,6 +170,10 @@ export class Site {
     await this.daemon.stop();
     await this.#way.stop();
     await this.#registry?.stop();
+    const mounts = await listMounts();
+    if (mounts.some(({ mountPoint }) => mountPoint === this.cacheDir)) {
+      unmount(this.cacheDir, { lazy: false });
+    }
     await rm(this.home, { recursive: true, force: true });
   }
 
@@ -161,12 +193,12 @@ export class Site {
     this.#way.pause(isPaused);
   }
 
-  /** Ends the daemon in order and starts another, with whatever happens `between`. */
-  async restart(between: () => Promise<void> = () => Promise.resolve()): Promise<void> {
+  /** Ends the daemon in order and starts another, with whatever happens `between`; `cache`: TOML. */
+  async restart(between: () => Promise<void> = () => Promise.resolve(), cache = ""): Promise<void> {
     const status = await this.daemon.stop();
     if (status !== 0) throw new Error(`the daemon ended with ${status}`);
     await between();
-    this.daemon = await Site.#startDaemon(this.cacheDir);
+    this.daemon = await Site.#startDaemon(this.cacheDir, cache);
   }
 
   /** Kills the daemon, unmounts what it leaves, and starts another after `between`. */
@@ -185,10 +217,10 @@ export class Site {
   }
 
   /** Mounts it with the command line; the directory. */
-  async mount(reference: string): Promise<string> {
+  async mount(reference: string, args: readonly string[] = []): Promise<string> {
     const directory = join(this.home, `mount-${(this.#mounts += 1)}`);
     await mkdir(directory);
-    await this.erofsd(["mount", reference, directory]);
+    await this.erofsd(["mount", reference, directory, ...args]);
     return directory;
   }
 
@@ -202,7 +234,8 @@ export class Site {
 
   async umountAll(): Promise<void> {
     for (const { mountPoint } of (await listMounts()).toReversed()) {
-      if (mountPoint.startsWith(`${this.home}/`)) unmount(mountPoint, { lazy: true });
+      if (mountPoint === this.cacheDir || !mountPoint.startsWith(`${this.home}/`)) continue;
+      unmount(mountPoint, { lazy: true });
     }
   }
 

@@ -3,7 +3,7 @@
 
 import { describe, expect, test } from "vitest";
 import { TraceRecorder } from "../../../src/control/trace-recorder.ts";
-import { parseTrace } from "../../../src/control/trace-format.ts";
+import { parseTrace } from "../../../src/image/trace-format.ts";
 import { BLOCK_BYTES } from "../../../src/units.ts";
 import { thrownBy } from "../../support/fault-code.ts";
 import { FlowRig, blocks, patternBytes } from "../../support/flow-rig.ts";
@@ -56,10 +56,10 @@ describe("a trace", () => {
     rig.read(object, 0, 1);
     rig.read(otherObject, 1, 2);
     await rig.clock.advance(1000);
-    expect(parseTrace(await textOf(byKey)).reads.map(({ offset }) => offset)).toEqual([0]);
-    expect(parseTrace(await textOf(byDigest)).streams.map(({ digest }) => digest)).toEqual([
-      other.digest,
-    ]);
+    expect(parseTrace(await textOf(byKey), "key").reads.map(({ offset }) => offset)).toEqual([0]);
+    expect(
+      parseTrace(await textOf(byDigest), "digest").streams.map(({ digest }) => digest),
+    ).toEqual([other.digest]);
   });
 
   test("that nobody takes drops READs instead of growing, and says how many", async () => {
@@ -70,7 +70,7 @@ describe("a trace", () => {
     await rig.clock.advance(1000);
     const text = await textOf(trace);
     expect(text.length).toBeLessThan(550_000);
-    const { reads } = parseTrace(text);
+    const { reads } = parseTrace(text, "all");
     const end = JSON.parse(text.trimEnd().split("\n").at(-1) ?? "") as unknown;
     expect(end).toEqual({ end: "time", reads: reads.length, dropped: asked - reads.length });
     expect(reads.length).toBeLessThan(asked);

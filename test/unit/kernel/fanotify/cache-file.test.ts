@@ -16,8 +16,13 @@ import {
 } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import { CacheRoom } from "../../../../src/kernel/fanotify/room.ts";
 import { CacheFile } from "../../../../src/kernel/fanotify/cache-file.ts";
-import { cacheFileName, isOpenPath } from "../../../../src/kernel/fanotify/names.ts";
+import {
+  cacheFileName,
+  isOpenPath,
+  streamsDirectory,
+} from "../../../../src/kernel/fanotify/names.ts";
 import type { CacheFileParts } from "../../../../src/kernel/fanotify/stored-file.ts";
 import { loadNative } from "../../../../src/platform/native.ts";
 import { FakeClock } from "../../../support/fake-clock.ts";
@@ -26,6 +31,7 @@ import { tempDir } from "../../../support/temp-dir.ts";
 
 const KEY = { volumeKey: "erofs,erofsd", cookieKey: `sha256:${"ab".repeat(32)}` };
 const SIZE = 100_000;
+const NO_LIMITS = { brun: 0, bcull: 0, bstop: 0, frun: 0, fcull: 0, fstop: 0 };
 const native = loadNative({ writerThreads: 1 });
 const bytes = native.allocateAligned(16_384).fill(7);
 
@@ -35,8 +41,12 @@ let log: QuietLog;
 beforeEach(async () => {
   clock = new FakeClock();
   log = new QuietLog();
-  const path = join(await tempDir(), cacheFileName(KEY, SIZE));
-  parts = { native, clock, log, path, key: KEY, sizeBytes: SIZE };
+  const cacheDir = await tempDir();
+  const directory = streamsDirectory(cacheDir);
+  await mkdir(directory, { recursive: true });
+  const path = join(directory, cacheFileName(KEY, SIZE));
+  const room = new CacheRoom({ native, clock, log, cacheDir, limits: NO_LIMITS });
+  parts = { native, clock, log, room, path, key: KEY, sizeBytes: SIZE };
 });
 
 async function opened(change: Partial<CacheFileParts> = {}): Promise<CacheFile> {
@@ -97,8 +107,9 @@ describe("a cache file", () => {
   /** Waits for the save that the clock starts. */
   async function recorded(delayMs: number): Promise<void> {
     const before = await readFile(`${parts.path}.record`).catch(() => undefined);
-    await clock.advance(delayMs);
     for (;;) {
+      // The save before may not have ended, and it starts the timer of the next.
+      await clock.advance(delayMs);
       const now = await readFile(`${parts.path}.record`).catch(() => undefined);
       if (now !== undefined && (before === undefined || !now.equals(before))) return;
     }
