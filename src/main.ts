@@ -9,6 +9,7 @@ import { stat } from "node:fs/promises";
 import { release } from "node:os";
 import type { SeedFiles } from "./cache/seed-files.ts";
 import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
+import { Activity } from "./control/activity.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
 import { EventHub } from "./control/event-hub.ts";
 import { imageFilesOf } from "./control/image-files.ts";
@@ -30,6 +31,7 @@ import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
 import type { Prefetches } from "./flow/prefetch/prefetches.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
+import { TraceReplays } from "./flow/prefetch/trace-replays.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
@@ -42,6 +44,7 @@ import { Systemd } from "./platform/systemd.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
 import { ServiceReport, healthProblem } from "./service-report.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
+import { Watching } from "./watching.ts";
 
 /** FileDescriptorName= in erofsd.socket. */
 const CONTROL_SOCKET_NAME = "control";
@@ -78,7 +81,10 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   const rooms = await buildServing(config, native, log);
   try {
     await rooms.control.listen(passed.get(CONTROL_SOCKET_NAME)?.[0]);
+    await rooms.watching.listen();
   } catch (error) {
+    await rooms.control.close();
+    await rooms.watching.stop();
     await rooms.door.stop(asDaemonError(error));
     throw error;
   }
@@ -135,7 +141,9 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   const failures = new FailureLog();
   const events = new EventHub({ clock, unixMs: Date.now });
   const failed = failureObserver(failures, events);
-  const rooms = await buildRooms({ config, native, log, onFillFailure: failed.ofFill });
+  const activity = new Activity(clock);
+  const parts = { config, native, log, observe: activity, onFillFailure: failed.ofFill };
+  const rooms = await buildRooms(parts);
   const { source, engine, bindings } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
@@ -153,8 +161,13 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     onFailure: failed.ofOpen,
   });
   const filling = buildFills(config, { ...rooms, opener }, log);
-  const { prefetcher, fills } = filling;
-  const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
+  const prefetches = buildPrefetches({
+    config,
+    rooms,
+    prefetcher: filling.prefetcher,
+    holder,
+    log,
+  });
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
     config,
@@ -165,14 +178,13 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     mounts,
     failures,
     events,
-    fill: () => {
-      fills.look();
-    },
+    activity,
+    fill: filling.fills.look.bind(filling.fills),
     prefetches,
   });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
-    await rooms.metrics();
+    await life.watching.began();
   };
   const handler = new Admission(opener, engine);
   return {
@@ -194,12 +206,17 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
 
 function buildFills(
   config: Config,
-  { engine, bindings, opener }: Pick<Rooms, "engine" | "bindings"> & { readonly opener: Opener },
+  of: Pick<Rooms, "engine" | "bindings" | "source"> & { readonly opener: Opener },
   log: RootLog["log"],
 ) {
+  const { engine, bindings, source, opener } = of;
   const prefetcher = new Prefetcher({ engine, clock, log, isBusy: () => opener.waitingCount > 0 });
   const { fill } = config.engine;
-  return { prefetcher, fills: new BackgroundFill({ engine, bindings, prefetcher, clock, fill }) };
+  const fills = new BackgroundFill({ engine, bindings, prefetcher, clock, fill });
+  const replays = config.prefetch.traces
+    ? new TraceReplays({ engine, bindings, source, clock, log })
+    : undefined;
+  return { prefetcher, fills, replays };
 }
 
 function buildNames(
@@ -236,14 +253,17 @@ async function buildControl(parts: {
   readonly mounts: FileMounts | undefined;
   readonly failures: FailureLog;
   readonly events: EventHub;
+  readonly activity: Activity;
   readonly fill: () => void;
   readonly prefetches: Prefetches;
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events, fill, prefetches } = parts;
+  const { config, log, rooms, names, door, mounts, failures, events } = parts;
+  const { activity, fill, prefetches } = parts;
   const { engine, bindings, counts, pushed, source, store } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
   const version = await packageVersion();
+  const watching = new Watching({ config, clock, log, rooms, door, version });
   const lastFailure = failures.last.bind(failures);
   const images = new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure });
   const operations = controlOperations({
@@ -260,7 +280,8 @@ async function buildControl(parts: {
     readiness,
     events,
     status: statusOf({ engine, door, counts, readiness }, version),
-    metrics: metricsOf(rooms),
+    activity: () => activity.report(engine),
+    metrics: watching.metrics,
     trace: traceOf(engine, version),
     prefetch: prefetchOperations({ prefetches, names, stopping: stopping.signal }),
     imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
@@ -272,19 +293,12 @@ async function buildControl(parts: {
     stopping: stopping.signal,
   });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
-  return { control, readiness, events, stopping };
+  return { control, readiness, events, stopping, watching };
 }
 
 function traceOf(engine: Engine, version: string): ControlOperations["trace"] {
   const traces = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
   return traces.record.bind(traces);
-}
-
-function metricsOf(rooms: Pick<Rooms, "metrics">): ControlOperations["metrics"] {
-  return async () => {
-    const metrics = await rooms.metrics();
-    return { contentType: metrics.contentType, text: await metrics.text() };
-  };
 }
 
 function otherVolume(key: string, domainId: string): string {
@@ -349,12 +363,14 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   }
   rooms.stopping.abort(error);
   rooms.fills.stop();
+  rooms.replays?.stop();
   rooms.prefetches.stop(error);
   rooms.prefetcher.stop();
   rooms.names.stop(error);
   rooms.engine.abort(error);
   await rooms.door.stop(error);
   await rooms.source.close();
+  await rooms.watching.stop();
   log.info({}, "stopped");
 }
 

@@ -102,6 +102,7 @@ export const COMMAND_WORDS: readonly CommandWord[] = [
   command("trace show", "list the files in it", [JSON_OPTION, CONFIG], "file"),
   command("trace push", "store it beside its image", [JSON_OPTION, CONFIG], "file"),
   command("trace pull", "get what was pushed", [CONFIG, OUTPUT]),
+  command("report", "a page about how an image was read", [...ASKING, OUTPUT], "directory"),
 ];
 
 function command(
