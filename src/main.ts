@@ -23,7 +23,6 @@ import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
 import { type CountingDoor, openDoor } from "./doors.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
-import { FileMounts } from "./file-mounts.ts";
 import { Admission } from "./flow/admission.ts";
 import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
@@ -35,6 +34,8 @@ import { TraceReplays } from "./flow/prefetch/trace-replays.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
+import { MountDoors } from "./mount-doors.ts";
+import { buildMounts } from "./mount-serving.ts";
 import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
@@ -88,15 +89,17 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
     await rooms.door.stop(asDaemonError(error));
     throw error;
   }
-  rooms.door.start(observedHandler(rooms.handler, rooms.events), (error) => {
+  const handler = observedHandler(rooms.handler, rooms.events);
+  rooms.door.start(handler, (error) => {
     rooms.readiness.stop(error);
     stopped.stop(error);
   });
+  rooms.doors.start(handler);
   rooms.readiness.ready();
   log.info(
     {
       cacheDir: config.cache.dir,
-      door: rooms.doorKind,
+      door: rooms.kind,
       domainId: config.kernel.domain_id,
       socket: config.control.socket,
       startMs: Math.round(clock.nowMs() - startMs),
@@ -123,7 +126,7 @@ function reportOf(
   rooms: Serving,
   { config, systemd, log }: { config: Config; systemd: Systemd; log: RootLog["log"] },
 ): ServiceReport {
-  const { door, doorKind, engine, readiness } = rooms;
+  const { door, kind, engine, readiness } = rooms;
   const readTimeoutMs = config.limits.read_timeout;
   return new ServiceReport({
     systemd,
@@ -131,7 +134,7 @@ function reportOf(
     log,
     problem: () => healthProblem({ door, readiness, engine, readTimeoutMs, clock }),
     status: () =>
-      `Serving through ${doorKind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
+      `Serving through ${kind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
   });
 }
 
@@ -147,8 +150,9 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   const { source, engine, bindings } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
-  const opened = await openServedDoor(config, native, log);
-  const { kind: doorKind, door, mounts, holder } = opened;
+  const opened = await openDoor(config, native, log);
+  const doors = new MountDoors({ config, native, log, streams: rooms.streams, opened });
+  const holder = opened.kind === "cachefiles" ? whenMounted : fileHolder(opened.door);
   const seeds = opened.kind === "cachefiles" ? rooms.seedFiles(opened.command) : undefined;
   const names = buildNames(config, rooms, { seeds, log });
   const opener = new Opener({
@@ -161,21 +165,15 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     onFailure: failed.ofOpen,
   });
   const filling = buildFills(config, { ...rooms, opener }, log);
-  const prefetches = buildPrefetches({
-    config,
-    rooms,
-    prefetcher: filling.prefetcher,
-    holder,
-    log,
-  });
+  const prefetches = buildPrefetches({ config, rooms, ...filling, holder, log });
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
     config,
     log,
     rooms,
     names,
-    door,
-    mounts,
+    door: opened.door,
+    doors,
     failures,
     events,
     activity,
@@ -193,9 +191,8 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     names,
     opener,
     prefetches,
-    door,
-    doorKind,
-    mounts,
+    ...opened,
+    doors,
     control,
     warmUp,
     handler,
@@ -250,14 +247,14 @@ async function buildControl(parts: {
   readonly rooms: Rooms;
   readonly names: NameResolver;
   readonly door: CountingDoor;
-  readonly mounts: FileMounts | undefined;
+  readonly doors: MountDoors;
   readonly failures: FailureLog;
   readonly events: EventHub;
   readonly activity: Activity;
   readonly fill: () => void;
   readonly prefetches: Prefetches;
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events } = parts;
+  const { config, log, rooms, names, door, doors, failures, events } = parts;
   const { activity, fill, prefetches } = parts;
   const { engine, bindings, counts, pushed, source, store } = rooms;
   const readiness = new Readiness();
@@ -273,7 +270,8 @@ async function buildControl(parts: {
     names,
     bindings,
     fill,
-    mounts,
+    files: doors.prepared,
+    mounts: buildMounts({ ...parts, stopping: stopping.signal }),
     images,
     failures,
     pushed,
@@ -303,15 +301,6 @@ function traceOf(engine: Engine, version: string): ControlOperations["trace"] {
 
 function otherVolume(key: string, domainId: string): string {
   return `mounted in the volume "${key}"; this daemon serves domain_id=${domainId} alone`;
-}
-
-/** With what prepares mounts, where the kernel does not ask for that itself. */
-async function openServedDoor(config: Config, native: Native, log: RootLog["log"]) {
-  const opened = await openDoor(config, native, log);
-  const isAsked = opened.kind === "cachefiles";
-  const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, log });
-  const holder = isAsked ? whenMounted : fileHolder(opened.door);
-  return { ...opened, mounts, holder };
 }
 
 function statusOf(
@@ -355,7 +344,7 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   }
   const objects = rooms.door.objectCount;
   // The other door tells itself what is mounted.
-  if (objects > 0 && rooms.doorKind === "cachefiles") {
+  if (objects > 0 && rooms.kind === "cachefiles") {
     log.warn(
       { objects },
       "images are still mounted: what is not cached of them cannot be read until they are mounted again",
@@ -368,6 +357,7 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   rooms.prefetcher.stop();
   rooms.names.stop(error);
   rooms.engine.abort(error);
+  await rooms.doors.stop(error);
   await rooms.door.stop(error);
   await rooms.source.close();
   await rooms.watching.stop();

@@ -7,7 +7,7 @@ import { findWanted } from "./flow/prefetch/find-wanted.ts";
 import type { StreamHolder } from "./flow/prefetch/job.ts";
 import type { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { Prefetches } from "./flow/prefetch/prefetches.ts";
-import type { FanotifySession } from "./kernel/fanotify/session.ts";
+import type { FileDoor } from "./kernel/fanotify/file-door.ts";
 import { systemClock as clock } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
 import type { Rooms } from "./rooms.ts";
@@ -43,8 +43,8 @@ export function buildPrefetches({ config, rooms, prefetcher, holder, log }: Pref
   });
 }
 
-/** Files of the fanotify door, open for as long as they are filled. */
-export function fileHolder(door: FanotifySession): StreamHolder {
+/** Files of a door of files, open for as long as they are filled. */
+export function fileHolder(door: Pick<FileDoor, "open">): StreamHolder {
   return {
     async open(name) {
       const { release } = await door.open(name);

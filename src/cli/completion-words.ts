@@ -32,6 +32,7 @@ const REPOSITORY = {
   takes: "text",
 } as const;
 
+const DOOR = { name: "--door", summary: "how the kernel gets it", takes: "text" } as const;
 const CHANGING: readonly OptionWord[] = [
   { name: "--limit-rate", summary: "bytes a second", takes: "text" },
   { name: "--priority", summary: "low, normal, high or a number", takes: "text" },
@@ -52,11 +53,11 @@ const PREFETCHING: readonly OptionWord[] = [
 /** Every command, those with commands of their own before these. */
 export const COMMAND_WORDS: readonly CommandWord[] = [
   command("serve", "run the daemon in the foreground", [CONFIG]),
-  command("mount", "mount an image", [JSON_OPTION, ...ASKING, FILL], "directory"),
+  command("mount", "mount an image", [JSON_OPTION, ...ASKING, DOOR, FILL], "directory"),
   command(
     "umount",
     "unmount an image",
-    [{ name: "--lazy", summary: "detach it now" }],
+    [{ name: "--lazy", summary: "detach it now" }, JSON_OPTION, ...ASKING],
     "directory",
   ),
   command("status", "what the daemon is doing", [JSON_OPTION, ...ASKING]),
@@ -67,6 +68,7 @@ export const COMMAND_WORDS: readonly CommandWord[] = [
   command("config", "the configuration", [], ["check", "show"]),
   command("config check", "say what is wrong with a file", [JSON_OPTION], "file"),
   command("config show", "show it, without secrets", [JSON_OPTION, ...ASKING], "file"),
+  command("doctor", "what this machine can do", [JSON_OPTION, ...ASKING]),
   command("version", "which versions run", [JSON_OPTION, ...ASKING]),
   command("completion", "print a completion script", [], SHELLS),
   command("login", "give the daemon credentials", [

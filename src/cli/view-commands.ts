@@ -85,6 +85,18 @@ function addOwnCommands(parser: Argv): Argv {
       () => undefined,
     )
     .command(
+      "doctor",
+      "what this machine can do, what is missing, and how to get it",
+      (y) =>
+        jsonOption(socketOptions(y)).epilogue(
+          "Exit status: 0 what is configured works here, 2 the configuration is wrong,\n3 this machine lacks something. Run it as root; it leaves nothing behind.",
+        ),
+      async ({ json, config, socket }) => {
+        const { doctorCommand } = await import("./doctor-command.ts");
+        await doctorCommand({ json, configPath: config, socketPath: socket });
+      },
+    )
+    .command(
       "version",
       "this program's version, and the daemon's",
       (y) => jsonOption(socketOptions(y)),
