@@ -30,6 +30,7 @@ import {
   registeredImage,
   statusAnswer,
   traceQuery,
+  upgradeAnswer,
 } from "./schema.ts";
 
 const get = (path: string, id: string, summary: string) => {
@@ -123,6 +124,18 @@ const imageRoutes: readonly Route[] = [
     (operations, { query }) => ({ failure: operations.lastFailure(query.key) }),
   ),
 ];
+
+const upgradeRoute = jsonRoute(
+  {
+    method: "POST",
+    path: "/v1/upgrade",
+    id: "upgrade",
+    summary: "start the program as it is on disk now, and let it take over",
+  },
+  TAKES_NOTHING,
+  upgradeAnswer,
+  (operations) => operations.upgrade(),
+);
 
 const mountRoutes: readonly Route[] = [
   jsonRoute(
@@ -244,5 +257,6 @@ export const ROUTES: readonly Route[] = [
   ...credentialRoutes,
   ...prefetchRoutes,
   ...streamRoutes,
+  upgradeRoute,
   describeRoute,
 ];

@@ -16,4 +16,5 @@ import "./names.ts";
 import "./seeding.ts";
 import "./lifecycle.ts";
 import "./control.ts";
+import "./mounts.ts";
 import "./faults.ts";
