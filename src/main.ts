@@ -4,6 +4,7 @@
 //   state -> names and opener -> door -> keeper -> control
 
 import { release } from "node:os";
+import type { SeedFiles } from "./cache/seed-files.ts";
 import type { Config } from "./config/config.ts";
 import { Activity } from "./control/activity.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
@@ -17,12 +18,12 @@ import type { Status } from "./control/schema.ts";
 import { prefetchOperations } from "./control/prefetch-operations.ts";
 import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
-import { type CountingDoor, openDoor } from "./doors.ts";
+import { type CountingDoor, type OpenDoor, openDoor } from "./doors.ts";
 import { asDaemonError } from "./errors.ts";
 import { Admission } from "./flow/admission.ts";
 import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
-import { NameResolver } from "./flow/name-resolver.ts";
+import { NameResolver, type NameResolverParts } from "./flow/name-resolver.ts";
 import { Opener, type OpenerParts } from "./flow/open-image.ts";
 import type { Prefetches } from "./flow/prefetch/prefetches.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
@@ -30,6 +31,7 @@ import { TraceReplays } from "./flow/prefetch/trace-replays.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
+import { encodeCommand } from "./kernel/cachefiles/codec.ts";
 import { MountDoors } from "./mount-doors.ts";
 import { buildMounts } from "./mount-serving.ts";
 import type { HeldFds } from "./kernel/keeper.ts";
@@ -74,15 +76,17 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
   let door: CountingDoor | undefined;
   const knowsAll = (): boolean => door?.areAllKnown === true;
   const mayBeMounted = isAdopted ? boundBefore(bindings, knowsAll) : () => false;
-  const names = buildNames({ config, rooms, log, mayBeMounted });
+  let seeds: SeedFiles | undefined;
+  const seed: Seeding = async (objects) => seeds?.seed(objects);
+  const names = buildNames({ config, rooms, log, mayBeMounted, seed });
   const opener = buildOpener({ config, engine, names, log, onFailure: failed.ofOpen });
   const filling = buildFills(config, { ...rooms, opener }, log);
-  const { prefetcher, fills } = filling;
   const { keeping, ...opened } = await openKeptDoor(parts, held);
   door = opened.door;
+  seeds = seedsOf(rooms, native, opened);
   const doors = new MountDoors({ config, native, log, streams: rooms.streams, opened });
   const holder = opened.kind === "cachefiles" ? whenMounted : fileHolder(opened.door);
-  const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
+  const prefetches = buildPrefetches({ config, rooms, ...filling, holder, log });
   bindings.observer = bindingObserver(events);
   const { control, ...watching } = await buildControl({
     config,
@@ -94,7 +98,7 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
     failures,
     events,
     activity,
-    fill: fills.look.bind(fills),
+    fill: filling.fills.look.bind(filling.fills),
     prefetches,
     upgrade: () => life.upgrade(),
   });
@@ -102,7 +106,6 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
     await rooms.warmUp();
     await watching.watching.began();
   };
-  const handler = new Admission(opener, engine);
   return {
     source,
     engine,
@@ -113,7 +116,7 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
     doors,
     control,
     warmUp,
-    handler,
+    handler: new Admission(opener, engine),
     keeping,
     ...filling,
     ...watching,
@@ -163,13 +166,23 @@ function boundBefore(
   return (name) => before.has(nameOf(name)) && !areAllKnown();
 }
 
+type Seeding = NameResolverParts["seed"];
+
+/** Where the kernel opens cache files itself. */
+function seedsOf(rooms: Rooms, native: Native, { kind, fds }: OpenDoor): SeedFiles | undefined {
+  const device = fds.cachefiles;
+  if (kind !== "cachefiles" || device === undefined) return undefined;
+  return rooms.seedFiles((text) => void native.write(device, encodeCommand(text)));
+}
+
 function buildNames(parts: {
   readonly config: Config;
   readonly rooms: Rooms;
   readonly log: RootLog["log"];
   readonly mayBeMounted: (name: CookieName) => boolean;
+  readonly seed: Seeding;
 }): NameResolver {
-  const { config, rooms, log, mayBeMounted } = parts;
+  const { config, rooms, log, mayBeMounted, seed } = parts;
   const { source, slabs, engine, bindings, store, streams, admission } = rooms;
   const bootstrapBytesMax = config.limits.bootstrap;
   return new NameResolver({
@@ -187,6 +200,7 @@ function buildNames(parts: {
     integrity: config.engine.integrity,
     servesCompressed: servesCompressed(release()),
     heldHeadsMax: Math.floor(slabs.slabsMax / 8),
+    seed,
   });
 }
 
