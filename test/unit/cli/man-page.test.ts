@@ -78,7 +78,9 @@ describe("the manual page", () => {
       .flatMap((path) => [...readFileSync(path, "utf8").matchAll(ENVIRONMENT_USE)])
       .map((found) => String(found[1] ?? found[2]));
     expect(new Set(words).size).toBeGreaterThan(8);
-    const untold = [...new Set(words)].filter((word) => !OWN.has(word) && !section("ENVIRONMENT").includes(word));
+    const untold = [...new Set(words)].filter(
+      (word) => !OWN.has(word) && !section("ENVIRONMENT").includes(word),
+    );
     expect(untold).toEqual([]);
     for (const name of ENVIRONMENT.keys()) expect(section("ENVIRONMENT")).toContain(name);
   });
