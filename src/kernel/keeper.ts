@@ -128,6 +128,8 @@ export async function startKeeper(options: KeeperOptions, onLost: OnLost): Promi
   const times = ["--grace-seconds", String(graceSeconds), "--daemon-pid", String(process.pid)];
   const child = spawn(path, ["--socket", socketPath].concat(times), {
     detached: true,
+    // It outlives us, and has no use for credentials in the environment.
+    env: {},
     stdio: ["ignore", "pipe", "ignore"],
   });
   child.unref();
