@@ -15,4 +15,5 @@ import "./reading.ts";
 import "./names.ts";
 import "./lifecycle.ts";
 import "./control.ts";
+import "./prefetch.ts";
 import "./faults.ts";
