@@ -8,6 +8,7 @@
 import { stat } from "node:fs/promises";
 import { release } from "node:os";
 import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
+import { Activity } from "./control/activity.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
 import { EventHub } from "./control/event-hub.ts";
 import { imageFilesOf } from "./control/image-files.ts";
@@ -41,6 +42,7 @@ import { Systemd } from "./platform/systemd.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
 import { ServiceReport, healthProblem } from "./service-report.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
+import { Watching } from "./watching.ts";
 
 /** FileDescriptorName= in erofsd.socket. */
 const CONTROL_SOCKET_NAME = "control";
@@ -77,7 +79,10 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
   const rooms = await buildServing(config, native, log);
   try {
     await rooms.control.listen(passed.get(CONTROL_SOCKET_NAME)?.[0]);
+    await rooms.watching.listen();
   } catch (error) {
+    await rooms.control.close();
+    await rooms.watching.stop();
     await rooms.door.stop(asDaemonError(error));
     throw error;
   }
@@ -134,7 +139,9 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   const failures = new FailureLog();
   const events = new EventHub({ clock, unixMs: Date.now });
   const failed = failureObserver(failures, events);
-  const rooms = await buildRooms({ config, native, log, onFillFailure: failed.ofFill });
+  const activity = new Activity(clock);
+  const parts = { config, native, log, observe: activity, onFillFailure: failed.ofFill };
+  const rooms = await buildRooms(parts);
   const { source, engine, bindings } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
@@ -162,14 +169,13 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     mounts,
     failures,
     events,
-    fill: () => {
-      fills.look();
-    },
+    activity,
+    fill: fills.look.bind(fills),
     prefetches,
   });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
-    await rooms.metrics();
+    await life.watching.began();
   };
   const handler = new Admission(opener, engine);
   return {
@@ -228,14 +234,17 @@ async function buildControl(parts: {
   readonly mounts: FileMounts | undefined;
   readonly failures: FailureLog;
   readonly events: EventHub;
+  readonly activity: Activity;
   readonly fill: () => void;
   readonly prefetches: Prefetches;
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events, fill, prefetches } = parts;
+  const { config, log, rooms, names, door, mounts, failures, events } = parts;
+  const { activity, fill, prefetches } = parts;
   const { engine, bindings, counts, pushed, source, store } = rooms;
   const readiness = new Readiness();
   const stopping = new AbortController();
   const version = await packageVersion();
+  const watching = new Watching({ config, clock, log, rooms, door, version });
   const lastFailure = failures.last.bind(failures);
   const images = new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure });
   const operations = controlOperations({
@@ -252,7 +261,8 @@ async function buildControl(parts: {
     readiness,
     events,
     status: statusOf({ engine, door, counts, readiness }, version),
-    metrics: metricsOf(rooms),
+    activity: () => activity.report(engine),
+    metrics: watching.metrics,
     trace: traceOf(engine, version),
     prefetch: prefetchOperations({ prefetches, names, stopping: stopping.signal }),
     imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
@@ -264,19 +274,12 @@ async function buildControl(parts: {
     stopping: stopping.signal,
   });
   const control = new ControlServer({ socketPath: config.control.socket, operations, log });
-  return { control, readiness, events, stopping };
+  return { control, readiness, events, stopping, watching };
 }
 
 function traceOf(engine: Engine, version: string): ControlOperations["trace"] {
   const traces = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
   return traces.record.bind(traces);
-}
-
-function metricsOf(rooms: Pick<Rooms, "metrics">): ControlOperations["metrics"] {
-  return async () => {
-    const metrics = await rooms.metrics();
-    return { contentType: metrics.contentType, text: await metrics.text() };
-  };
 }
 
 function otherVolume(key: string, domainId: string): string {
@@ -347,6 +350,7 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   rooms.engine.abort(error);
   await rooms.door.stop(error);
   await rooms.source.close();
+  await rooms.watching.stop();
   log.info({}, "stopped");
 }
 

@@ -13,12 +13,15 @@ import { tryDecoding } from "./decoder/trial.ts";
 import { type Decoder, createDecoder } from "./decoder/unit-decoder.ts";
 import { DaemonError } from "./errors.ts";
 import { Engine } from "./flow/engine.ts";
+import { flowMetrics } from "./flow/flow-metrics.ts";
+import { type FlowObserver, observers } from "./flow/flow-observer.ts";
 import { RafsAdmission } from "./flow/rafs/admit-image.ts";
 import { Streams } from "./flow/streams.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { dropStreamsOf, dropUntrustedStreams } from "./kernel/fanotify/names.ts";
 import { systemClock as clock, nextTurn } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
+import { Metrics } from "./platform/metrics.ts";
 import type { Native } from "./platform/native.ts";
 import { SlabPool } from "./platform/slab-pool.ts";
 import { compileWasmOnce } from "./platform/wasm.ts";
@@ -26,7 +29,7 @@ import { AccessBook } from "./source/registry/access.ts";
 import { takeEnvironment } from "./source/registry/credentials/environment.ts";
 import { PushedCredentials } from "./source/registry/credentials/pushed.ts";
 import type { RegistryObserver } from "./source/registry/options.ts";
-import { type LaterObserver, laterObserver } from "./source/registry/later-observer.ts";
+import { registryMetrics } from "./source/registry/registry-metrics.ts";
 import { createSources } from "./source/sources.ts";
 import { Bindings } from "./state/bindings.ts";
 import { StreamStore } from "./state/stream-store.ts";
@@ -39,6 +42,8 @@ export interface RoomsParts {
   readonly config: Config;
   readonly native: Native;
   readonly log: Log;
+  /** Looks on beside the metrics. */
+  readonly observe?: FlowObserver;
   readonly onFillFailure: (cookieKeys: readonly string[], error: DaemonError) => void;
 }
 
@@ -50,22 +55,12 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
   const { bindings, store } = await loadState(config, log, adopted);
   const { source, counts, access, pushed, metrics } = buildSource(config, log);
   const slabs = buildSlabs(config, native);
-  const engine = new Engine({
-    clock,
-    log,
-    slabs,
-    limits: {
-      windowBytes: config.engine.window,
-      windowBytesMax: Math.max(config.engine.window, config.engine.window_max),
-      fillsNeighbours: true,
-      opensSpares: true,
-      requestsPerHost: config.registry.connections,
-      readTimeoutMs: config.limits.read_timeout,
-    },
-    onFillFailure: parts.onFillFailure,
-  });
+  const counted = flowMetrics(metrics);
+  const observe = parts.observe === undefined ? counted : observers(counted, parts.observe);
+  const engine = buildEngine(parts, slabs, observe);
   let made: Promise<Decoder> | undefined;
-  const decoder = () => (made ??= createDecoder({ native, nextTurn }));
+  const timed = { clock, phase: observe.phase.bind(observe) };
+  const decoder = () => (made ??= createDecoder({ native, nextTurn, timed }));
   const streams = new Streams({
     source,
     store,
@@ -103,13 +98,35 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
   };
 }
 
+function buildEngine(
+  { config, log, onFillFailure }: RoomsParts,
+  slabs: SlabPool,
+  observe: FlowObserver,
+): Engine {
+  return new Engine({
+    clock,
+    log,
+    slabs,
+    limits: {
+      windowBytes: config.engine.window,
+      windowBytesMax: Math.max(config.engine.window, config.engine.window_max),
+      fillsNeighbours: true,
+      opensSpares: true,
+      requestsPerHost: config.registry.connections,
+      readTimeoutMs: config.limits.read_timeout,
+    },
+    observe,
+    onFillFailure,
+  });
+}
+
 function buildSource(config: Config, log: Log) {
   const counts = { requests: 0, bytes: 0, failures: 0 };
   const access = new AccessBook();
   const pushed = new PushedCredentials();
   const environment = takeEnvironment(process.env, homedir());
-  const observed = laterObserver();
-  const metrics = lazyMetrics(observed);
+  const metrics = new Metrics();
+  const observed = registryMetrics(metrics);
   const source = createSources({
     async registry() {
       compileWasmOnce();
@@ -131,19 +148,6 @@ function buildSource(config: Config, log: Log) {
     },
   });
   return { source, counts, access, pushed, metrics };
-}
-
-/** Made when somebody asks for them, or when there is time for it; what happened before is in them. */
-function lazyMetrics(observed: LaterObserver) {
-  const make = async () => {
-    const { Metrics } = await import("./platform/metrics.ts");
-    const { registryMetrics } = await import("./source/registry/registry-metrics.ts");
-    const metrics = new Metrics();
-    observed.arrived(registryMetrics(metrics));
-    return metrics;
-  };
-  let made: ReturnType<typeof make> | undefined;
-  return () => (made ??= make());
 }
 
 /** The few sums that a status has. */

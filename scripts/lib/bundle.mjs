@@ -17,11 +17,11 @@ const programs = ["erofsd", "erofsd-nydusd"];
 const START =
   /src\/(errors|units|nydusd\/[^/]+|platform\/(clock|private-socket|durable-file)|state\/json-file)\.ts$/;
 const ROOMS =
-  /src\/((rooms|nydusd-[^/]+)\.ts|(decoder|flow|image|planner|state|cache|platform(?!\/metrics)|config)\/|kernel\/(?!mount)|source\/(source|sources|blob-file|registry\/(access|options|credentials\/(environment|grant|host-keys|pushed)))\.ts)|node_modules\/(zod|lru-cache|smol-toml|fastest-levenshtein)\//;
+  /src\/((rooms|nydusd-[^/]+)\.ts|(decoder|flow|image|planner|state|cache|platform(?!\/prometheus)|config)\/|kernel\/(?!mount)|source\/(source|sources|blob-file|registry\/(access|options|credentials\/(environment|grant|host-keys|pushed)))\.ts)|node_modules\/(zod|lru-cache|smol-toml|fastest-levenshtein)\//;
 
 const SOURCES = /src\/source\/(?!bootstrap-layer|layer-stream)/;
 const CONTROL = /src\/control\/(?!client|openapi)/;
-const METRICS = /(platform\/|registry-)metrics\.ts$|node_modules\/(prom-client|tdigest|bintrees|@opentelemetry)\//;
+const METRICS = /platform\/prometheus\.ts$|node_modules\/(prom-client|tdigest|bintrees|@opentelemetry)\//;
 
 const groups = [
   { name: "metrics", test: METRICS, priority: 4 },

@@ -11,6 +11,7 @@ import { volumePartProblem } from "../kernel/cachefiles/keys.ts";
 import { LOG_FORMATS, LOG_LEVELS } from "../platform/log.ts";
 import { BLOCK_BYTES } from "../units.ts";
 import { registryCredentials } from "./credentials.ts";
+import { loopbackAddress } from "./listen-address.ts";
 import { bytes, milliseconds } from "./quantities.ts";
 
 export const DEFAULT_CONFIG_PATH = "/etc/erofsd/config.toml";
@@ -97,6 +98,8 @@ export const configSchema = z.strictObject({
     })
     .prefault({}),
   control: z.strictObject({ socket: absolutePath.default(DEFAULT_SOCKET_PATH) }).prefault({}),
+  /** `listen`: a loopback address where metrics are for whoever is on this machine. */
+  metrics: z.strictObject({ listen: loopbackAddress.optional() }).prefault({}),
   log: z
     .strictObject({
       level: z.enum(LOG_LEVELS).default("info"),

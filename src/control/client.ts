@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The command line's side of the control socket.
+// The command line's side of the control socket. With Node's own client: loading another would take
+// longer than most of what is asked.
 
-import { Client } from "undici";
+import { type IncomingMessage, request } from "node:http";
+import { json } from "node:stream/consumers";
 import * as z from "zod";
 import { DaemonError } from "../errors.ts";
 import { failure, type Failure } from "./schema.ts";
@@ -24,32 +26,26 @@ export class RemoteError extends Error {
 /** One request to the daemon. Rejects with a RemoteError, or with daemon_unreachable. */
 export async function ask<T>(
   socketPath: string,
-  request: {
-    method: "GET" | "POST" | "PATCH" | "DELETE";
-    path: string;
-    body?: object;
-    answer: z.ZodType<T>;
+  asked: {
+    readonly method: "GET" | "POST" | "PATCH" | "DELETE";
+    readonly path: string;
+    readonly body?: object;
+    readonly answer: z.ZodType<T>;
+    /** 0: as long as it takes. */
+    readonly timeoutMs?: number;
   },
 ): Promise<T> {
   await refuseStrangers(socketPath);
-  const client = new Client("http://erofsd", {
-    socketPath,
-    headersTimeout: ANSWER_TIMEOUT_MS,
-    bodyTimeout: ANSWER_TIMEOUT_MS,
-  });
   try {
-    const { method, path } = request;
-    const body = request.body === undefined ? null : JSON.stringify(request.body);
-    const response = await client.request({ method, path, body });
-    const json: unknown = await response.body.json();
-    if (response.statusCode === 200) return request.answer.parse(json);
-    throw new RemoteError(failure.parse(json));
+    const body = asked.body === undefined ? undefined : JSON.stringify(asked.body);
+    const response = await send(socketPath, { timeoutMs: ANSWER_TIMEOUT_MS, ...asked, body });
+    const value: unknown = await json(response);
+    if (response.statusCode === 200) return asked.answer.parse(value);
+    throw new RemoteError(failure.parse(value));
   } catch (error) {
     if (error instanceof RemoteError) throw error;
     const detail = explain(error);
     throw new DaemonError({ code: "daemon_unreachable", socketPath, detail }, { cause: error });
-  } finally {
-    await client.destroy();
   }
 }
 
@@ -63,22 +59,48 @@ export async function* askStream(
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array, void> {
   await refuseStrangers(socketPath);
-  const timeouts = { headersTimeout: ANSWER_TIMEOUT_MS, bodyTimeout: 0 };
-  const client = new Client("http://erofsd", { socketPath, ...timeouts });
   try {
-    const response = await client.request({ method: "GET", path, signal });
-    if (response.statusCode !== 200) {
-      throw new RemoteError(failure.parse(await response.body.json()));
-    }
-    for await (const piece of response.body) if (piece instanceof Uint8Array) yield piece;
+    const response = await send(socketPath, { method: "GET", path, signal });
+    if (response.statusCode !== 200) throw new RemoteError(failure.parse(await json(response)));
+    for await (const piece of response) if (piece instanceof Uint8Array) yield piece;
   } catch (error) {
     if (signal.aborted) return;
     if (error instanceof RemoteError) throw error;
     const detail = explain(error);
     throw new DaemonError({ code: "daemon_unreachable", socketPath, detail }, { cause: error });
-  } finally {
-    await client.destroy();
   }
+}
+
+function send(
+  socketPath: string,
+  of: {
+    readonly method: string;
+    readonly path: string;
+    readonly body?: string | undefined;
+    /** Without a byte for so long it is given up. */
+    readonly timeoutMs?: number;
+    readonly signal?: AbortSignal;
+  },
+): Promise<IncomingMessage> {
+  const { method, path, body, timeoutMs, signal } = of;
+  const headers = body === undefined ? {} : { "content-length": Buffer.byteLength(body) };
+  return new Promise((resolve, reject) => {
+    const sent = request(
+      {
+        socketPath,
+        method,
+        path,
+        headers,
+        agent: false,
+        ...(timeoutMs === undefined ? {} : { timeout: timeoutMs }),
+        ...(signal === undefined ? {} : { signal }),
+      },
+      resolve,
+    );
+    sent.once("timeout", () => sent.destroy(new Error(`no answer within ${timeoutMs} ms`)));
+    sent.once("error", reject);
+    sent.end(body);
+  });
 }
 
 /** What is said here may be a password: another user's socket is not spoken to. */

@@ -3,6 +3,7 @@
 // `signal` ends the wait of whoever asked, never the work that others may share.
 
 import type { ConfigView } from "../config/config-view.ts";
+import type { ActivityAnswer } from "./activity-schema.ts";
 import type { ImageHistory } from "./history-schema.ts";
 import type { CacheUsage, ImageDetail, ImageSummary } from "./image-schema.ts";
 import type {
@@ -40,6 +41,7 @@ export interface ControlOperations {
   cacheUsage(): Promise<CacheUsage>;
   lastFailure(cookieKey: string): PastFailure;
   status(): Status;
+  activity(): ActivityAnswer;
   /** In Prometheus' text format. */
   metrics(): Promise<{ readonly contentType: string; readonly text: string }>;
   pushCredentials(request: PushCredentials): void;

@@ -89,6 +89,7 @@ export interface OperationsParts {
   readonly readiness: Readiness;
   readonly events: EventHub;
   readonly status: () => Status;
+  readonly activity: ControlOperations["activity"];
   readonly metrics: ControlOperations["metrics"];
   readonly trace: ControlOperations["trace"];
   readonly prefetch: PrefetchOperations;
@@ -121,6 +122,7 @@ export function controlOperations(parts: OperationsParts): ControlOperations {
     },
     lastFailure: (cookieKey) => failures.last(cookieKey),
     status: parts.status,
+    activity: parts.activity,
     metrics: parts.metrics,
     trace: parts.trace,
     imageFiles: parts.imageFiles,

@@ -4,6 +4,7 @@
 import * as z from "zod";
 import { configView } from "../config/config-view.ts";
 import { packageVersion } from "../platform/package-root.ts";
+import { activityAnswer } from "./activity-schema.ts";
 import { imageHistory } from "./history-schema.ts";
 import { cacheAnswer, imageDetail, imageName, imagesAnswer } from "./image-schema.ts";
 import { prefetchRoutes } from "./prefetch-routes.ts";
@@ -48,6 +49,12 @@ const daemonRoutes: readonly Route[] = [
     TAKES_NOTHING,
     statusAnswer,
     (operations) => operations.status(),
+  ),
+  jsonRoute(
+    get("/v1/activity", "getActivity", "what readers are about: sums, what waits, what was slow"),
+    TAKES_NOTHING,
+    activityAnswer,
+    (operations) => operations.activity(),
   ),
   jsonRoute(
     get("/v1/config", "getConfig", "the configuration in use, without secrets"),

@@ -7,6 +7,7 @@ import { createHash } from "node:crypto";
 import { availableParallelism } from "node:os";
 import { DaemonError, asDaemonError } from "../errors.ts";
 import type { Digester, Piece, Unit } from "../image/chunk-map.ts";
+import type { Clock } from "../platform/clock.ts";
 import type { DecodeJob, Native } from "../platform/native.ts";
 import { BLOCK_BYTES, MIB } from "../units.ts";
 import { DecodeBatches } from "./decode-batches.ts";
@@ -27,6 +28,11 @@ export interface DecoderParts {
   readonly native: Pick<Native, "decode" | "decodeMany">;
   /** Gives other work its turn. */
   readonly nextTurn: () => Promise<void>;
+  /** Told how long each unit took to be decoded, and to be verified, by this clock. */
+  readonly timed?: {
+    readonly clock: Clock;
+    phase(phase: "decode" | "verify", elapsedMs: number): void;
+  };
 }
 
 export type Decoder = (stream: {
@@ -55,22 +61,28 @@ export async function createDecoder(parts: DecoderParts): Promise<Decoder> {
   };
   checkHashers(makeHasher);
   const hashing = new HashingTurns(parts.nextTurn);
+  const nowMs = (): number => parts.timed?.clock.nowMs() ?? 0;
   const batches = new DecodeBatches(parts.native, availableParallelism());
   return ({ digester, blob, where }) =>
     async (unit, stored, into) => {
+      const fromMs = nowMs();
+      const needsDecoding = !isInPlace(unit, stored, into);
       try {
-        if (!isInPlace(unit, stored, into)) await batches.decode(jobOf(unit, stored, into));
+        if (needsDecoding) await batches.decode(jobOf(unit, stored, into));
       } catch (error) {
         const { fault } = asDaemonError(error);
         const isDamage = fault.code === "syscall_failed" && fault.errnoName === "EBADMSG";
         throw isDamage ? undecodable(unit, { blob, where }) : error;
       }
+      const decodedMs = nowMs();
+      if (needsDecoding) parts.timed?.phase("decode", decodedMs - fromMs);
       for (const piece of unit.pieces) {
         const at = piece.offset - into.offset;
         const bytes = into.bytes.subarray(at, at + piece.length);
         const actual = await hash(makeHasher[digester](), bytes, hashing);
         if (!isEqual(actual, piece.digest)) throw mismatch(piece, actual, { blob, where });
       }
+      parts.timed?.phase("verify", nowMs() - decodedMs);
     };
 }
 

@@ -13,6 +13,7 @@ import { LinkMeter } from "./link-meter.ts";
 import { NeighbourFill } from "./neighbour-fill.ts";
 import { SpareConnections } from "./spare-connections.ts";
 import { queuedRead, refill, serveRead } from "./serve-request.ts";
+import { ServedRead } from "./served-read.ts";
 import { type SharedParts, StreamFlow } from "./stream-flow.ts";
 import { HistorySpace } from "./stream-history.ts";
 import type { FlowParts, Stream, StreamCounters } from "./stream.ts";
@@ -138,13 +139,14 @@ export class Engine {
     void this.#load(served);
   }
 
-  read(request: ReadRequest): void {
+  read(asked: ReadRequest): void {
     this.#lastReadMs = this.#parts.clock.nowMs();
-    const served = this.#served.get(request.object);
+    const served = this.#served.get(asked.object);
     if (served === undefined) {
-      request.fail(new DaemonError({ code: "cancelled", what: "a read of a closed object" }));
+      asked.fail(new DaemonError({ code: "cancelled", what: "a read of a closed object" }));
       return;
     }
+    const request = new ServedRead(asked, served.flow.stream, this.#parts);
     served.flow.counters.reads += 1;
     served.flow.counters.readBytes += request.extent.length;
     this.readObserver?.(served.flow.stream, request);
@@ -194,8 +196,8 @@ export class Engine {
   /** READs that the kernel waits for. */
   *waiting(): Iterable<{ cookieKey: string; extent: Extent; sinceMs: number }> {
     for (const [{ cookieKey }, { object }] of this.#served) {
-      for (const { request, sinceMs } of [...object.waiters, ...(object.queued ?? [])]) {
-        yield { cookieKey, extent: request.extent, sinceMs };
+      for (const { request } of [...object.waiters, ...(object.queued ?? [])]) {
+        yield { cookieKey, extent: request.extent, sinceMs: request.sinceMs };
       }
     }
   }
@@ -249,9 +251,9 @@ export class Engine {
       { key: object.kernel.cookieKey, cachedBytes: object.blocks.cachedBytes },
       "object ready",
     );
-    for (const { request, sinceMs, cancelDeadline } of queued) {
+    for (const { request, cancelDeadline } of queued) {
       cancelDeadline();
-      if (!request.answered) serveRead(flow, object, request, sinceMs);
+      if (!request.answered) serveRead(flow, object, request);
     }
     for (const listener of this.#onOpened) listener(flow.stream.key);
   }

@@ -30,7 +30,7 @@ import type { OpenObject } from "./open-object.ts";
 export type FetchRange = (
   stored: Extent,
   onPiece: (piece: Uint8Array) => void,
-  options: Pick<FetchOptions, "signal" | "deadlineMs" | "urgency" | "awaited" | "avoidPeers">,
+  options: Omit<FetchOptions, "attemptsMax">,
 ) => Promise<void>;
 
 /** What a reader waits for is written with up to so much of what follows it. */

@@ -3,7 +3,9 @@
 // so that what a reader waits for would stand behind whatever was sent before it: bulk goes one
 // write at a time, and one more is let in for a reader.
 
+import type { Clock } from "../platform/clock.ts";
 import { type Extent, overlaps } from "../units.ts";
+import type { FlowObserver } from "./flow-observer.ts";
 import type { OpenObject } from "./open-object.ts";
 
 /** What may have bytes for an object: a flight. */
@@ -16,16 +18,23 @@ export interface WriteSource {
   write(object: OpenObject, run: Extent): Promise<void>;
 }
 
+export interface WriteParts {
+  readonly clock: Clock;
+  readonly observe?: FlowObserver | undefined;
+}
+
 const WRITES_MAX = 2;
 
 export class ObjectWrites {
   readonly #object: OpenObject;
+  readonly #parts: WriteParts;
   /** In the order they came. */
   readonly #sources = new Set<WriteSource>();
   readonly #underWay = new Set<Extent>();
 
-  constructor(object: OpenObject) {
+  constructor(object: OpenObject, parts: WriteParts) {
     this.#object = object;
+    this.#parts = parts;
   }
 
   add(source: WriteSource): void {
@@ -60,7 +69,10 @@ export class ObjectWrites {
 
   #start(source: WriteSource, run: Extent): true {
     this.#underWay.add(run);
+    const { clock, observe } = this.#parts;
+    const fromMs = clock.nowMs();
     void source.write(this.#object, run).then(() => {
+      observe?.phase("write", clock.nowMs() - fromMs);
       this.#underWay.delete(run);
       this.pump();
     });

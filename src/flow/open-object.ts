@@ -8,18 +8,18 @@
 import type { BlockSet } from "../cache/block-set.ts";
 import { DaemonError } from "../errors.ts";
 import type { Clock } from "../platform/clock.ts";
-import type { KernelObject, ReadRequest } from "../kernel/transport.ts";
+import type { KernelObject } from "../kernel/transport.ts";
 import { type Extent, extentEnd, overlaps } from "../units.ts";
 import type { Neighbourhood } from "../planner/neighbourhood.ts";
 import type { ReadPattern } from "../planner/read-pattern.ts";
 import type { StreamHistory } from "./stream-history.ts";
 import { FailureMemory } from "./failure-memory.ts";
+import type { FlowObserver } from "./flow-observer.ts";
 import { ObjectWrites } from "./object-writes.ts";
+import type { ServedRead } from "./served-read.ts";
 
 export interface Waiter {
-  readonly request: ReadRequest;
-  /** When it began to wait, on the engine's clock. */
-  readonly sinceMs: number;
+  readonly request: ServedRead;
   readonly cancelDeadline: () => void;
 }
 
@@ -30,7 +30,7 @@ export class OpenObject {
   readonly neighbourhood: Neighbourhood;
   readonly failures: FailureMemory;
   readonly waiters = new Set<Waiter>();
-  readonly writes = new ObjectWrites(this);
+  readonly writes: ObjectWrites;
   /** Reads that came while loading; undefined once ready. */
   queued: Waiter[] | undefined = [];
   readonly #history: StreamHistory;
@@ -43,12 +43,14 @@ export class OpenObject {
     readonly pattern: ReadPattern;
     readonly neighbourhood: Neighbourhood;
     readonly clock: Clock;
+    readonly observe?: FlowObserver | undefined;
     readonly history: StreamHistory;
   }) {
     this.kernel = parts.kernel;
     this.blocks = parts.blocks;
     this.pattern = parts.pattern;
     this.neighbourhood = parts.neighbourhood;
+    this.writes = new ObjectWrites(this, parts);
     this.failures = new FailureMemory(parts.clock);
     this.#history = parts.history;
     this.#clock = parts.clock;
@@ -110,7 +112,8 @@ export class OpenObject {
 
   /** It is answered otherwise. */
   forget(waiter: Waiter): void {
-    const { request, sinceMs } = waiter;
+    const { request } = waiter;
+    const { sinceMs } = request;
     this.#history.waited(request.extent, { sinceMs, untilMs: this.#clock.nowMs() });
     this.waiters.delete(waiter);
     waiter.cancelDeadline();

@@ -7,25 +7,17 @@
 // block answers it, the flight that cannot fails it, and its own deadline ends what is left.
 
 import { DaemonError } from "../errors.ts";
-import type { ReadRequest } from "../kernel/transport.ts";
 import { demandBytes, fullBytes, orderedPiece, strayBytes } from "../planner/link-facts.ts";
 import { minus, planAhead, planFill } from "../planner/plan-fill.ts";
 import type { Track, Verdict } from "../planner/read-pattern.ts";
 import { BLOCK_BYTES, type Extent, alignUp, extentEnd } from "../units.ts";
 import { holdingsOf } from "./holdings.ts";
 import type { OpenObject, Waiter } from "./open-object.ts";
+import type { ServedRead } from "./served-read.ts";
 import type { StreamFlow } from "./stream-flow.ts";
 
-/**
- * Serves one READ of an object that has finished loading. Answers it now or arranges for it;
- * `sinceMs` is when it came.
- */
-export function serveRead(
-  flow: StreamFlow,
-  object: OpenObject,
-  request: ReadRequest,
-  sinceMs = flow.parts.clock.nowMs(),
-): void {
+/** Serves one READ of an object that has finished loading. Answers it now or arranges for it. */
+export function serveRead(flow: StreamFlow, object: OpenObject, request: ServedRead): void {
   const { extent } = request;
   const verdict = object.pattern.note(
     extent,
@@ -36,9 +28,10 @@ export function serveRead(
   const missing = object.blocks.missing(extent);
   if (missing.length === 0) {
     request.complete();
-    readAhead(flow, object, verdict);
+    readAhead(flow, object, verdict, request.id);
     return;
   }
+  request.found = "joined";
   const failure = flow.failures.find(missing) ?? object.failures.find(missing);
   if (failure !== undefined) {
     flow.counters.failedReads += 1;
@@ -46,10 +39,10 @@ export function serveRead(
     return;
   }
   if (verdict.track.kind === "random") for (const flight of flow.flights) flight.withdraw();
-  const waiter = waiterOf(flow, object, { request, sinceMs });
+  const waiter = waiterOf(flow, object, request);
   object.waiters.add(waiter);
   if (!fill(flow, object, { waiter, verdict })) return;
-  readAhead(flow, object, verdict);
+  readAhead(flow, object, verdict, request.id);
   fillNeighbours(flow, object, verdict);
 }
 
@@ -71,10 +64,12 @@ function fill(
     return false;
   }
   const deadlineMs = fetchDeadlineMs(flow, waiter);
-  flow.join(object, object.blocks.missing(want), deadlineMs);
+  flow.join(object, object.blocks.missing(want), { deadlineMs, cause: request.id });
   const group = verdict?.track ?? object;
   for (const extent of plan.fetches) {
-    flow.launch(extent, { urgency: "demand", deadlineMs, group, isSecondTry }).addTarget(object);
+    request.found = "fetched";
+    const by = { urgency: "demand", deadlineMs, group, isSecondTry, cause: request.id } as const;
+    flow.launch(extent, by).addTarget(object);
     if (verdict !== undefined) object.pattern.planned(verdict.track, extentEnd(extent));
   }
   return true;
@@ -96,25 +91,30 @@ export function refill(
   if (refused !== undefined && !isComing) {
     const deadlineMs = fetchDeadlineMs(flow, waiter);
     const by = { urgency: "demand", deadlineMs, group: object, isSecondTry: true } as const;
-    flow.launch(refused, by).addTarget(object);
+    flow.launch(refused, { ...by, cause: waiter.request.id }).addTarget(object);
     return;
   }
   fill(flow, object, { waiter, isSecondTry: true });
 }
 
 /** A fetch gives up a little before its reader does, so that its cause is what is reported. */
-function fetchDeadlineMs({ parts }: StreamFlow, { sinceMs }: Waiter): number {
-  return sinceMs + 0.95 * parts.limits.readTimeoutMs;
+function fetchDeadlineMs({ parts }: StreamFlow, { request }: Waiter): number {
+  return request.sinceMs + 0.95 * parts.limits.readTimeoutMs;
 }
 
 /** Fetches what a reader is likely to ask for next, at lower urgency and in small pieces. */
-function readAhead(flow: StreamFlow, object: OpenObject, { track, ahead }: Verdict): void {
+function readAhead(
+  flow: StreamFlow,
+  object: OpenObject,
+  { track, ahead }: Verdict,
+  cause: number,
+): void {
   const { clock, limits } = flow.parts;
   const pieceMax = orderedPiece(flow.way, flow.orderedMax);
   const deadlineMs = clock.nowMs() + 0.95 * limits.readTimeoutMs;
   for (const extent of [...restOfWindow(flow, track), ...ahead]) {
     for (const piece of planAhead(extent, holdingsOf(flow, object), pieceMax)) {
-      flow.launch(piece, { urgency: "ahead", deadlineMs, group: track });
+      flow.launch(piece, { urgency: "ahead", deadlineMs, group: track, cause });
     }
   }
 }
@@ -154,7 +154,7 @@ function demandWindow({ parts, way }: StreamFlow, { kind }: Track): number {
   return windowBytes;
 }
 
-function refuse(flow: StreamFlow, request: ReadRequest, refused: Extent): void {
+function refuse(flow: StreamFlow, request: ServedRead, refused: Extent): void {
   const detail = `the chunk at ${refused.offset} of ${flow.stream.digest} has no digest in any bound image`;
   const error = new DaemonError({ code: "chunk_untrusted", where: flow.stream.where, detail });
   flow.counters.failedReads += 1;
@@ -167,18 +167,13 @@ function refuse(flow: StreamFlow, request: ReadRequest, refused: Extent): void {
 }
 
 /** A READ that waits for its object to finish loading: served then, or failed when that hangs. */
-export function queuedRead(flow: StreamFlow, object: OpenObject, request: ReadRequest): Waiter {
-  return waiterOf(flow, object, { request, sinceMs: flow.parts.clock.nowMs() });
+export function queuedRead(flow: StreamFlow, object: OpenObject, request: ServedRead): Waiter {
+  return waiterOf(flow, object, request);
 }
 
-function waiterOf(
-  flow: StreamFlow,
-  object: OpenObject,
-  asked: Pick<Waiter, "request" | "sinceMs">,
-): Waiter {
+function waiterOf(flow: StreamFlow, object: OpenObject, request: ServedRead): Waiter {
   const { clock, limits, log } = flow.parts;
-  const { request, sinceMs } = asked;
-  const { extent } = request;
+  const { extent, sinceMs } = request;
   const leftMs = Math.max(0, sinceMs + limits.readTimeoutMs - clock.nowMs());
   const cancelDeadline = clock.after(leftMs, () => {
     object.forget(waiter);
@@ -197,6 +192,6 @@ function waiterOf(
     flow.counters.failedReads += 1;
     request.fail(error);
   });
-  const waiter: Waiter = { ...asked, cancelDeadline };
+  const waiter: Waiter = { request, cancelDeadline };
   return waiter;
 }

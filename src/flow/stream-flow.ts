@@ -21,6 +21,7 @@ import {
 } from "../units.ts";
 import { FailureMemory } from "./failure-memory.ts";
 import type { FetchQueue } from "./fetch-queue.ts";
+import { FillRecord } from "./fill-record.ts";
 import { type FetchRange, Flight } from "./flight.ts";
 import type { LinkMeter } from "./link-meter.ts";
 import type { NeighbourFill } from "./neighbour-fill.ts";
@@ -55,6 +56,8 @@ export interface Launch {
   readonly group: object;
   /** The bytes were wrong once: they are to come another way. */
   readonly isSecondTry?: boolean;
+  /** The READ it is made for. */
+  readonly cause?: number;
   readonly watch?: FlightWatch;
 }
 
@@ -75,6 +78,8 @@ export interface PinnedHead {
   release(): void;
 }
 
+let lastFetch = 0;
+
 export class StreamFlow {
   readonly stream: Stream;
   readonly parts: SharedParts;
@@ -94,6 +99,8 @@ export class StreamFlow {
   readonly counters: StreamCounters;
   readonly history: StreamHistory;
   readonly #aborted = new WeakSet<Flight>();
+  /** As the log tells them apart. */
+  readonly #ids = new WeakMap<Flight, number>();
 
   constructor(stream: Stream, parts: SharedParts, counters: StreamCounters) {
     this.stream = stream;
@@ -148,6 +155,7 @@ export class StreamFlow {
       pattern: new ReadPattern({ windowBytes, aheadBytesMax, streamEnd }),
       neighbourhood: new Neighbourhood({ windowBytes, streamEnd }),
       clock: this.parts.clock,
+      observe: this.parts.observe,
       history: this.history,
     });
     this.objects.add(object);
@@ -177,11 +185,15 @@ export class StreamFlow {
   }
 
   /** Starts fetching `extent` for every open object that is ready; it joins `flights` until it ends. */
-  launch(extent: Extent, { watch, isSecondTry = false, ...by }: Launch): Flight {
+  launch(extent: Extent, { watch, cause, isSecondTry = false, ...by }: Launch): Flight {
     const { map, fetch, host } = this.stream;
     const stored = map.stored(extent);
     this.counters.fetches += 1;
     this.counters.fetchedBytes += stored.length;
+    const { clock, log, observe } = this.parts;
+    const id = (lastFetch += 1);
+    const of = { clock, log, observe, stream: this.stream, urgency: by.urgency };
+    const record = new FillRecord({ ...of, id, cause, extent, stored });
     const flight: Flight = new Flight({
       ...by,
       extent,
@@ -189,20 +201,22 @@ export class StreamFlow {
       host,
       units: map.units(extent),
       decode: this.stream.decode,
-      fetch: watch === undefined ? fetch : watched(fetch, watch),
+      fetch: record.observed(watch === undefined ? fetch : watched(fetch, watch)),
       queue: this.parts.queue,
       meter: this.parts.meter,
-      clock: this.parts.clock,
+      clock,
       backgroundBytesMax: backgroundBytesMax(this.way),
       isSecondTry,
       verify: this.#verifyOf(extent),
       onUnjoinable: () => this.flights.delete(flight),
       onFailure: (rest, error, objects) => {
+        record.failed(rest, error);
         watch?.onFailure(error);
         this.#failed(rest, error, { objects, of: flight });
       },
     });
     this.flights.add(flight);
+    this.#ids.set(flight, id);
     for (const object of this.objects) {
       if (object.queued === undefined && object.blocks.missing(extent).length > 0) {
         flight.addTarget(object);
@@ -212,19 +226,25 @@ export class StreamFlow {
       this.parts.spares.openBeside(this.stream, by.deadlineMs);
     }
     // run() never rejects: its failures come through onFailure.
-    const sinceMs = this.parts.clock.nowMs();
+    const sinceMs = clock.nowMs();
     void flight.run().then(() => {
-      this.history.filled(extent, by.urgency, { sinceMs, untilMs: this.parts.clock.nowMs() });
+      record.ended();
+      this.history.filled(extent, by.urgency, { sinceMs, untilMs: clock.nowMs() });
       watch?.onEnd();
     });
     return flight;
   }
 
   /** `object` waits until `deadlineMs` for what fetches under way bring of `parts`. */
-  join(object: OpenObject, parts: readonly Extent[], deadlineMs: number): void {
+  join(
+    object: OpenObject,
+    parts: readonly Extent[],
+    { deadlineMs, cause }: { readonly deadlineMs: number; readonly cause: number },
+  ): void {
     for (const flight of this.flights) {
       const brings = flight.promised.some((one) => parts.some((part) => overlaps(one, part)));
       if (!brings) continue;
+      this.parts.log.trace({ miss: cause, fetch: this.#ids.get(flight) }, "joined");
       flight.addTarget(object);
       flight.promote(deadlineMs);
     }

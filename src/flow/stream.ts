@@ -10,6 +10,7 @@ import type { SlabPool } from "../platform/slab-pool.ts";
 import type { SharedPieces } from "../planner/link-facts.ts";
 import type { Digest } from "../units.ts";
 import type { FetchRange } from "./flight.ts";
+import type { FlowObserver } from "./flow-observer.ts";
 
 export interface FlowLimits {
   /** Read-ahead past a first miss, bytes. */
@@ -42,6 +43,7 @@ export interface FlowParts {
   readonly log: Log;
   readonly slabs: SlabPool;
   readonly limits: FlowLimits;
+  readonly observe?: FlowObserver | undefined;
   /** A fill of these keys failed; for whoever asks why their mount did. */
   readonly onFillFailure: (cookieKeys: readonly string[], error: DaemonError) => void;
 }

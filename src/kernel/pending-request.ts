@@ -5,7 +5,11 @@
 
 import { invariant } from "../errors.ts";
 
+let lastId = 0;
+
 export class PendingRequest {
+  /** Unique in this process, counting up. */
+  readonly id = (lastId += 1);
   readonly #label: string;
   readonly #onAnswered: () => void;
   #state: "waiting" | "answered" | "gone" = "waiting";

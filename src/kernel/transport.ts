@@ -48,6 +48,8 @@ export interface OpenRequest {
 
 /** A reader waits for `extent` of `object`: offset and length are multiples of 4096. */
 export interface ReadRequest {
+  /** Unique among all requests of this process: by it a log at level trace tells READs apart. */
+  readonly id: number;
   readonly object: KernelObject;
   readonly extent: Extent;
   readonly answered: boolean;

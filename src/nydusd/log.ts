@@ -14,6 +14,10 @@ export class EarlyLog implements Log {
   #early: { level: Level; fields: object; message: string }[] = [];
   #root: RootLog["log"] | undefined;
 
+  readonly trace: LogMethod = (fields, message) => {
+    // What is said before a level is known is not for tracing.
+    this.#root?.trace(fields, message);
+  };
   readonly debug: LogMethod = (fields, message) => {
     this.#say("debug", fields, message);
   };

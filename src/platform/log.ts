@@ -7,6 +7,7 @@ import { type Logger, pino } from "pino";
 export type LogMethod = (fields: object, message: string) => void;
 
 export interface Log {
+  trace: LogMethod;
   debug: LogMethod;
   info: LogMethod;
   warn: LogMethod;

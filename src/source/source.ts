@@ -54,6 +54,12 @@ export interface FetchedManifest {
   readonly bytes: Uint8Array;
 }
 
+export interface TraceIds {
+  /** Undefined where no READ asked for it. */
+  readonly miss: number | undefined;
+  readonly fetch: number;
+}
+
 export interface FetchOptions {
   /** Aborting ends the fetch at once; its reason, when a DaemonError, becomes the rejection. */
   readonly signal: AbortSignal;
@@ -68,6 +74,8 @@ export interface FetchOptions {
    * made as if for demand. (Peers may take seconds for what a registry gives in one round trip.)
    */
   readonly awaited?: AbortSignal;
+  /** The READ and the fill that it is for: told in the log with each request, at level trace. */
+  readonly traced?: TraceIds;
   /** These bytes came before and were bad: get them from the registry itself, past any peers. */
   readonly avoidPeers?: boolean;
 }

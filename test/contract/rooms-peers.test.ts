@@ -5,6 +5,7 @@ import { afterEach, beforeEach, expect, it } from "vitest";
 import { parseConfig } from "../../src/config/config.ts";
 import { systemClock } from "../../src/platform/clock.ts";
 import { loadNative } from "../../src/platform/native.ts";
+import { prometheusText } from "../../src/platform/prometheus.ts";
 import { buildRooms } from "../../src/rooms.ts";
 import type { Urgency } from "../../src/source/source.ts";
 import { type RunningRegistry, startDockerRegistry } from "../support/docker-registry.ts";
@@ -76,10 +77,8 @@ it("what nobody waits for goes through the configured proxy, with its headers", 
   await made.read("ahead");
   expect(proxy.lastHeaders["x-dragonfly-prefetch"]).toBeUndefined();
   expect(made.source.rangeHint?.(made.origin)).toMatchObject({ alignBytes: 1_048_576 });
-  const metrics = await made.metrics();
-  expect(await metrics.text()).toContain(
-    `erofsd_registry_requests_total{host="${registry.host}",via="peers"} 2`,
-  );
+  const { text } = await prometheusText(made.metrics);
+  expect(text).toContain(`erofsd_registry_requests_total{host="${registry.host}",via="peers"} 2`);
   await made.source.close();
 });
 

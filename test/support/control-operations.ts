@@ -17,6 +17,7 @@ export function onlyOperations(given: Partial<ControlOperations>): ControlOperat
     cacheUsage: never,
     lastFailure: never,
     status: never,
+    activity: never,
     metrics: never,
     pushCredentials: never,
     dropCredentials: never,

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { onTestFinished } from "vitest";
 import { parseConfig } from "../../src/config/config.ts";
 import type { ControlOperations } from "../../src/control/control-operations.ts";
+import { Activity } from "../../src/control/activity.ts";
 import { EventHub } from "../../src/control/event-hub.ts";
 import { imageFilesOf } from "../../src/control/image-files.ts";
 import { imageHistoryOf } from "../../src/control/image-history.ts";
@@ -101,6 +102,7 @@ export class ControlRig {
           sizeBytes,
         })),
       }),
+      activity: () => new Activity(clock).report(engine),
       metrics: () => Promise.resolve({ contentType: "text/plain", text: "up 1\n" }),
       trace: recorder.record.bind(recorder),
       prefetch: prefetchOperations({

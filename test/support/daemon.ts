@@ -20,6 +20,8 @@ export interface DaemonStart {
   readonly cache?: string;
   /** Further lines of TOML, after the sections this file writes. */
   readonly config?: string;
+  /** Lines of TOML that come before all sections. */
+  readonly first?: string;
   /** The ready line is awaited, so it must be logged. */
   readonly logLevel?: "trace" | "debug" | "info";
 }
@@ -54,6 +56,7 @@ export async function startDaemon(start: DaemonStart): Promise<RunningDaemon> {
   await writeFile(
     configPath,
     [
+      start.first ?? "",
       `[cache]\ndir = ${JSON.stringify(start.cacheDir)}`,
       start.cache ?? "",
       `[control]\nsocket = ${JSON.stringify(socketPath)}`,

@@ -91,7 +91,10 @@ export class FakeObject implements KernelObject {
 
 export type Answer = "waiting" | "complete" | "failed" | "gone";
 
+let lastRead = 0;
+
 export class FakeRead implements ReadRequest {
+  readonly id = (lastRead += 1);
   readonly object: FakeObject;
   readonly extent: Extent;
   readonly #onAnswer: ((read: FakeRead) => void) | undefined;

@@ -4,6 +4,7 @@
 import { createHash } from "node:crypto";
 import type { DaemonError } from "../../src/errors.ts";
 import { Engine } from "../../src/flow/engine.ts";
+import type { FlowObserver } from "../../src/flow/flow-observer.ts";
 import type { FlowLimits, Stream } from "../../src/flow/stream.ts";
 import { rawStream } from "../../src/flow/streams.ts";
 import type { SizedBlobLocation } from "../../src/source/source.ts";
@@ -31,6 +32,7 @@ export interface RigOptions {
   readonly limits?: Partial<FlowLimits>;
   readonly slabBlocks?: number;
   readonly slabsMax?: number;
+  readonly observe?: FlowObserver;
 }
 
 export class FlowRig {
@@ -52,6 +54,7 @@ export class FlowRig {
       log: this.log,
       slabs: this.slabs,
       limits: { ...LIMITS, ...options.limits },
+      observe: options.observe,
       onFillFailure: (keys, error) => {
         this.fillFailures.push({ keys, error });
       },

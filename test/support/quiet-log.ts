@@ -11,6 +11,7 @@ export interface LogLine {
 
 export class QuietLog implements Log {
   readonly lines: LogLine[] = [];
+  readonly trace = this.#method("trace");
   readonly debug = this.#method("debug");
   readonly info = this.#method("info");
   readonly warn = this.#method("warn");

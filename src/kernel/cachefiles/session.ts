@@ -272,9 +272,13 @@ export class CachefilesSession implements KernelDoor {
     const complete = (): void => {
       pending.answer(sendComplete);
     };
+    const { id } = pending;
+    const { cookieKey: key } = object;
+    this.#log.trace({ miss: id, msgId, objectId, key, ...extent }, "kernel READ");
     // A READ has no error reply: completed without data, the kernel looks once more and gives EIO.
     this.#reads.set(msgId, { pending, object, sendRefusal: sendComplete });
     return {
+      id,
       object,
       extent,
       complete,

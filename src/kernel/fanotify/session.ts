@@ -237,7 +237,10 @@ export class FanotifySession implements KernelDoor {
     });
     const access = { pending, refuse };
     object.accesses.add(access);
+    const { id } = pending;
+    this.#parts.log.trace({ miss: id, kernel: label, ...extent }, "kernel READ");
     handler.read({
+      id,
       object,
       extent,
       get answered() {

@@ -5,6 +5,7 @@
 
 import { DaemonError, type Fault } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
+import type { TraceIds } from "../source.ts";
 import type { Access, AccessProfile } from "./access.ts";
 import type { CredentialSource } from "./credentials/credential-source.ts";
 import type { DocumentAnswer, DocumentRequest } from "./credentials/token-service.ts";
@@ -33,6 +34,7 @@ export interface Try {
   /** Names what is fetched in faults: `blob sha256:...`. */
   readonly what: string;
   readonly signal: AbortSignal;
+  readonly traced?: TraceIds | undefined;
   /** What the try leaves for the next one. */
   readonly hints: RetryHints;
 }
@@ -159,6 +161,7 @@ export class HTTPClient {
       headers: { ...request.headers, ...headers },
       body: request.body,
       signal: request.signal,
+      traced: request.traced,
       access: request.access(),
       onHead: (head: ResponseHead) => {
         if (!isServed(request, head.status)) return undefined;

@@ -69,6 +69,7 @@ export interface PeerOptions {
 
 /** The part of a logger that is used here. */
 export interface RegistryLog {
+  trace?(fields: object, message: string): void;
   debug(fields: object, message: string): void;
   warn(fields: object, message: string): void;
 }

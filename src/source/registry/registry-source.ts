@@ -112,6 +112,7 @@ class UpstreamsSource implements RegistrySource {
       options: this.#options,
       pools: this.#pools,
       observe: this.#observe,
+      log: this.#log,
       closing,
     });
     const wallClockMs = Date.now;
@@ -272,6 +273,7 @@ class UpstreamsSource implements RegistrySource {
               ...this.#whose(fetch, whose),
               what,
               signal,
+              traced: options.traced,
               hints: own,
             });
             return run(of(upstream), next && of(next));

@@ -4,10 +4,11 @@
 
 import { DaemonError } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
+import type { TraceIds } from "../source.ts";
 import type { Access, ProxyProfile } from "./access.ts";
 import { type BodySink, type Method, type ResponseHead, exchange } from "./exchange.ts";
 import { transportFault } from "./faults.ts";
-import type { RegistryObserver, RegistryOptions } from "./options.ts";
+import type { RegistryLog, RegistryObserver, RegistryOptions } from "./options.ts";
 import type { Pools, Way } from "./pools.ts";
 import type { Upstream } from "./upstream.ts";
 
@@ -32,6 +33,7 @@ export interface Call {
   readonly method?: Method | undefined;
   readonly body?: string | Uint8Array | undefined;
   readonly signal: AbortSignal;
+  readonly traced?: TraceIds | undefined;
   readonly access: Access | undefined;
   readonly onHead: (head: ResponseHead) => BodySink | undefined;
 }
@@ -41,6 +43,7 @@ export interface TransportParts {
   readonly options: RegistryOptions;
   readonly pools: Pools;
   readonly observe: RegistryObserver;
+  readonly log?: RegistryLog | undefined;
   /** Ends the pings. */
   readonly closing: AbortSignal;
 }
@@ -100,11 +103,16 @@ export class Transport {
   }
 
   async #exchange(call: Call, way: Way): Promise<ResponseHead> {
-    const { clock, options, pools, observe } = this.#parts;
+    const { clock, options, pools, observe, log } = this.#parts;
     const { host } = call.url;
     const { headersTimeoutMs, stallTimeoutMs } = call.access?.profile ?? {};
     const via = way.proxy === undefined ? "direct" : "peers";
     observe.request?.(host, via);
+    // Not the URL: it may be signed.
+    const { traced } = call;
+    if (traced !== undefined) {
+      log?.trace?.({ ...traced, host, via, range: call.headers["range"] }, "registry request");
+    }
     const connection = await pools.for(call.url, way).catch((error: unknown) => {
       throw transportFault(error, host);
     });

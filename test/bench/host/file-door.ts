@@ -123,6 +123,7 @@ export class FileDoor {
     return new Promise((resolve, reject) => {
       const pending = new PendingRequest(`READ of "${object.cookieKey}"`, () => undefined);
       const request: ReadRequest = {
+        id: pending.id,
         object,
         extent,
         get answered() {

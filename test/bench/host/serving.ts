@@ -24,6 +24,7 @@ export type Serving = Awaited<ReturnType<typeof serve>>;
 
 /** What goes wrong is told on stderr; a benchmark whose reads fail says nothing. */
 const log: Log = {
+  trace: () => undefined,
   debug: () => undefined,
   info: () => undefined,
   warn: (fields, message) => {

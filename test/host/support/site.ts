@@ -88,6 +88,14 @@ export async function withPlainMount<T>(
   }
 }
 
+export interface SiteOptions {
+  /** The cache gets a filesystem of its own. */
+  readonly cache?: CacheFilesystem;
+  readonly logLevel?: "trace" | "debug" | "info";
+  /** Further lines of TOML; they come before any section. */
+  readonly config?: string;
+}
+
 export interface CacheFilesystem {
   readonly type: "ext4" | "xfs" | "btrfs";
   readonly bytes: number;
@@ -115,6 +123,7 @@ export class Site {
   #registry: RunningRegistry | undefined;
   readonly #registryPort: number;
   readonly #way: Way;
+  readonly #options: SiteOptions;
   #mounts = 0;
 
   private constructor(parts: {
@@ -123,7 +132,9 @@ export class Site {
     registry: RunningRegistry;
     registryPort: number;
     way: Way;
+    options: SiteOptions;
   }) {
+    this.#options = parts.options;
     this.home = parts.home;
     this.cacheDir = join(parts.home, "cache");
     this.daemon = parts.daemon;
@@ -132,26 +143,28 @@ export class Site {
     this.#way = parts.way;
   }
 
-  /** `cache`: the cache gets a filesystem of its own. */
-  static async start(options: { cache?: CacheFilesystem } = {}): Promise<Site> {
+  static async start(options: SiteOptions = {}): Promise<Site> {
     const home = await mkdtemp(join(tmpdir(), "erofsd-host-"));
     if (options.cache !== undefined) await mountCache(home, options.cache);
     const registryPort = await freePort();
     const storage = join(home, "registry");
     const registry = await startDockerRegistry({ storage, port: registryPort });
     const way = await Way.start(registryPort);
-    const daemon = await Site.#startDaemon(join(home, "cache"));
-    return new Site({ home, daemon, registry, registryPort, way });
+    const daemon = await Site.#startDaemon(join(home, "cache"), options);
+    return new Site({ home, daemon, registry, registryPort, way, options });
   }
 
-  static #startDaemon(cacheDir: string, cache = ""): Promise<RunningDaemon> {
+  static #startDaemon(cacheDir: string, options: SiteOptions, cache = ""): Promise<RunningDaemon> {
+    const { logLevel = "debug", config = "" } = options;
     const kernel = '[kernel]\ndoor = "fanotify"\nallow_unsafe = true';
     const engine = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
     return startDaemon({
       program,
       cacheDir,
-      logLevel: "debug",
-      config: `${kernel}\n${engine}`,
+      logLevel,
+      first: config,
+      config: `${kernel}
+${engine}`,
       cache,
     });
   }
@@ -198,7 +211,7 @@ export class Site {
     const status = await this.daemon.stop();
     if (status !== 0) throw new Error(`the daemon ended with ${status}`);
     await between();
-    this.daemon = await Site.#startDaemon(this.cacheDir, cache);
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#options, cache);
   }
 
   /** Kills the daemon, unmounts what it leaves, and starts another after `between`. */
@@ -206,7 +219,7 @@ export class Site {
     await this.daemon.stop("SIGKILL");
     await this.umountAll();
     await between();
-    this.daemon = await Site.#startDaemon(this.cacheDir);
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#options);
   }
 
   /** Pushes a file as an image of one raw layer; its reference. */

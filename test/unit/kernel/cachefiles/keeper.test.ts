@@ -39,6 +39,7 @@ let device = -1;
 let warnings: string[] = [];
 const nothing = (): void => undefined;
 const log = {
+  trace: nothing,
   debug: nothing,
   info: nothing,
   error: nothing,

@@ -2,6 +2,7 @@
 // What really happens to a registry client, as it shows in the metrics.
 import { expect, it } from "vitest";
 import { Metrics } from "../../../../src/platform/metrics.ts";
+import { prometheusText } from "../../../../src/platform/prometheus.ts";
 import { registryMetrics } from "../../../../src/source/registry/registry-metrics.ts";
 import { createRegistrySource } from "../../../../src/source/registry/registry-source.ts";
 import type { Urgency } from "../../../../src/source/source.ts";
@@ -45,7 +46,7 @@ it("requests, bytes, failures, peers and breakers have their lines, and no secre
   await read("prefetch");
   isWell = false;
   for (let at = 0; at < 4; at += 1) await read("prefetch");
-  const text = await metrics.text();
+  const { text } = await prometheusText(metrics);
   const host = registry.host;
   expect(text.split("\n")).toEqual(
     expect.arrayContaining([
