@@ -3,6 +3,7 @@
 
 import type { Config } from "./config/config.ts";
 import { DaemonError } from "./errors.ts";
+import { encodeCommand } from "./kernel/cachefiles/codec.ts";
 import { CachefilesSession } from "./kernel/cachefiles/session.ts";
 import { openBoundDevice } from "./kernel/cachefiles/setup.ts";
 import { FanotifySession } from "./kernel/fanotify/session.ts";
@@ -30,7 +31,12 @@ export interface CountingDoor extends KernelDoor {
 }
 
 export type OpenDoor =
-  | { readonly kind: "cachefiles"; readonly door: CountingDoor }
+  | {
+      readonly kind: "cachefiles";
+      readonly door: CachefilesSession;
+      /** One command to the bound device. Fault: syscall_failed. */
+      readonly command: (text: string) => void;
+    }
   | { readonly kind: "fanotify"; readonly door: FanotifySession };
 
 /**
@@ -65,6 +71,7 @@ function openCachefiles(config: Config, native: Native, log: Log): OpenDoor {
   return {
     kind: "cachefiles",
     door: new CachefilesSession({ native, clock, log, deviceFd }),
+    command: (text) => void native.write(deviceFd, encodeCommand(text)),
   };
 }
 

@@ -7,6 +7,7 @@
 
 import { stat } from "node:fs/promises";
 import { release } from "node:os";
+import type { SeedFiles } from "./cache/seed-files.ts";
 import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
 import { Activity } from "./control/activity.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
@@ -20,7 +21,7 @@ import type { Status } from "./control/schema.ts";
 import { prefetchOperations } from "./control/prefetch-operations.ts";
 import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
-import { type CountingDoor, openDoor } from "./doors.ts";
+import { type CountingDoor, type OpenDoor, openDoor } from "./doors.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
 import { FileMounts } from "./file-mounts.ts";
 import { Admission } from "./flow/admission.ts";
@@ -37,7 +38,7 @@ import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
 import { packageVersion } from "./platform/package-root.ts";
-import { buildPrefetches, fileHolder, whenMounted } from "./prefetch-serving.ts";
+import { buildPrefetches, fillingOf } from "./prefetch-serving.ts";
 import { Systemd } from "./platform/systemd.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
 import { ServiceReport, healthProblem } from "./service-report.ts";
@@ -86,7 +87,7 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
     await rooms.door.stop(asDaemonError(error));
     throw error;
   }
-  rooms.door.start(observedHandler(rooms.handler, rooms.events), (error) => {
+  rooms.door.start(rooms.before(observedHandler(rooms.handler, rooms.events)), (error) => {
     rooms.readiness.stop(error);
     stopped.stop(error);
   });
@@ -145,7 +146,10 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   const { source, engine, bindings } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
-  const names = buildNames(config, rooms, log);
+  const opened = await openServedDoor(config, native, log);
+  const { kind: doorKind, door, mounts } = opened;
+  const seeds = opened.kind === "cachefiles" ? rooms.seedFiles(opened.command) : undefined;
+  const names = buildNames(config, rooms, { seeds, log });
   const opener = new Opener({
     clock,
     log,
@@ -155,10 +159,8 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     volumeProblem: (key) => (key === volumeKey ? undefined : otherVolume(key, domainId)),
     onFailure: failed.ofOpen,
   });
-  const filling = buildFills(config, { ...rooms, opener }, log);
-  const { prefetcher, fills } = filling;
-  const { kind: doorKind, door, mounts, holder } = await openServedDoor(config, native, log);
-  const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
+  const filling = buildFills({ config, rooms, native, log, names, opener, opened });
+  const { prefetches, fills } = filling;
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
     config,
@@ -183,7 +185,6 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     engine,
     names,
     opener,
-    prefetches,
     door,
     doorKind,
     mounts,
@@ -195,17 +196,31 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   };
 }
 
-function buildFills(
-  config: Config,
-  { engine, bindings, opener }: Pick<Rooms, "engine" | "bindings"> & { readonly opener: Opener },
-  log: RootLog["log"],
-) {
+/** What fills files without a reader. */
+function buildFills(of: {
+  readonly config: Config;
+  readonly rooms: Rooms;
+  readonly native: Native;
+  readonly log: RootLog["log"];
+  readonly names: NameResolver;
+  readonly opener: Opener;
+  readonly opened: OpenDoor;
+}) {
+  const { config, rooms, log, opener, opened } = of;
+  const { engine, bindings } = rooms;
   const prefetcher = new Prefetcher({ engine, clock, log, isBusy: () => opener.waitingCount > 0 });
+  const { holder, before } = fillingOf(opened, of);
+  const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
   const { fill } = config.engine;
-  return { prefetcher, fills: new BackgroundFill({ engine, bindings, prefetcher, clock, fill }) };
+  const fills = new BackgroundFill({ engine, bindings, prefetcher, clock, fill });
+  return { prefetcher, prefetches, before, fills };
 }
 
-function buildNames(config: Config, rooms: Rooms, log: RootLog["log"]): NameResolver {
+function buildNames(
+  config: Config,
+  rooms: Rooms,
+  { seeds, log }: { seeds: SeedFiles | undefined; log: RootLog["log"] },
+): NameResolver {
   const { source, slabs, engine, bindings, store, streams, admission } = rooms;
   const bootstrapBytesMax = config.limits.bootstrap;
   return new NameResolver({
@@ -222,6 +237,7 @@ function buildNames(config: Config, rooms: Rooms, log: RootLog["log"]): NameReso
     integrity: config.engine.integrity,
     servesCompressed: servesCompressed(release()),
     heldHeadsMax: Math.floor(slabs.slabsMax / 8),
+    seed: async (objects) => seeds?.seed(objects),
   });
 }
 
@@ -291,8 +307,7 @@ async function openServedDoor(config: Config, native: Native, log: RootLog["log"
   const opened = await openDoor(config, native, log);
   const isAsked = opened.kind === "cachefiles";
   const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, log });
-  const holder = isAsked ? whenMounted : fileHolder(opened.door);
-  return { ...opened, mounts, holder };
+  return { ...opened, mounts };
 }
 
 function statusOf(

@@ -27,6 +27,7 @@ import {
   isSameImage,
 } from "../state/bindings.ts";
 import { type Digest, isDigest } from "../units.ts";
+import type { Seed } from "../cache/seed-files.ts";
 import type { Engine } from "./engine.ts";
 import { inspectPrimary } from "./inspect-image.ts";
 import { NameLocks } from "./name-locks.ts";
@@ -70,6 +71,8 @@ export interface NameResolverParts {
   readonly servesCompressed: boolean;
   /** Prepared images whose first bytes may wait for their mounts, one buffer each. */
   readonly heldHeadsMax: number;
+  /** Called before the kernel may open these objects. */
+  readonly seed: (seeds: readonly Seed[]) => Promise<void>;
 }
 
 /** What to answer an OPEN with. `release` must be called once the object is served, or is not. */
@@ -117,12 +120,13 @@ export class NameResolver {
       unlock();
     };
     try {
-      const current = await this.#current(name, bindings.get(name));
+      let current = await this.#current(name, bindings.get(name));
       await this.#checkServable(name, current);
       if (current.inspected === undefined) {
         head = await this.#pinHead(current);
-        await this.#inspect(name, current, head);
+        current = await this.#inspect(name, current, head);
       }
+      await this.#seed(deviceSeeds(name, current));
       return await this.#found(current.stream, await bindings.copenSize(name), release);
     } catch (error) {
       release();
@@ -135,6 +139,19 @@ export class NameResolver {
    * binding. Its superblock has been read, and `devices` are in its device table's order.
    */
   async prepare(
+    reference: string,
+    options: { fsid: string | undefined; signal: AbortSignal },
+  ): Promise<CookieName & { readonly binding: Binding }> {
+    const prepared = await this.#prepare(reference, options);
+    const { bindings } = this.#parts;
+    const primary = { ...prepared, sizeBytes: await bindings.copenSize(prepared) };
+    // Whoever registers an image mounts it with devices named by content.
+    const devices = deviceSeeds(prepared, { ...prepared.binding, inspected: undefined });
+    await this.#seed([primary, ...devices]);
+    return prepared;
+  }
+
+  async #prepare(
     reference: string,
     options: { fsid: string | undefined; signal: AbortSignal },
   ): Promise<CookieName & { readonly binding: Binding }> {
@@ -182,6 +199,11 @@ export class NameResolver {
       head.release();
       throw error;
     }
+  }
+
+  async #seed(seeds: readonly Seed[]): Promise<void> {
+    const { engine, seed } = this.#parts;
+    await seed(seeds.filter(({ volumeKey, cookieKey }) => !engine.isOpen(volumeKey, cookieKey)));
   }
 
   #knownAs(
@@ -320,8 +342,11 @@ export class NameResolver {
       { key: name.cookieKey, stream: current.stream.digest },
       "a raw EROFS layer: its bytes cannot be verified piece by piece",
     );
-    const { compressed, devices } = facts;
-    return bindings.bind(name, { ...current, devices: [...devices], inspected: { compressed } });
+    const { compressed, devices, tags } = facts;
+    const inspected = tags.some((tag) => tag !== "")
+      ? { compressed, tags: [...tags] }
+      : { compressed };
+    return bindings.bind(name, { ...current, devices: [...devices], inspected });
   }
 
   #holdHead(cookieKey: string, head: PinnedHead): void {
@@ -343,6 +368,18 @@ export class NameResolver {
 /** Where we choose the key it names the content: the layer, or the manifest when there are devices. */
 function ownKey(content: Content): Digest {
   return content.devices.length === 0 ? content.stream.digest : content.manifestDigest;
+}
+
+/** The devices of an image, by the names that its mount opens them with. */
+function deviceSeeds({ volumeKey, cookieKey }: CookieName, binding: Binding): Seed[] {
+  const { devices, inspected } = binding;
+  return devices.map(({ digest, format, size }, index) => {
+    const ownName = format === "rafs" ? digest.slice("sha256:".length) : digest;
+    // Under a key of ours the mount names raw devices; a bare mount takes the slots' tags.
+    const tag = isDigest(cookieKey) || format === "rafs" ? "" : inspected?.tags?.[index];
+    const name = tag === undefined || tag === "" ? ownName : tag;
+    return { volumeKey, cookieKey: name, sizeBytes: size };
+  });
 }
 
 /** The digest a key stands for: `sha256:<hex>`, or what a device slot's 64 bytes hold of it. */

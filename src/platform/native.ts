@@ -144,6 +144,12 @@ export interface Native {
     timeoutMs: number,
     bytesMax: number,
   ): Promise<Received>;
+  /** lsetxattr(2), off the event loop. */
+  setAttribute(path: string, name: string, bytes: Uint8Array): Promise<void>;
+  /** lgetxattr(2), off the event loop. Faults: ENODATA when it has none, ERANGE above `bytesMax`. */
+  getAttribute(path: string, name: string, bytesMax: number): Promise<Uint8Array>;
+  /** renameat2(2), off the event loop; EEXIST when `to` is there: nothing is ever replaced. */
+  renameNew(from: string, to: string): Promise<void>;
   /**
    * Sends one datagram, with `fd` when there is one, to the unix socket whose sun_path is
    * `address`; never waits (EAGAIN: the receiver's queue is full). `fd` stays the caller's.
@@ -201,6 +207,7 @@ export function loadNative(options: NativeOptions): Native {
     decode: (job) => decode(decoders, job),
     decodeMany: (batch) => decodeMany(decoders, batch),
     ...socketCalls(binding),
+    ...fileCalls(binding),
     allocateAligned: (bytes) => binding.allocateAligned(bytes, true),
     layout: () => binding.layout(),
     async destroy() {
@@ -225,6 +232,24 @@ function socketCalls(
     },
     sendDatagram: (address, bytes, fd) =>
       void checked("sendmsg", binding.sendDatagram(address, bytes, fd ?? -1)),
+  };
+}
+
+type FileCalls = Pick<Native, "setAttribute" | "getAttribute" | "renameNew">;
+
+function fileCalls(binding: Binding): FileCalls {
+  return {
+    async setAttribute(path, name, bytes) {
+      checked("lsetxattr", await binding.setAttribute(path, name, bytes), path);
+    },
+    async getAttribute(path, name, bytesMax) {
+      const [result, bytes] = await binding.getAttribute(path, name, bytesMax);
+      checked("lgetxattr", result, path);
+      return bytes;
+    },
+    async renameNew(from, to) {
+      checked("renameat2", await binding.renameNew(from, to), to);
+    },
   };
 }
 

@@ -89,11 +89,8 @@ describe("an image that nobody has mounted", () => {
       expect((await end("cat", [join(mounted, "large")])).code).not.toBe(0);
       await site.startRegistry();
       const socket = ["--socket", site.daemon.socketPath];
-      const none = await end(process.execPath, [
-        program,
-        ...["prefetch", reference, "--glob", "*.none"],
-        ...socket,
-      ]);
+      const words = [program, "prefetch", reference, "--glob", "*.none"];
+      const none = await end(process.execPath, words.concat(socket));
       expect(none.code).toBe(2);
       expect(none.stderr).toContain('no file matches "*.none"');
     },
@@ -105,7 +102,10 @@ describe("an image that nobody has mounted", () => {
     async () => {
       const { own, reference } = await pushOnlyHere("killed");
       const { id } = await look(reference, "--limit-rate", "1MB", "--detach");
-      await site.until("a part of it is there", async () => (await looked(id)).cachedBytes > 1 << 20);
+      await site.until(
+        "a part of it is there",
+        async () => (await looked(id)).cachedBytes > 1 << 20,
+      );
       await site.crash(() => Promise.resolve());
       await site.until("it goes on", async () => (await looked(id)).state === "running");
       const joined = z

@@ -13,6 +13,7 @@ import "./nydusd-damage.ts";
 import "./nydusd-cull.ts";
 import "./reading.ts";
 import "./names.ts";
+import "./seeding.ts";
 import "./lifecycle.ts";
 import "./control.ts";
 import "./prefetch.ts";

@@ -37,7 +37,9 @@ beyondSmoke("prefetch", () => {
   };
   const until = async (id: string, test: (one: z.infer<typeof view>) => boolean): Promise<void> => {
     await rig.untilStatus(async () => {
-      const list = z.object({ prefetches: z.array(view) }).parse(JSON.parse(await prefetch("ls", "--json")));
+      const list = z
+        .object({ prefetches: z.array(view) })
+        .parse(JSON.parse(await prefetch("ls", "--json")));
       const found = list.prefetches.find((one) => one.id === id);
       return found !== undefined && test(found);
     });

@@ -12,17 +12,12 @@ import { basename } from "node:path";
 import { promisify } from "node:util";
 import { BlockSet } from "../../cache/block-set.ts";
 import { DaemonError } from "../../errors.ts";
+import { errnoNameOf } from "../../platform/errno-name.ts";
 import { OwnedFd } from "../../platform/owned-fd.ts";
 import { BLOCK_BYTES, type Extent, alignUp } from "../../units.ts";
 import { type KeyName, RECORD_SUFFIX } from "./names.ts";
 import { type RecordHeader, saveRecord } from "./record.ts";
-import {
-  type CacheFileParts,
-  type OpenedFile,
-  createFile,
-  errnoNameOf,
-  openTrusted,
-} from "./stored-file.ts";
+import { type CacheFileParts, type OpenedFile, createFile, openTrusted } from "./stored-file.ts";
 
 /** What is written is recorded within this time; a crash costs at most so much of it. */
 const RECORD_EVERY_MS = 5000;

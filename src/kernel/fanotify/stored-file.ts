@@ -6,8 +6,8 @@ import { close, constants, fstat, ftruncate, open } from "node:fs";
 import { rm } from "node:fs/promises";
 import { promisify } from "node:util";
 import { BlockSet } from "../../cache/block-set.ts";
-import { DaemonError } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
+import { errnoNameOf } from "../../platform/errno-name.ts";
 import type { Log } from "../../platform/log.ts";
 import type { Native } from "../../platform/native.ts";
 import { BLOCK_BYTES, type Extent, alignUp } from "../../units.ts";
@@ -150,12 +150,4 @@ export async function createFile({ path, key, sizeBytes }: CacheFileParts): Prom
 /** The `id` of the CacheFile that an fd is open on. */
 export function fileId({ dev, ino }: { readonly dev: bigint; readonly ino: bigint }): string {
   return `${dev}:${ino}`;
-}
-
-/** Of a fault of the addon, or an error of Node. */
-export function errnoNameOf(error: unknown): string | undefined {
-  if (error instanceof DaemonError) {
-    return error.fault.code === "syscall_failed" ? error.fault.errnoName : undefined;
-  }
-  return error instanceof Error && "code" in error ? String(error.code) : undefined;
 }
