@@ -156,7 +156,7 @@ export class IdleFiles implements StreamHolder {
       });
       await held.opening;
       held.opening = undefined;
-      if (failure !== undefined) throw failure;
+      if (failure !== undefined) throw asDaemonError(failure);
     } finally {
       found.release();
     }

@@ -8,6 +8,7 @@
 import { stat } from "node:fs/promises";
 import { release } from "node:os";
 import type { SeedFiles } from "./cache/seed-files.ts";
+import { cacheServing } from "./cache-serving.ts";
 import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
 import { Activity } from "./control/activity.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
@@ -160,7 +161,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     onFailure: failed.ofOpen,
   });
   const filling = buildFills({ config, rooms, native, log, names, opener, opened });
-  const { prefetches, fills } = filling;
+  const { fills } = filling;
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
     config,
@@ -173,7 +174,8 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     events,
     activity,
     fill: fills.look.bind(fills),
-    prefetches,
+    ...filling,
+    opened,
   });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
@@ -253,6 +255,8 @@ async function buildControl(parts: {
   readonly activity: Activity;
   readonly fill: () => void;
   readonly prefetches: Prefetches;
+  readonly prefetcher: Prefetcher;
+  readonly opened: OpenDoor;
 }) {
   const { config, log, rooms, names, door, mounts, failures, events } = parts;
   const { activity, fill, prefetches } = parts;
@@ -281,6 +285,7 @@ async function buildControl(parts: {
     metrics: watching.metrics,
     trace: traceOf(engine, version),
     prefetch: prefetchOperations({ prefetches, names, stopping: stopping.signal }),
+    ...cacheServing({ ...parts, images }),
     imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
     imageFiles: imageFilesOf(images, {
       source,

@@ -151,6 +151,20 @@ export class NameResolver {
     return prepared;
   }
 
+  /** Only when nothing is cached of it any more. Fault: image_in_use when it has been opened. */
+  async forget(name: CookieName): Promise<void> {
+    const unlock = await this.#locks.lock(name);
+    try {
+      if (this.#parts.engine.isOpen(name.volumeKey, name.cookieKey)) {
+        const detail = "it was opened meanwhile";
+        throw new DaemonError({ code: "image_in_use", name: name.cookieKey, detail });
+      }
+      await this.#parts.bindings.forget(name);
+    } finally {
+      unlock();
+    }
+  }
+
   async #prepare(
     reference: string,
     options: { fsid: string | undefined; signal: AbortSignal },

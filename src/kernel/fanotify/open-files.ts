@@ -85,6 +85,11 @@ export class OpenFiles {
     this.#lookLater();
   }
 
+  /** What is kept on disk, open or not. */
+  get room(): Pick<CacheRoom, "list" | "drop"> {
+    return this.#room;
+  }
+
   get count(): number {
     return this.#entries.size;
   }

@@ -22,7 +22,7 @@ import { type AccessEvent, EVENT_BUFFER_BYTES, encodeResponse, parseEvents } fro
 import type { FileObject } from "./file-object.ts";
 import type { KeyName } from "./names.ts";
 import { OpenFiles, type OpenedFile } from "./open-files.ts";
-import type { RoomLimits } from "./room.ts";
+import type { CacheRoom, RoomLimits } from "./room.ts";
 import { fileId } from "./stored-file.ts";
 
 /** Reads of the group per readiness, so that answers and network data get their turn in between. */
@@ -67,6 +67,11 @@ export class FanotifySession implements KernelDoor {
     this.#onFatal = onFatal;
     this.#files.start(handler);
     this.#watch();
+  }
+
+  /** What is kept on disk, open or not. */
+  get room(): Pick<CacheRoom, "list" | "drop"> {
+    return this.#files.room;
   }
 
   get objectCount(): number {
