@@ -12,7 +12,7 @@ import type { OpenDoor } from "./doors.ts";
 import type { NameResolver } from "./flow/name-resolver.ts";
 import type { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import type { Prefetches } from "./flow/prefetch/prefetches.ts";
-import { mountsOf } from "./image-mounts.ts";
+import type { Mounts } from "./mounts/mounts.ts";
 import type { RootLog } from "./platform/log.ts";
 import type { Rooms } from "./rooms.ts";
 
@@ -23,6 +23,7 @@ export interface CacheServingParts {
   readonly opened: OpenDoor;
   readonly names: NameResolver;
   readonly images: KnownImages;
+  readonly mounts: Mounts;
   readonly prefetches: Prefetches;
   readonly prefetcher: Prefetcher;
 }
@@ -31,7 +32,7 @@ export function cacheServing(parts: CacheServingParts): {
   readonly cache: CacheOperations;
   readonly changeConfig: ControlOperations["changeConfig"];
 } {
-  const { config, log, rooms, opened, names, images, prefetches, prefetcher } = parts;
+  const { config, log, rooms, opened, names, images, mounts, prefetches, prefetcher } = parts;
   const { engine, bindings } = rooms;
   const cacheDir = config.cache.dir;
   const cache = cacheOperations({
@@ -41,7 +42,7 @@ export function cacheServing(parts: CacheServingParts): {
     names,
     prefetches,
     isOpen: ({ volumeKey, cookieKey }) => engine.isOpen(volumeKey, cookieKey),
-    mountsOf: (name) => mountsOf(name, cacheDir),
+    mountsOf: mounts.mountsOf.bind(mounts),
     unixMs: Date.now,
   });
   const effects = {

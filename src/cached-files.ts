@@ -20,11 +20,11 @@ export function cachedFilesOf(
   opened: OpenDoor,
   of: { readonly cacheDir: string; readonly engine: Pick<Engine, "openObjects"> },
 ): CachedFiles {
-  if (opened.kind === "fanotify") return filesOfDoor(opened.door);
+  if (opened.kind !== "cachefiles") return filesOfDoor(opened.door);
   return new KernelFiles({ ...of, command: opened.command });
 }
 
-function filesOfDoor({ room }: FanotifySession): CachedFiles {
+function filesOfDoor({ room }: Pick<FanotifySession, "room">): CachedFiles {
   return {
     async list() {
       return (await room.list()).map((file) => {

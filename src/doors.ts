@@ -2,15 +2,18 @@
 // Which door the daemon opens to the kernel: the configured one, or the first that is there.
 
 import type { Config } from "./config/config.ts";
-import { DaemonError } from "./errors.ts";
+import { DaemonError, asDaemonError, invariant } from "./errors.ts";
 import { encodeCommand } from "./kernel/cachefiles/codec.ts";
 import { CachefilesSession } from "./kernel/cachefiles/session.ts";
 import { openBoundDevice } from "./kernel/cachefiles/setup.ts";
 import { FanotifySession } from "./kernel/fanotify/session.ts";
-import { isOpenPath } from "./kernel/fanotify/names.ts";
-import { openGroup } from "./kernel/fanotify/setup.ts";
+import { parseOpenPath } from "./kernel/fanotify/names.ts";
+import { type TryMounting, lockFiles, openGroup, withTrialImage } from "./kernel/fanotify/setup.ts";
+import { FullSession } from "./kernel/full/session.ts";
+import { startMountChild } from "./kernel/mount-child.ts";
+import { listMounts } from "./kernel/mountinfo.ts";
 import type { KernelDoor } from "./kernel/transport.ts";
-import { systemClock as clock } from "./platform/clock.ts";
+import { type Clock, systemClock as clock } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
 import type { Native } from "./platform/native.ts";
 
@@ -37,27 +40,65 @@ export type OpenDoor =
       /** One command to the bound device. Fault: syscall_failed. */
       readonly command: (text: string) => void;
     }
-  | { readonly kind: "fanotify"; readonly door: FanotifySession };
+  | { readonly kind: "fanotify"; readonly door: FanotifySession }
+  | { readonly kind: "full"; readonly door: FullSession };
+
+const TRIAL_MS = 10_000;
 
 /**
- * The cache directory and its state must have been looked through. Faults: no_door when neither
- * is there; else those of the door that was asked for.
+ * The cache directory and its state must have been looked through. Faults: no_door when none is
+ * there; else those of the door that was asked for.
  */
 export async function openDoor(config: Config, native: Native, log: Log): Promise<OpenDoor> {
   const { door } = config.kernel;
-  if (door === "cachefiles") return openCachefiles(config, native, log);
-  return door === "fanotify" ? openFanotify(config, native, log) : openFirst(config, native, log);
+  switch (door) {
+    case "cachefiles":
+      return openCachefiles(config, native, log);
+    case "fanotify":
+      return openFanotify(config, native, log);
+    case "full":
+      return { kind: "full", door: await openFull(config, native, log) };
+    case "auto":
+      return openFirst(config, native, log);
+    default:
+      throw new Error(`unreachable: ${JSON.stringify(door satisfies never)}`);
+  }
 }
 
 async function openFirst(config: Config, native: Native, log: Log): Promise<OpenDoor> {
+  let cachefiles: DaemonError;
   try {
     return openCachefiles(config, native, log);
   } catch (error) {
     // One that is busy or forbidden is there: taking the other would hide that.
     if (!isAbsent(error)) throw error;
-    return await openFanotify(config, native, log).catch((other: unknown) => {
-      throw noDoor(error, other);
-    });
+    cachefiles = error;
+  }
+  try {
+    return await openFanotify(config, native, log);
+  } catch (error) {
+    if (!isAbsent(error)) throw error;
+    return openLast(config, native, { log, cachefiles, fanotify: error });
+  }
+}
+
+async function openLast(
+  config: Config,
+  native: Native,
+  why: { log: Log; cachefiles: DaemonError; fanotify: DaemonError },
+): Promise<OpenDoor> {
+  const { log } = why;
+  const reasons = { cachefiles: why.cachefiles.message, fanotify: why.fanotify.message };
+  try {
+    const door = await openFull(config, native, log);
+    log.warn(
+      reasons,
+      "no door to load images on demand: each is fetched whole before it is mounted",
+    );
+    return { kind: "full", door };
+  } catch (error) {
+    if (!(error instanceof DaemonError) || error.fault.code !== "full_unsupported") throw error;
+    throw new DaemonError({ code: "no_door", ...reasons, full: error.message }, { cause: error });
   }
 }
 
@@ -78,15 +119,13 @@ function openCachefiles(config: Config, native: Native, log: Log): OpenDoor {
 async function openFanotify(config: Config, native: Native, log: Log): Promise<OpenDoor> {
   if (!config.kernel.allow_unsafe) throw new DaemonError({ code: "fanotify_unsafe" });
   const cacheDir = config.cache.dir;
-  const { listMounts, tryMountingErofs } = await import("./kernel/mount.ts");
-  const tryMounting = (primary: string): void => {
-    tryMountingErofs({ primary, devices: [] });
-  };
-  const opened = await openGroup(native, { cacheDir, tryMounting });
+  const opened = await openGroup(native, { cacheDir, tryMounting: tryMountingIn(clock, false) });
   const own = { cacheDir, limits: config.cache, pid: process.pid };
   const door = new FanotifySession({ native, clock, log, ...opened, ...own });
   log.warn({}, new DaemonError({ code: "fanotify_unsafe" }).message);
-  const left = (await listMounts()).filter(({ source }) => isOpenPath(source, cacheDir));
+  const left = (await listMounts()).filter(
+    ({ source }) => parseOpenPath(source, cacheDir)?.isWhole === false,
+  );
   if (left.length > 0) {
     log.error(
       { mounts: left.map(({ mountPoint }) => mountPoint) },
@@ -96,15 +135,54 @@ async function openFanotify(config: Config, native: Native, log: Log): Promise<O
   return { kind: "fanotify", door };
 }
 
-function isAbsent(error: unknown): error is DaemonError {
-  if (!(error instanceof DaemonError)) return false;
-  return ["device_missing", "door_unsupported"].includes(error.fault.code);
+/** Faults: full_unsupported, cache_dir_unsuitable. */
+export async function openFull(config: Config, native: Native, log: Log): Promise<FullSession> {
+  const cacheDir = config.cache.dir;
+  let session: FullSession | undefined;
+  await tryFull(native, cacheDir, (lockFd) => {
+    session = new FullSession({ native, clock, log, lockFd, cacheDir, limits: config.cache });
+  });
+  invariant(session !== undefined, "a door that was tried is open");
+  return session;
 }
 
-function noDoor(cachefiles: DaemonError, other: unknown): unknown {
-  if (!(other instanceof DaemonError)) return other;
-  // A cache in the wrong place is to be mended first, whatever the kernel has.
-  if (other.fault.code === "cache_dir_unsuitable") return other;
-  const reasons = { cachefiles: cachefiles.message, fanotify: other.message };
-  return new DaemonError({ code: "no_door", ...reasons }, { cause: other });
+/** Resolves with how whole images are mounted here; whoever it tells the lock's fd then owns it. */
+export async function tryFull(
+  native: Native,
+  cacheDir: string,
+  onTried: (lockFd: number) => void,
+): Promise<string> {
+  const lockFd = await lockFiles(native, cacheDir);
+  try {
+    const how = await withTrialImage(cacheDir, tryMountingIn(clock, true));
+    onTried(lockFd);
+    return how;
+  } catch (error) {
+    native.close(lockFd);
+    const { message } = asDaemonError(error);
+    const detail = `an EROFS image cannot be mounted from a file: ${message}`;
+    throw new DaemonError({ code: "full_unsupported", detail }, { cause: error });
+  }
+}
+
+/** In a child: mounting may block its process. */
+export function tryMountingIn(by: Clock, mayLoop: boolean): TryMounting {
+  return async (primary) => {
+    const child = startMountChild(by);
+    try {
+      const image = { primary, devices: [] };
+      return await child.carryOut({ kind: "mount-files", image, mayLoop }, TRIAL_MS);
+    } finally {
+      child.close();
+    }
+  };
+}
+
+/** It is not there, or may not be used as things are. */
+function isAbsent(error: unknown): error is DaemonError {
+  if (!(error instanceof DaemonError)) return false;
+  const { code } = error.fault;
+  return ["device_missing", "door_unsupported", "fanotify_unsupported", "fanotify_unsafe"].includes(
+    code,
+  );
 }

@@ -35,7 +35,9 @@ export type Fault =
   | { code: "door_unsupported"; path: string; detail: string }
   | { code: "fanotify_unsupported"; detail: string }
   | { code: "fanotify_unsafe" }
-  | { code: "no_door"; cachefiles: string; fanotify: string }
+  | { code: "full_unsupported"; detail: string }
+  | { code: "no_door"; cachefiles: string; fanotify: string; full: string }
+  | { code: "door_closed"; wanted: string; open: string }
   | { code: "cache_dir_unsuitable"; path: string; detail: string }
   | { code: "kernel_message_invalid"; detail: string }
   | { code: "syscall_failed"; syscall: string; errno: number; errnoName: string; detail: string }
@@ -63,6 +65,8 @@ export type Fault =
   | { code: "daemon_busy"; detail: string }
   | { code: "daemon_not_ready"; detail: string }
   | { code: "mount_failed"; target: string; detail: string }
+  | { code: "mount_unknown"; target: string; detail: string }
+  | { code: "mount_busy"; target: string }
   | { code: "addon_missing"; detail: string }
   | { code: "internal"; detail: string };
 
@@ -204,11 +208,18 @@ export const ERROR_POLICY = {
     ENVIRONMENT,
     'set kernel.allow_unsafe = true to take that risk, or use kernel.door = "cachefiles"',
   ),
-  no_door: policy(
+  full_unsupported: policy(
     "never",
     EINVAL,
     ENVIRONMENT,
-    "use a kernel that has one of the two, and see kernel.door and kernel.allow_unsafe",
+    "use a kernel with CONFIG_EROFS_FS and CONFIG_EROFS_FS_BACKED_BY_FILE or CONFIG_BLK_DEV_LOOP (modprobe erofs loop), as root",
+  ),
+  no_door: policy("never", EINVAL, ENVIRONMENT, "`erofsd doctor` tells what is missing for each"),
+  door_closed: policy(
+    "never",
+    EINVAL,
+    ENVIRONMENT,
+    "set kernel.door, or use --door auto or --door full; `erofsd doctor` tells what this kernel has",
   ),
   cache_dir_unsuitable: policy("never", EINVAL, ENVIRONMENT, "use ext4, xfs, or btrfs (fanotify)"),
   kernel_message_invalid: policy("never", EINVAL, DAEMON, "report it with the kernel's version"),
@@ -277,6 +288,13 @@ export const ERROR_POLICY = {
   daemon_busy: policy("same-source", EIO, DAEMON, "try again in a moment"),
   daemon_not_ready: policy("same-source", EIO, DAEMON, "try again in a moment"),
   mount_failed: policy("never", EIO, DAEMON, "the daemon's log has the cause"),
+  mount_unknown: policy("never", ENOENT, USAGE, "`erofsd ps` lists what is mounted"),
+  mount_busy: policy(
+    "never",
+    EIO,
+    USAGE,
+    "end who uses it (`fuser -vm` tells who), or unmount it with --lazy",
+  ),
   internal: policy("never", EIO, 1, "this is a bug in erofsd: report it with the log"),
   addon_missing: policy(
     "never",

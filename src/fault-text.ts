@@ -12,6 +12,7 @@ export function describeFault(fault: Fault): string {
     case "kernel_message_invalid":
     case "addon_missing":
     case "fanotify_unsupported":
+    case "full_unsupported":
     case "internal":
     case "daemon_busy":
     case "daemon_not_ready":
@@ -56,7 +57,9 @@ export function describeFault(fault: Fault): string {
     case "fanotify_unsafe":
       return "fanotify lets readers of mounted images through when the daemon dies: what is not cached reads as zeros then";
     case "no_door":
-      return `this kernel has no door for images: cachefiles: ${fault.cachefiles}; fanotify: ${fault.fanotify}`;
+      return `this kernel has no door for images: cachefiles: ${fault.cachefiles}; fanotify: ${fault.fanotify}; full: ${fault.full}`;
+    case "door_closed":
+      return `the daemon's door is ${fault.open}, not ${fault.wanted}`;
     case "device_missing":
       return `${fault.path} does not exist`;
     case "device_busy":
@@ -97,6 +100,10 @@ export function describeFault(fault: Fault): string {
       return `${fault.path} does not take ${fault.method}, only ${fault.allowed.join(", ")}`;
     case "image_unknown":
       return `no image is known as "${fault.name}"`;
+    case "mount_unknown":
+      return `${fault.target} is no mount of erofsd: ${fault.detail}`;
+    case "mount_busy":
+      return `${fault.target} is in use`;
     case "image_in_use":
       return `"${fault.name}" is in use: ${fault.detail}`;
     case "nothing_matches":

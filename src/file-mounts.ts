@@ -1,26 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
-// Prepares images for the fanotify door: their streams are opened, and what the kernel reads
-// without asking is in their files before anybody may mount them. On Linux 6.18 that is all
-// metadata (kernel-notes/fanotify-metadata.md); at an image that has its metadata on a device of
-// its own it is all of that.
+// Prepares images for doors of files: their streams are opened, and what nobody can be asked for
+// later is in their files before anybody may mount them. At the fanotify door that is what the kernel
+// reads without asking, on Linux 6.18 all metadata (kernel-notes/fanotify-metadata.md); at an image
+// that has its metadata on a device of its own it is all of that. Without such a door it is
+// everything, and it is verified: chunk by chunk as it comes, or by the blob's digest.
 
-import { DaemonError, asDaemonError } from "./errors.ts";
+import { createHash } from "node:crypto";
+import { DaemonError, asDaemonError, invariant } from "./errors.ts";
+import { FILL_BYTES, Filler } from "./file-filler.ts";
 import { deviceKey } from "./flow/streams.ts";
+import type { Stream } from "./flow/stream.ts";
+import type { ChunkMap } from "./image/chunk-map.ts";
 import { ErofsReader } from "./image/erofs/inode.ts";
 import { hasKnownMetadata, metadataExtents, metadataPlaces } from "./image/erofs/metadata.ts";
 import { SUPERBLOCK_HEAD_BYTES, parseSuperblock } from "./image/erofs/superblock.ts";
+import type { FileDoor } from "./kernel/fanotify/file-door.ts";
 import type { FileObject } from "./kernel/fanotify/file-object.ts";
 import type { OpenedFile } from "./kernel/fanotify/open-files.ts";
-import type { FanotifySession } from "./kernel/fanotify/session.ts";
-import { nextTurn } from "./platform/clock.ts";
+import { type Clock, cancelledBy, nextTurn } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
+import { formatOrigin } from "./source/source.ts";
 import type { Binding, CookieName, StreamRecord } from "./state/bindings.ts";
-import { BLOCK_BYTES, type Extent, MIB, alignDown, alignUp, extentEnd } from "./units.ts";
+import { BLOCK_BYTES, type Extent, KIB, alignUp, extentEnd } from "./units.ts";
 
 /** So long after the answer an image can be mounted that nobody has mounted yet. */
 const MOUNT_WITHIN_MS = 30_000;
-const FILL_BYTES = MIB;
-const FILLS_AT_ONCE = 8;
+/** A part of a whole image is asked for so often: much has come already. */
+const TRIES = 3;
+const HASH_BYTES = 512 * KIB;
 
 export interface MountFiles {
   readonly primary: string;
@@ -28,35 +35,117 @@ export interface MountFiles {
   readonly devices: readonly string[];
 }
 
-export class FileMounts {
-  readonly #parts: { door: FanotifySession; log: Log };
+export interface PrepareOptions {
+  /** Nobody wants it any more. */
+  readonly signal: AbortSignal;
+  /** Everything, verified. A door that cannot ask prepares no image otherwise. */
+  readonly isWhole: boolean;
+  /** Logical bytes of the image that are there, of all that will be. */
+  readonly onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
+}
 
-  constructor(parts: { door: FanotifySession; log: Log }) {
+export interface FileMountsParts {
+  readonly door: FileDoor;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly streams: { open(record: StreamRecord): Promise<Stream> };
+}
+
+type Image = CookieName & { readonly binding: Binding };
+
+export class FileMounts {
+  readonly #parts: FileMountsParts;
+  /** What was found to be what its digest says, since it was opened. */
+  readonly #verified = new WeakSet<FileObject>();
+
+  constructor(parts: FileMountsParts) {
     this.#parts = parts;
   }
 
   /**
-   * Resolves with the paths to mount the image by, now and for half a minute. `signal`: nobody
-   * wants it any more. Faults: the handler's for an OPEN or a READ, image_invalid, cancelled.
+   * Resolves with the paths to mount the image by, now and for half a minute. Faults: the
+   * handler's for an OPEN or a READ, image_invalid, digest_mismatch, cancelled.
    */
-  async prepare(
-    { volumeKey, cookieKey, binding }: CookieName & { readonly binding: Binding },
-    signal: AbortSignal,
-  ): Promise<MountFiles> {
-    const { door } = this.#parts;
+  async prepare(image: Image, options: PrepareOptions): Promise<MountFiles> {
+    const { volumeKey, cookieKey, binding } = image;
     const opened: OpenedFile[] = [];
     let mountWithinMs = 0;
     try {
       const keys = [cookieKey, ...binding.devices.map(deviceKey)];
-      for (const key of keys) opened.push(await door.open({ volumeKey, cookieKey: key }));
-      const [primary, ...devices] = opened;
-      if (primary === undefined) throw new Error("an image has a primary device");
-      await this.#fillMetadata(primary.object, binding, signal);
+      for (const key of keys)
+        opened.push(await this.#parts.door.open({ volumeKey, cookieKey: key }));
+      const paths = options.isWhole
+        ? await this.#prepareWhole(opened, binding, options)
+        : await this.#prepareMetadata(opened, binding, options);
+      const [primary, ...devices] = paths;
+      invariant(primary !== undefined, "an image has a primary device");
       mountWithinMs = MOUNT_WITHIN_MS;
-      return { primary: primary.path, devices: devices.map(({ path }) => path) };
+      return { primary, devices };
     } finally {
       for (const file of opened) file.release(mountWithinMs);
     }
+  }
+
+  async #prepareMetadata(
+    opened: readonly OpenedFile[],
+    binding: Binding,
+    { signal }: PrepareOptions,
+  ): Promise<string[]> {
+    const [primary] = opened;
+    invariant(primary !== undefined, "an image has a primary device");
+    await this.#fillMetadata(primary.object, binding, signal);
+    return opened.map(({ path }) => path);
+  }
+
+  async #prepareWhole(
+    opened: readonly OpenedFile[],
+    { stream, devices }: Binding,
+    { signal, onProgress }: PrepareOptions,
+  ): Promise<string[]> {
+    const parts: { file: OpenedFile; record: StreamRecord; extents: Extent[] }[] = [];
+    for (const [index, record] of [stream, ...devices].entries()) {
+      const file = opened[index];
+      invariant(file !== undefined, "every stream is opened");
+      const { map } = await this.#parts.streams.open(record);
+      parts.push({ file, record, extents: [...servedExtents(map)] });
+    }
+    const totalBytes = parts
+      .flatMap(({ extents }) => extents)
+      .reduce((sum, { length }) => sum + length, 0);
+    let doneBytes = 0;
+    const onFilled = (bytes: number): void => {
+      doneBytes += bytes;
+      onProgress?.(doneBytes, totalBytes);
+    };
+    for (const { file, record, extents } of parts) {
+      const all = { offset: 0, length: alignUp(record.size, BLOCK_BYTES) };
+      const { clock, door } = this.#parts;
+      const fill = new Filler(door, file.object, { all, clock, signal, tries: TRIES, onFilled });
+      await fill.each(extents);
+      if (record.format !== "rafs") await this.#verify(file.object, record, signal);
+    }
+    return Promise.all(opened.map((file) => file.wholePath()));
+  }
+
+  /** All of it is there; its digest says what it must be. */
+  async #verify(object: FileObject, record: StreamRecord, signal: AbortSignal): Promise<void> {
+    if (this.#verified.has(object)) return;
+    const { door, log } = this.#parts;
+    const hash = createHash("sha256");
+    for (let offset = 0; offset < record.size; offset += HASH_BYTES) {
+      if (signal.aborted) throw cancelledBy(signal);
+      const length = Math.min(HASH_BYTES, record.size - offset);
+      hash.update(await door.readBack(object, { offset, length }));
+      await nextTurn();
+    }
+    const [expected, actual] = [record.digest, `sha256:${hash.digest("hex")}`];
+    if (actual !== expected) {
+      log.error({ key: object.cookieKey, actual }, "an image is not what its digest says: dropped");
+      await door.distrust(object);
+      const where = formatOrigin(record.origin);
+      throw new DaemonError({ code: "digest_mismatch", where, expected, actual });
+    }
+    this.#verified.add(object);
   }
 
   async #fillMetadata(
@@ -65,7 +154,8 @@ export class FileMounts {
     signal: AbortSignal,
   ): Promise<void> {
     const all = { offset: 0, length: alignUp(stream.size, BLOCK_BYTES) };
-    const fill = new Filler(this.#parts.door, object, { all, signal });
+    const { clock, door } = this.#parts;
+    const fill = new Filler(door, object, { all, clock, signal, tries: 1 });
     if (stream.format === "bootstrap") return fill.range(all);
     try {
       if (await this.#fillWalking(object, fill, { stream, where: reference })) return;
@@ -102,93 +192,15 @@ export class FileMounts {
   }
 }
 
-function* pieces({ offset, length }: Extent): Iterable<Extent> {
-  for (let at = 0; at < length; at += FILL_BYTES) {
-    yield { offset: offset + at, length: Math.min(FILL_BYTES, length - at) };
-  }
-}
-
-/** Fills parts of one object, some at once. */
-class Filler {
-  readonly #door: FanotifySession;
-  readonly #object: FileObject;
-  readonly #all: Extent;
-  readonly #signal: AbortSignal;
-  readonly #under = new Set<Promise<void>>();
-  /** What was asked for later, whole blocks; neighbours come as one. */
-  #later: Extent | undefined;
-  #failure: unknown;
-
-  constructor(
-    door: FanotifySession,
-    object: FileObject,
-    { all, signal }: { all: Extent; signal: AbortSignal },
-  ) {
-    this.#door = door;
-    this.#object = object;
-    this.#all = all;
-    this.#signal = signal;
-  }
-
-  /** Resolves when it is there; what lies behind the stream's end is left out. */
-  async range(extent: Extent): Promise<void> {
-    for (const piece of pieces(this.#blocks(extent))) {
-      while (this.#under.size >= FILLS_AT_ONCE) await Promise.race(this.#under);
-      this.#start(piece);
-    }
-    await this.#drained();
-  }
-
-  /** It is there when `settled` has resolved. */
-  later(extent: Extent): void {
-    const { offset, length } = this.#blocks(extent);
-    const before = this.#later;
-    if (before !== undefined && offset >= before.offset && offset <= extentEnd(before)) {
-      const end = Math.max(extentEnd(before), offset + length);
-      this.#later = { offset: before.offset, length: end - before.offset };
-      if (this.#later.length < FILL_BYTES) return;
-      this.#flush();
-      return;
-    }
-    this.#flush();
-    this.#later = { offset, length };
-  }
-
-  async settled(): Promise<void> {
-    this.#flush();
-    await this.#drained();
-  }
-
-  #flush(): void {
-    const extent = this.#later;
-    this.#later = undefined;
-    if (extent === undefined) return;
-    for (const piece of pieces(extent)) this.#start(piece);
-  }
-
-  #start(extent: Extent): void {
-    if (this.#door.covers(this.#object, extent)) return;
-    if (this.#signal.aborted) {
-      this.#failure ??= new DaemonError({ code: "cancelled", what: "preparing a mount" });
-      return;
-    }
-    const filling = this.#door
-      .fill(this.#object, extent)
-      .catch((error: unknown) => {
-        this.#failure ??= error;
-      })
-      .finally(() => this.#under.delete(filling));
-    this.#under.add(filling);
-  }
-
-  async #drained(): Promise<void> {
-    while (this.#under.size > 0) await Promise.race(this.#under);
-    if (this.#failure !== undefined) throw asDaemonError(this.#failure);
-  }
-
-  #blocks(extent: Extent): Extent {
-    const end = Math.min(alignUp(extentEnd(extent), BLOCK_BYTES), extentEnd(this.#all));
-    const offset = Math.min(alignDown(extent.offset, BLOCK_BYTES), end);
-    return { offset, length: end - offset };
+/** What of a stream may be served: all of it, but for chunks that no known image vouches for. */
+function* servedExtents(map: ChunkMap): Generator<Extent, void> {
+  const end = alignUp(map.sizeBytes, BLOCK_BYTES);
+  const limits = { logicalBytesMax: FILL_BYTES, storedBytesMax: Infinity };
+  for (let at = 0; at < end; ) {
+    const length = Math.min(FILL_BYTES, end - at);
+    const extent = map.cut(map.widen({ offset: at, length }), limits);
+    if (extent.length > 0) yield extent;
+    const refused = extent.length > 0 ? extent : map.widen({ offset: at, length: BLOCK_BYTES });
+    at = Math.max(extentEnd(refused), at + BLOCK_BYTES);
   }
 }

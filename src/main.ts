@@ -24,7 +24,6 @@ import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
 import { type CountingDoor, type OpenDoor, openDoor } from "./doors.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
-import { FileMounts } from "./file-mounts.ts";
 import { Admission } from "./flow/admission.ts";
 import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
@@ -32,9 +31,12 @@ import { NameResolver } from "./flow/name-resolver.ts";
 import { Opener } from "./flow/open-image.ts";
 import type { Prefetches } from "./flow/prefetch/prefetches.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
+import { TraceReplays } from "./flow/prefetch/trace-replays.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
+import { MountDoors } from "./mount-doors.ts";
+import { buildMounts } from "./mount-serving.ts";
 import { systemClock as clock } from "./platform/clock.ts";
 import { type RootLog, createLog } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
@@ -88,15 +90,17 @@ async function runDaemon(config: Config, { log }: RootLog): Promise<number> {
     await rooms.door.stop(asDaemonError(error));
     throw error;
   }
-  rooms.door.start(rooms.before(observedHandler(rooms.handler, rooms.events)), (error) => {
+  const handler = rooms.before(observedHandler(rooms.handler, rooms.events));
+  rooms.door.start(handler, (error) => {
     rooms.readiness.stop(error);
     stopped.stop(error);
   });
+  rooms.doors.start(handler);
   rooms.readiness.ready();
   log.info(
     {
       cacheDir: config.cache.dir,
-      door: rooms.doorKind,
+      door: rooms.kind,
       domainId: config.kernel.domain_id,
       socket: config.control.socket,
       startMs: Math.round(clock.nowMs() - startMs),
@@ -123,7 +127,7 @@ function reportOf(
   rooms: Serving,
   { config, systemd, log }: { config: Config; systemd: Systemd; log: RootLog["log"] },
 ): ServiceReport {
-  const { door, doorKind, engine, readiness } = rooms;
+  const { door, kind, engine, readiness } = rooms;
   const readTimeoutMs = config.limits.read_timeout;
   return new ServiceReport({
     systemd,
@@ -131,7 +135,7 @@ function reportOf(
     log,
     problem: () => healthProblem({ door, readiness, engine, readTimeoutMs, clock }),
     status: () =>
-      `Serving through ${doorKind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
+      `Serving through ${kind}: ${door.objectCount} open, ${engine.waitingReads} reads waiting`,
   });
 }
 
@@ -147,8 +151,7 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   const { source, engine, bindings } = rooms;
   const domainId = config.kernel.domain_id;
   const volumeKey = volumeKeyOf(domainId);
-  const opened = await openServedDoor(config, native, log);
-  const { kind: doorKind, door, mounts } = opened;
+  const opened = await openDoor(config, native, log);
   const seeds = opened.kind === "cachefiles" ? rooms.seedFiles(opened.command) : undefined;
   const names = buildNames(config, rooms, { seeds, log });
   const opener = new Opener({
@@ -162,14 +165,15 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
   });
   const filling = buildFills({ config, rooms, native, log, names, opener, opened });
   const { fills } = filling;
+  const doors = new MountDoors({ config, native, log, streams: rooms.streams, opened });
   bindings.observer = bindingObserver(events);
   const { control, ...life } = await buildControl({
     config,
     log,
     rooms,
     names,
-    door,
-    mounts,
+    door: opened.door,
+    doors,
     failures,
     events,
     activity,
@@ -187,9 +191,8 @@ async function buildServing(config: Config, native: Native, log: RootLog["log"])
     engine,
     names,
     opener,
-    door,
-    doorKind,
-    mounts,
+    ...opened,
+    doors,
     control,
     warmUp,
     handler,
@@ -209,13 +212,16 @@ function buildFills(of: {
   readonly opened: OpenDoor;
 }) {
   const { config, rooms, log, opener, opened } = of;
-  const { engine, bindings } = rooms;
+  const { engine, bindings, source } = rooms;
   const prefetcher = new Prefetcher({ engine, clock, log, isBusy: () => opener.waitingCount > 0 });
   const { holder, before } = fillingOf(opened, of);
   const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
   const { fill } = config.engine;
   const fills = new BackgroundFill({ engine, bindings, prefetcher, clock, fill });
-  return { prefetcher, prefetches, before, fills };
+  const replays = config.prefetch.traces
+    ? new TraceReplays({ engine, bindings, source, clock, log })
+    : undefined;
+  return { prefetcher, prefetches, before, fills, replays };
 }
 
 function buildNames(
@@ -249,7 +255,7 @@ async function buildControl(parts: {
   readonly rooms: Rooms;
   readonly names: NameResolver;
   readonly door: CountingDoor;
-  readonly mounts: FileMounts | undefined;
+  readonly doors: MountDoors;
   readonly failures: FailureLog;
   readonly events: EventHub;
   readonly activity: Activity;
@@ -258,7 +264,7 @@ async function buildControl(parts: {
   readonly prefetcher: Prefetcher;
   readonly opened: OpenDoor;
 }) {
-  const { config, log, rooms, names, door, mounts, failures, events } = parts;
+  const { config, log, rooms, names, door, doors, failures, events } = parts;
   const { activity, fill, prefetches } = parts;
   const { engine, bindings, counts, pushed, source, store } = rooms;
   const readiness = new Readiness();
@@ -267,6 +273,7 @@ async function buildControl(parts: {
   const watching = new Watching({ config, clock, log, rooms, door, version });
   const lastFailure = failures.last.bind(failures);
   const images = new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure });
+  const mounts = buildMounts({ ...parts, stopping: stopping.signal });
   const operations = controlOperations({
     clock,
     config,
@@ -274,6 +281,7 @@ async function buildControl(parts: {
     names,
     bindings,
     fill,
+    files: doors.prepared,
     mounts,
     images,
     failures,
@@ -285,7 +293,7 @@ async function buildControl(parts: {
     metrics: watching.metrics,
     trace: traceOf(engine, version),
     prefetch: prefetchOperations({ prefetches, names, stopping: stopping.signal }),
-    ...cacheServing({ ...parts, images }),
+    ...cacheServing({ ...parts, images, mounts }),
     imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
     imageFiles: imageFilesOf(images, {
       source,
@@ -305,14 +313,6 @@ function traceOf(engine: Engine, version: string): ControlOperations["trace"] {
 
 function otherVolume(key: string, domainId: string): string {
   return `mounted in the volume "${key}"; this daemon serves domain_id=${domainId} alone`;
-}
-
-/** With what prepares mounts, where the kernel does not ask for that itself. */
-async function openServedDoor(config: Config, native: Native, log: RootLog["log"]) {
-  const opened = await openDoor(config, native, log);
-  const isAsked = opened.kind === "cachefiles";
-  const mounts = isAsked ? undefined : new FileMounts({ door: opened.door, log });
-  return { ...opened, mounts };
 }
 
 function statusOf(
@@ -356,7 +356,7 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   }
   const objects = rooms.door.objectCount;
   // The other door tells itself what is mounted.
-  if (objects > 0 && rooms.doorKind === "cachefiles") {
+  if (objects > 0 && rooms.kind === "cachefiles") {
     log.warn(
       { objects },
       "images are still mounted: what is not cached of them cannot be read until they are mounted again",
@@ -364,10 +364,12 @@ async function shutDown(config: Config, rooms: Serving, log: RootLog["log"]): Pr
   }
   rooms.stopping.abort(error);
   rooms.fills.stop();
+  rooms.replays?.stop();
   rooms.prefetches.stop(error);
   rooms.prefetcher.stop();
   rooms.names.stop(error);
   rooms.engine.abort(error);
+  await rooms.doors.stop(error);
   await rooms.door.stop(error);
   await rooms.source.close();
   await rooms.watching.stop();

@@ -11,8 +11,8 @@ import type { StreamHolder } from "./flow/prefetch/job.ts";
 import type { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { Prefetches } from "./flow/prefetch/prefetches.ts";
 import { IdleFiles } from "./idle-files.ts";
-import type { FanotifySession } from "./kernel/fanotify/session.ts";
 import type { KernelHandler } from "./kernel/transport.ts";
+import type { FileDoor } from "./kernel/fanotify/file-door.ts";
 import { systemClock as clock } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
 import type { Native } from "./platform/native.ts";
@@ -63,7 +63,7 @@ export function fillingOf(
     readonly names: NameResolver;
   },
 ): Filling {
-  if (opened.kind === "fanotify") {
+  if (opened.kind !== "cachefiles") {
     return { holder: fileHolder(opened.door), before: (handler) => handler };
   }
   const { config, rooms, native, names, log } = parts;
@@ -83,8 +83,8 @@ export function fillingOf(
   return { holder: idle, before: idle.before.bind(idle) };
 }
 
-/** Files of the fanotify door, open for as long as they are filled. */
-function fileHolder(door: FanotifySession): StreamHolder {
+/** Files of a door of files, open for as long as they are filled. */
+function fileHolder(door: Pick<FileDoor, "open">): StreamHolder {
   return {
     async open(name) {
       const { release } = await door.open(name);

@@ -12,7 +12,7 @@ import { rolldown } from "rolldown";
 
 const root = new URL("../../", import.meta.url);
 const outdir = new URL("dist/cli/", root);
-const programs = ["erofsd", "erofsd-nydusd"];
+const programs = ["erofsd", "erofsd-nydusd", "erofsd-mount"];
 
 const START =
   /src\/(errors|units|nydusd\/[^/]+|platform\/(clock|private-socket|durable-file)|state\/json-file)\.ts$/;

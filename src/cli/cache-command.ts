@@ -73,7 +73,9 @@ export async function setConfig(
   const request = { method: "PATCH", path: "/v1/config", body, answer: configView } as const;
   const view = await ask(given.socketPath, request);
   output.write(
-    given.json ? jsonLine(view) : `${key} is ${value} until the daemon stops; its file is as it was\n`,
+    given.json
+      ? jsonLine(view)
+      : `${key} is ${value} until the daemon stops; its file is as it was\n`,
   );
 }
 

@@ -27,21 +27,26 @@ export function addCacheCommands(parser: Argv): Argv {
               await cacheUsage({ json: given.json, socketPath: await socketPath(given) });
             },
           )
-          .command("prune", "give up what is cached and not in use", pruneOptions, async (given) => {
-            const { cachePrune, secondsOf } = await import("./cache-command.ts");
-            const { image, olderThan, downTo, all, json } = given;
-            const wish = {
-              ...(image === undefined ? {} : { image }),
-              ...(olderThan === undefined ? {} : { olderThanSeconds: secondsOf(olderThan) }),
-              ...(downTo === undefined ? {} : { leaveBytes: bytesOf("--down-to", downTo) }),
-              ...(all ? { all: true as const } : {}),
-            };
-            if (Object.keys(wish).length === 0) {
-              const detail = "say what: --image, --older-than, --down-to or --all";
-              throw new DaemonError({ code: "usage_invalid", detail });
-            }
-            await cachePrune({ wish, json, socketPath: await socketPath(given) });
-          }),
+          .command(
+            "prune",
+            "give up what is cached and not in use",
+            pruneOptions,
+            async (given) => {
+              const { cachePrune, secondsOf } = await import("./cache-command.ts");
+              const { image, olderThan, downTo, all, json } = given;
+              const wish = {
+                ...(image === undefined ? {} : { image }),
+                ...(olderThan === undefined ? {} : { olderThanSeconds: secondsOf(olderThan) }),
+                ...(downTo === undefined ? {} : { leaveBytes: bytesOf("--down-to", downTo) }),
+                ...(all ? { all: true as const } : {}),
+              };
+              if (Object.keys(wish).length === 0) {
+                const detail = "say what: --image, --older-than, --down-to or --all";
+                throw new DaemonError({ code: "usage_invalid", detail });
+              }
+              await cachePrune({ wish, json, socketPath: await socketPath(given) });
+            },
+          ),
       () => undefined,
     )
     .command(

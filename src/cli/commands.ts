@@ -2,7 +2,7 @@
 // The commands and their help. Each is thin: it asks the daemon, and for mounts the kernel.
 
 import yargs, { type Argv } from "yargs";
-import { DEFAULT_CONFIG_PATH } from "../config/config.ts";
+import { DEFAULT_CONFIG_PATH, DOOR_WISHES } from "../config/config.ts";
 import { ask } from "../control/client.ts";
 import { statusAnswer } from "../control/schema.ts";
 import { DaemonError } from "../errors.ts";
@@ -20,6 +20,7 @@ Errors are a line on stderr, and a hint. Colours only on a terminal, none with N
 const CONFIG_FILE = `configuration file (default ${DEFAULT_CONFIG_PATH}, if it exists)`;
 const REFERENCE = "host[:port]/repo[:tag][@digest], or oci:PATH[:tag]";
 const PREFIX = "for this repository and those below it, instead of the whole host";
+const DOOR = "how the kernel gets it; full: all of it is fetched and verified before it is mounted";
 const FILLS = ["on-demand", "background"] as const;
 const FILL = "background: complete it while nobody needs the link (default: engine.fill)";
 const LAZY = "detach it now, finish when its last user has left";
@@ -65,6 +66,7 @@ function addImageCommands(parser: Argv): Argv {
         jsonOption(socketOptions(y))
           .positional("reference", { type: "string", demandOption: true, describe: REFERENCE })
           .positional("directory", { type: "string", demandOption: true })
+          .option("door", { choices: DOOR_WISHES, default: "auto" as const, describe: DOOR })
           .option("fill", { choices: FILLS, describe: FILL }),
       async (given) => {
         const { mountCommand } = await import("./mount-command.ts");
@@ -75,12 +77,12 @@ function addImageCommands(parser: Argv): Argv {
       "umount <directory>",
       "unmount an image",
       (y) =>
-        y
+        jsonOption(socketOptions(y))
           .positional("directory", { type: "string", demandOption: true })
           .option("lazy", { type: "boolean", default: false, describe: LAZY }),
       async (given) => {
         const { umountCommand } = await import("./mount-command.ts");
-        await umountCommand(given);
+        await umountCommand({ ...given, socketPath: await socketPath(given) });
       },
     )
     .command(

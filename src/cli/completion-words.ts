@@ -32,6 +32,7 @@ const REPOSITORY = {
   takes: "text",
 } as const;
 
+const DOOR = { name: "--door", summary: "how the kernel gets it", takes: "text" } as const;
 const CHANGING: readonly OptionWord[] = [
   { name: "--limit-rate", summary: "bytes a second", takes: "text" },
   { name: "--priority", summary: "low, normal, high or a number", takes: "text" },
@@ -52,11 +53,11 @@ const PREFETCHING: readonly OptionWord[] = [
 /** Every command, those with commands of their own before these. */
 export const COMMAND_WORDS: readonly CommandWord[] = [
   command("serve", "run the daemon in the foreground", [CONFIG]),
-  command("mount", "mount an image", [JSON_OPTION, ...ASKING, FILL], "directory"),
+  command("mount", "mount an image", [JSON_OPTION, ...ASKING, DOOR, FILL], "directory"),
   command(
     "umount",
     "unmount an image",
-    [{ name: "--lazy", summary: "detach it now" }],
+    [{ name: "--lazy", summary: "detach it now" }, JSON_OPTION, ...ASKING],
     "directory",
   ),
   command("status", "what the daemon is doing", [JSON_OPTION, ...ASKING]),
@@ -67,12 +68,12 @@ export const COMMAND_WORDS: readonly CommandWord[] = [
   command("config", "the configuration", [], ["check", "show", "set"]),
   command("config check", "say what is wrong with a file", [JSON_OPTION], "file"),
   command("config show", "show it, without secrets", [JSON_OPTION, ...ASKING], "file"),
-  command("config set", "change the running daemon's", [JSON_OPTION, ...ASKING], [
-    "log.level",
-    "prefetch.bandwidth",
-    "engine.window",
-    "engine.window_max",
-  ]),
+  command(
+    "config set",
+    "change the running daemon's",
+    [JSON_OPTION, ...ASKING],
+    ["log.level", "prefetch.bandwidth", "engine.window", "engine.window_max"],
+  ),
   command("cache", "what is cached", [], ["usage", "prune"]),
   command("cache usage", "how much it takes", [JSON_OPTION, ...ASKING]),
   command("cache prune", "give up what is not in use", [
@@ -84,6 +85,7 @@ export const COMMAND_WORDS: readonly CommandWord[] = [
     { name: "--all", summary: "all that is not in use" },
   ]),
   command("rmi", "forget an image", [JSON_OPTION, ...ASKING]),
+  command("doctor", "what this machine can do", [JSON_OPTION, ...ASKING]),
   command("version", "which versions run", [JSON_OPTION, ...ASKING]),
   command("completion", "print a completion script", [], SHELLS),
   command("login", "give the daemon credentials", [
@@ -119,6 +121,7 @@ export const COMMAND_WORDS: readonly CommandWord[] = [
   command("trace show", "list the files in it", [JSON_OPTION, CONFIG], "file"),
   command("trace push", "store it beside its image", [JSON_OPTION, CONFIG], "file"),
   command("trace pull", "get what was pushed", [CONFIG, OUTPUT]),
+  command("report", "a page about how an image was read", [...ASKING, OUTPUT], "directory"),
 ];
 
 function command(

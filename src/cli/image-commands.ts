@@ -2,13 +2,8 @@
 // `erofsd images`, `inspect` and `ps`: what the daemon knows, and what of it is mounted here.
 
 import { ask } from "../control/client.ts";
-import {
-  type ImageDetail,
-  type ImageSummary,
-  imageDetail,
-  imagesAnswer,
-} from "../control/image-schema.ts";
-import type { MountEntry } from "../kernel/mount.ts";
+import { type ImageDetail, imageDetail, imagesAnswer } from "../control/image-schema.ts";
+import { mountsAnswer } from "../control/mount-schema.ts";
 import {
   type Output,
   type Style,
@@ -57,52 +52,35 @@ export async function inspectCommand(
   output.write(given.json ? jsonLine(image) : describeImage(image, styleOf(output)));
 }
 
-/** Prints the mounts of this mount namespace, with what the daemon knows of each. */
-export async function psCommand(
-  given: Given,
-  output: Output = process.stdout,
-  listMounts: () => Promise<readonly MountEntry[]> = mountsHere,
-): Promise<void> {
-  const { images } = await askImages(given.socketPath);
-  const mounts = mountsOf(await listMounts(), images);
+/** Prints what is mounted, and what is about to be. Faults as `ask`. */
+export async function psCommand(given: Given, output: Output = process.stdout): Promise<void> {
+  const asked = { method: "GET", path: "/v1/mounts", answer: mountsAnswer } as const;
+  const { mounts } = await ask(given.socketPath, asked);
   if (given.json) {
     output.write(jsonLine({ mounts }));
     return;
   }
   const style = styleOf(output);
-  const rows = mounts.map(({ mountPoint, fsid, image }) => [
-    mountPoint,
-    image?.reference ?? "-",
-    image === undefined ? "-" : size(image.sizeBytes),
-    image === undefined ? "-" : share(image.cachedBytes, image.sizeBytes),
-    shortDigest(fsid, style),
-  ]);
-  output.write(table(["MOUNT POINT", "REFERENCE", "SIZE", "CACHED", "FSID"], rows, style));
+  const rows = mounts.map((one) => {
+    const { sizeBytes, cachedBytes, state, progress } = one;
+    const isKnown = sizeBytes !== undefined && cachedBytes !== undefined;
+    const soon = progress === undefined ? state : share(progress.doneBytes, progress.totalBytes);
+    return [
+      one.mountPoint,
+      one.reference ?? "-",
+      one.door ?? "-",
+      one.deviceCount === undefined ? "-" : String(one.deviceCount),
+      sizeBytes === undefined ? "-" : size(sizeBytes),
+      state === "preparing" ? soon : isKnown ? share(cachedBytes, sizeBytes) : "-",
+      one.manifestDigest === undefined ? "-" : shortDigest(one.manifestDigest, style),
+    ];
+  });
+  const headings = ["MOUNT POINT", "REFERENCE", "DOOR", "DEVICES", "SIZE", "CACHED", "MANIFEST"];
+  output.write(table(headings, rows, style));
 }
 
 function askImages(socketPath: string) {
   return ask(socketPath, { method: "GET", path: "/v1/images", answer: imagesAnswer });
-}
-
-/** Loaded late: mounting needs a compiled library. */
-async function mountsHere(): Promise<readonly MountEntry[]> {
-  const { listMounts } = await import("../kernel/mount.ts");
-  return listMounts();
-}
-
-/** EROFS mounts over fscache, each with its image, where this daemon serves it. */
-function mountsOf(entries: readonly MountEntry[], images: readonly ImageSummary[]) {
-  const keyOf = (fsid: string, domainId: string | undefined) => `${domainId ?? ""}\0${fsid}`;
-  const known = new Map(images.map((image) => [keyOf(image.fsid, image.domainId), image]));
-  return entries.flatMap(({ mountPoint, fsType, superOptions }) => {
-    const option = (name: string): string | undefined =>
-      superOptions.find((one) => one.startsWith(`${name}=`))?.slice(name.length + 1);
-    const fsid = option("fsid");
-    if (fsType !== "erofs" || fsid === undefined) return [];
-    const domainId = option("domain_id");
-    const image = known.get(keyOf(fsid, domainId));
-    return [{ mountPoint, fsid, ...(domainId === undefined ? {} : { domainId }), image }];
-  });
 }
 
 function describeImage(image: ImageDetail, style: Style): string {

@@ -1,76 +1,97 @@
 // SPDX-License-Identifier: Apache-2.0
-// `erofsd mount` and `erofsd umount`. The daemon names the image; the system call is made here,
-// because mount(2) blocks its process until the daemon has answered.
+// `erofsd mount` and `erofsd umount`: the daemon does both. Where there is no daemon to ask any
+// more, unmounting is done here.
 
 import { realpath, stat } from "node:fs/promises";
 import { resolve } from "node:path";
-import * as z from "zod";
+import type { DoorWish } from "../config/config.ts";
 import { RemoteError, ask } from "../control/client.ts";
-import {
-  type RegisterRequest,
-  type RegisteredImage,
-  failureAnswer,
-  registeredImage,
-} from "../control/schema.ts";
+import { type MountRequest, madeMount, mountsAnswer, unmounted } from "../control/mount-schema.ts";
 import { DaemonError } from "../errors.ts";
-import { cookieKeyProblem, volumePartProblem } from "../kernel/cachefiles/keys.ts";
+import { listMounts } from "../kernel/mountinfo.ts";
+import { isOurMount } from "../mounts/mount-list.ts";
+import { type Output, jsonLine } from "./output.ts";
+import { ProgressBar } from "./progress-bar.ts";
 import { absoluteReference } from "./absolute-reference.ts";
-import { isOpenPath } from "../kernel/fanotify/names.ts";
-import { bindMount, listMounts, mountErofs, unmount } from "../kernel/mount.ts";
-import type { MountEntry } from "../kernel/mount.ts";
 
-/** Mounts `reference` at `directory`. Where the image is mounted already, that mount is shown there too. */
-export async function mountCommand(given: {
-  reference: string;
-  directory: string;
-  socketPath: string;
-  json: boolean;
-  fill?: RegisterRequest["fill"];
-}): Promise<void> {
-  const startMs = Date.now();
+const LOOK_EVERY_MS = 250;
+
+/**
+ * Mounts `reference` at `directory`. Where the image is mounted already, that mount is shown there
+ * too. Faults as `ask`; usage_invalid, mount_failed.
+ */
+export async function mountCommand(
+  given: {
+    readonly reference: string;
+    readonly directory: string;
+    readonly door: DoorWish;
+    readonly fill?: MountRequest["fill"];
+    readonly socketPath: string;
+    readonly json: boolean;
+  },
+  output: Output = process.stdout,
+  terminal: Output = process.stderr,
+): Promise<void> {
+  const { socketPath, door, fill } = given;
   const target = await mountPoint(given.directory);
-  const register = () =>
-    ask(given.socketPath, {
-      method: "POST",
-      path: "/v1/images",
-      body: { reference: absoluteReference(given.reference), fill: given.fill },
-      answer: registeredImage,
-    });
-  const image = await register();
-  refuseDangerousKeys(image);
-  const asked = { socketPath: given.socketPath, startMs };
-  const shared = await mountOrShare(image, target, asked).catch(async (error: unknown) => {
-    // Files that were prepared go when another mount of them ends meanwhile.
-    if (image.files === undefined || errnoOf(error) !== "ENOENT") throw error;
-    return mountOrShare(await register(), target, asked);
-  });
-  const { reference, manifestDigest, fsid, sizeBytes } = image;
+  const watching = given.json ? undefined : watchProgress(socketPath, target, terminal);
+  const made = await ask(socketPath, {
+    method: "POST",
+    path: "/v1/mounts",
+    body: { reference: absoluteReference(given.reference), mountPoint: target, door, fill },
+    answer: madeMount,
+    // A whole image takes as long as it takes; the daemon gives up when nothing comes.
+    timeoutMs: 0,
+  }).finally(() => watching?.());
+  await checkSeen(socketPath, target);
   if (given.json) {
-    const result = { reference, manifestDigest, fsid, sizeBytes, target, shared };
-    process.stdout.write(`${JSON.stringify(result)}\n`);
+    const { mountPoint: _, sharedWith: shared, ...facts } = made;
+    output.write(jsonLine({ ...facts, target, ...(shared === undefined ? {} : { shared }) }));
   } else {
-    process.stdout.write(`${target}: ${reference} (${manifestDigest})\n`);
+    output.write(`${target}: ${made.reference} (${made.manifestDigest})\n`);
   }
 }
 
-/** Unmounts an EROFS mount of erofsd; anything else at `directory` is refused. */
-export async function umountCommand(given: { directory: string; lazy: boolean }): Promise<void> {
+/** Unmounts a mount of erofsd; anything else at `directory` is refused. Faults: mount_unknown, mount_busy. */
+export async function umountCommand(
+  given: {
+    readonly directory: string;
+    readonly lazy: boolean;
+    readonly socketPath: string;
+    readonly json: boolean;
+  },
+  output: Output = process.stdout,
+): Promise<void> {
+  const { lazy, socketPath } = given;
   const target = await realpath(given.directory).catch(() => resolve(given.directory));
-  const here = (await listMounts()).findLast((entry) => entry.mountPoint === target);
-  if (here === undefined || !isOurs(here)) {
-    const found =
-      here === undefined ? "nothing is mounted there" : `a ${here.fsType} is mounted there`;
-    throw new DaemonError({
-      code: "usage_invalid",
-      detail: `${target} is no mount of erofsd: ${found}`,
-    });
-  }
   try {
-    unmount(target, { lazy: given.lazy });
+    const path = `/v1/mounts/${encodeURIComponent(target)}?lazy=${lazy}`;
+    await ask(socketPath, { method: "DELETE", path, answer: unmounted });
   } catch (error) {
-    if (errnoOf(error) !== "EBUSY") throw error;
-    const detail = `${target} is in use (see fuser -vm ${target}, or pass --lazy)`;
-    throw new DaemonError({ code: "mount_failed", target, detail }, { cause: error });
+    // It is gone, or lives among other mounts.
+    if (!["daemon_unreachable", "mount_unknown"].includes(codeOf(error))) throw error;
+    await umountHere(target, lazy);
+  }
+  if (given.json) output.write(jsonLine({ target }));
+}
+
+async function umountHere(target: string, lazy: boolean): Promise<void> {
+  const here = (await listMounts()).findLast((entry) => entry.mountPoint === target);
+  if (here === undefined || !(await isOurMount(here))) {
+    const detail =
+      here === undefined ? "nothing is mounted there" : `a ${here.fsType} is mounted there`;
+    throw new DaemonError({ code: "mount_unknown", target, detail });
+  }
+  // A compiled library, needed for this alone.
+  const { unmount } = await import("../kernel/mount.ts");
+  try {
+    unmount(target, { lazy });
+  } catch (error) {
+    const isBusy =
+      error instanceof DaemonError &&
+      error.fault.code === "syscall_failed" &&
+      error.fault.errnoName === "EBUSY";
+    throw isBusy ? new DaemonError({ code: "mount_busy", target }, { cause: error }) : error;
   }
 }
 
@@ -81,76 +102,48 @@ async function mountPoint(directory: string): Promise<string> {
   throw new DaemonError({ code: "usage_invalid", detail: `${directory} ${detail}` });
 }
 
-function refuseDangerousKeys(image: RegisteredImage): void {
-  const problems = [
-    { key: image.domainId, detail: volumePartProblem(image.domainId) },
-    ...[image.fsid, ...image.devices].map((key) => ({ key, detail: cookieKeyProblem(key) })),
-  ];
-  for (const { key, detail } of problems) {
-    if (detail !== undefined) throw new DaemonError({ code: "key_refused", key, detail });
-  }
+// A daemon in a mount namespace of its own mounts where nobody here sees it.
+async function checkSeen(socketPath: string, target: string): Promise<void> {
+  if ((await listMounts()).some(({ mountPoint: seen }) => seen === target)) return;
+  const path = `/v1/mounts/${encodeURIComponent(target)}`;
+  await ask(socketPath, { method: "DELETE", path, answer: unmounted }).catch(() => undefined);
+  const detail =
+    "the daemon has mounts of its own (another mount namespace) that are not seen here";
+  throw new DaemonError({ code: "mount_failed", target, detail });
 }
 
-// Returns the mount point whose mount is shared, undefined for a mount of its own.
-async function mountOrShare(
-  image: RegisteredImage,
-  target: string,
-  asked: { socketPath: string; startMs: number },
-): Promise<string | undefined> {
-  const { fsid, domainId, devices, files } = image;
-  try {
-    mountErofs(files ?? { fsid, domainId, devices }, target);
-  } catch (error) {
-    const errno = errnoOf(error);
-    if (errno === "EEXIST" || errno === "EBUSY") {
-      const there = (await listMounts()).findLast(
-        (entry) => isOverFscache(entry) && entry.superOptions.includes(`fsid=${fsid}`),
-      );
-      if (there !== undefined) {
-        bindMount(there.mountPoint, target);
-        return there.mountPoint;
-      }
-    }
-    throw (await causeOf([fsid, ...devices], asked)) ?? error;
-  }
-  // The kernel mounts an image whose device could not be opened; its files would fail one by one.
-  const cause = await causeOf(devices, asked);
-  if (cause === undefined) return undefined;
-  unmount(target, { lazy: false });
-  throw cause;
+/** Shows how far the preparing of a whole image is, until the returned function is called. */
+function watchProgress(socketPath: string, target: string, terminal: Output): () => void {
+  if (terminal.isTTY !== true) return () => undefined;
+  const bar = new ProgressBar(terminal, "fetching");
+  let isOver = false;
+  let isAsking = false;
+  const look = async (): Promise<void> => {
+    isAsking = true;
+    const asked = { method: "GET", path: "/v1/mounts", answer: mountsAnswer } as const;
+    const { mounts } = await ask(socketPath, asked);
+    const progress = mounts.find(
+      (one) => one.mountPoint === target && one.state === "preparing",
+    )?.progress;
+    if (!isOver && progress !== undefined) bar.update(progress.doneBytes, progress.totalBytes);
+  };
+  const timer = setInterval(() => {
+    if (isAsking) return;
+    // Whoever mounts tells what is wrong.
+    void look()
+      .catch(() => undefined)
+      .finally(() => {
+        isAsking = false;
+      });
+  }, LOOK_EVERY_MS);
+  return () => {
+    isOver = true;
+    clearInterval(timer);
+    bar.clear();
+  };
 }
 
-/** The daemon's account of why one of `keys` failed since we began: the kernel says only ENOBUFS or EIO. */
-async function causeOf(
-  keys: readonly string[],
-  asked: { socketPath: string; startMs: number },
-): Promise<RemoteError | undefined> {
-  for (const key of keys) {
-    const path = `/v1/failures?key=${encodeURIComponent(key)}`;
-    const answer: z.infer<typeof failureAnswer> = await ask(asked.socketPath, {
-      method: "GET",
-      path,
-      answer: failureAnswer,
-    }).catch(() => ({}));
-    if (answer.failure !== undefined && answer.failure.atMs >= asked.startMs) {
-      return new RemoteError(answer.failure);
-    }
-  }
-  return undefined;
-}
-
-function isOurs(entry: MountEntry): boolean {
-  return isOverFscache(entry) || (entry.fsType === "erofs" && isOpenPath(entry.source));
-}
-
-function isOverFscache(entry: MountEntry): boolean {
-  return (
-    entry.fsType === "erofs" && entry.superOptions.some((option) => option.startsWith("fsid="))
-  );
-}
-
-function errnoOf(error: unknown): string | undefined {
-  return error instanceof DaemonError && error.fault.code === "syscall_failed"
-    ? error.fault.errnoName
-    : undefined;
+function codeOf(error: unknown): string {
+  if (error instanceof RemoteError) return error.failure.code;
+  return error instanceof DaemonError ? error.fault.code : "";
 }

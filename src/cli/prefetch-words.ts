@@ -158,5 +158,8 @@ export function bytesOf(option: string, text: string): number {
   const [, digits, unit = ""] = /^(\d+(?:\.\d+)?)\s*([KMG]i?B|B|)(?:\/s)?$/.exec(text) ?? [];
   const factor = RATE_UNITS.get(unit);
   if (digits !== undefined && factor !== undefined) return Math.round(Number(digits) * factor);
-  throw new DaemonError({ code: "usage_invalid", detail: `${option} ${text}: write 10MB or 512KiB` });
+  throw new DaemonError({
+    code: "usage_invalid",
+    detail: `${option} ${text}: write 10MB or 512KiB`,
+  });
 }

@@ -12,13 +12,29 @@ const IMAGE = "host[:port]/repo[:tag][@digest] of the image that it was recorded
 const CONFIG = "how registries are reached, and with what credentials";
 
 export function addTraceCommands(parser: Argv): Argv {
-  return parser.command(
-    "trace",
-    "what a container reads when it starts",
-    traceCommands,
-    () => undefined,
-  );
+  return parser
+    .command("trace", "what a container reads when it starts", traceCommands, () => undefined)
+    .command(
+      "report <mount>",
+      "a page (HTML) about how an image was read since it was mounted",
+      (y) =>
+        socketOptions(y)
+          .positional("mount", { type: "string", demandOption: true, describe: MOUNTED })
+          .option("output", {
+            alias: "o",
+            type: "string",
+            requiresArg: true,
+            describe: "where to; stdout when not given",
+          }),
+      async (given) => {
+        const { reportCommand } = await import("./report-command.ts");
+        const { mount, output } = given;
+        await reportCommand({ mount, output, socketPath: await socketPath(given) });
+      },
+    );
 }
+
+const MOUNTED = "a mount point, or an image as `erofsd images` lists it";
 
 function traceCommands(y: Argv) {
   return y

@@ -67,7 +67,7 @@ function addOwnCommands(parser: Argv): Argv {
       "config",
       "the configuration",
       (y) =>
-        y
+        addConfigSet(y)
           .demandCommand(1, "which command of config?")
           .command("check [file]", "say what is wrong with a file", checkOptions, async (given) => {
             const { configCheckCommand } = await import("./config-command.ts");
@@ -82,18 +82,20 @@ function addOwnCommands(parser: Argv): Argv {
               const { file, json } = given;
               await configShowCommand({ file, json, socketPath: () => socketPath(given) });
             },
-          )
-          .command(
-            "set <key> <value>",
-            "change the running daemon's, until it stops",
-            setOptions,
-            async (given) => {
-              const { setConfig } = await import("./cache-command.ts");
-              const { key, value, json } = given;
-              await setConfig({ key, value, json, socketPath: await socketPath(given) });
-            },
           ),
       () => undefined,
+    )
+    .command(
+      "doctor",
+      "what this machine can do, what is missing, and how to get it",
+      (y) =>
+        jsonOption(socketOptions(y)).epilogue(
+          "Exit status: 0 what is configured works here, 2 the configuration is wrong,\n3 this machine lacks something. Run it as root; it leaves nothing behind.",
+        ),
+      async ({ json, config, socket }) => {
+        const { doctorCommand } = await import("./doctor-command.ts");
+        await doctorCommand({ json, configPath: config, socketPath: socket });
+      },
     )
     .command(
       "version",
@@ -117,6 +119,19 @@ function addOwnCommands(parser: Argv): Argv {
 
 function checkOptions(y: Argv) {
   return jsonOption(y).positional("file", { type: "string", describe: CHECKED_FILE });
+}
+
+function addConfigSet(y: Argv): Argv {
+  return y.command(
+    "set <key> <value>",
+    "change the running daemon's, until it stops",
+    setOptions,
+    async (given) => {
+      const { setConfig } = await import("./cache-command.ts");
+      const { key, value, json } = given;
+      await setConfig({ key, value, json, socketPath: await socketPath(given) });
+    },
+  );
 }
 
 function setOptions(y: Argv) {

@@ -17,6 +17,12 @@ import { bytes, milliseconds } from "./quantities.ts";
 export const DEFAULT_CONFIG_PATH = "/etc/erofsd/config.toml";
 export const DEFAULT_SOCKET_PATH = "/run/erofsd/erofsd.sock";
 
+/** Ways to the kernel, the best first. */
+export const DOORS = ["cachefiles", "fanotify", "full"] as const;
+export type DoorKind = (typeof DOORS)[number];
+export const DOOR_WISHES = ["auto", ...DOORS] as const;
+export type DoorWish = (typeof DOOR_WISHES)[number];
+
 const absolutePath = z.string().startsWith("/", "an absolute path");
 const percent = z.int().min(0).max(99);
 
@@ -89,8 +95,8 @@ export const configSchema = z.strictObject({
   cache: cache.prefault({}),
   kernel: z
     .strictObject({
-      /** `auto`: cachefiles where the kernel has it, else fanotify. */
-      door: z.enum(["auto", "cachefiles", "fanotify"]).default("auto"),
+      /** `auto`: the first of them that is there. `full`: images are fetched whole before a mount. */
+      door: z.enum(DOOR_WISHES).default("auto"),
       /** Serves by fanotify though nothing outlives the daemon: if it dies, holes read as zeros. */
       allow_unsafe: z.boolean().default(false),
       device: absolutePath.default("/dev/cachefiles"),
@@ -126,6 +132,8 @@ export const configSchema = z.strictObject({
       bandwidth: bytes("0B", "64GiB").prefault("0B"),
       /** Prefetches under way at once; others wait for their turn. */
       jobs: z.int().min(1).max(64).default(4),
+      /** Look for a trace of each image that is mounted, and fetch what it says first. */
+      traces: z.boolean().default(true),
     })
     .prefault({}),
   limits: z

@@ -39,7 +39,10 @@ export function changeLive(
     const put = LIVE.get(key);
     if (put === undefined) {
       const live = [...LIVE.keys()].join(", ");
-      throw invalid(key, `it takes effect at a start alone: restart with it in the file (${live} are live)`);
+      throw invalid(
+        key,
+        `it takes effect at a start alone: restart with it in the file (${live} are live)`,
+      );
     }
     const result = z.safeParse(schema, value);
     if (!result.success) throw invalid(key, result.error.issues[0]?.message ?? "not as expected");

@@ -69,7 +69,9 @@ function ownNames({ bindings }: CacheOperationsParts, known: Known): CookieName[
     return !isIt && binding.unbound !== true;
   });
   const shared = new Set(
-    others.flatMap(({ binding }) => [binding.stream, ...binding.devices].map(({ digest }) => digest)),
+    others.flatMap(({ binding }) =>
+      [binding.stream, ...binding.devices].map(({ digest }) => digest),
+    ),
   );
   const devices = known.binding.devices.filter(({ digest }) => !shared.has(digest));
   return namesOf({ ...known, binding: { ...known.binding, devices } });

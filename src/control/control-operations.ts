@@ -7,6 +7,7 @@ import type { ActivityAnswer } from "./activity-schema.ts";
 import type { ImageHistory } from "./history-schema.ts";
 import type { CacheUsage, ImageDetail, ImageSummary } from "./image-schema.ts";
 import type { ChangeConfig, PruneRequest, PrunedAnswer, RemovedImage } from "./cache-schema.ts";
+import type { MadeMountAnswer, MountFacts, MountRequest } from "./mount-schema.ts";
 import type {
   ChangePrefetch,
   PrefetchView,
@@ -35,6 +36,12 @@ export interface ControlOperations {
   images(): Promise<readonly ImageSummary[]>;
   /** By fsid, reference or manifest digest. Fault: image_unknown. */
   image(name: string): Promise<ImageDetail>;
+  /** Mounts an image; `signal` ends the wait alone. */
+  mount(request: MountRequest, signal: AbortSignal): Promise<MadeMountAnswer>;
+  /** What is mounted and about to be, whoever did it. */
+  mounts(): Promise<readonly MountFacts[]>;
+  /** Faults: mount_unknown, mount_busy. */
+  unmount(mountPoint: string, options: { lazy: boolean }): Promise<{ mountPoint: string }>;
   /** Where its files lie, lines of JSON as they are found. Faults: image_unknown, image_*, those of its source. */
   imageFiles(name: string, signal: AbortSignal): AsyncIterable<string>;
   /** What its streams have been asked for and have got since they were opened. Fault: image_unknown. */

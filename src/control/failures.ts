@@ -16,6 +16,9 @@ export function failureOf(error: DaemonError): Failure {
 const STATUS: Partial<Record<Code, number>> = {
   route_unknown: 404,
   image_unknown: 404,
+  mount_unknown: 404,
+  mount_busy: 409,
+  door_closed: 409,
   prefetch_unknown: 404,
   image_in_use: 409,
   method_unsupported: 405,

@@ -7,10 +7,11 @@ import { diskUsage } from "../cache/usage.ts";
 import { viewConfig } from "../config/config-view.ts";
 import type { Config } from "../config/config.ts";
 import { DaemonError } from "../errors.ts";
-import type { MountFiles } from "../file-mounts.ts";
+import type { MountFiles, PrepareOptions } from "../file-mounts.ts";
 import type { NameResolver } from "../flow/name-resolver.ts";
 import { cookieKeyProblem } from "../kernel/cachefiles/keys.ts";
 import type { Clock } from "../platform/clock.ts";
+import type { Mounts } from "../mounts/mounts.ts";
 import type { PushedCredentials } from "../source/registry/credentials/pushed.ts";
 import type { Binding, Bindings, CookieName } from "../state/bindings.ts";
 import type { CacheOperations } from "./cache-operations.ts";
@@ -18,6 +19,7 @@ import type { ControlOperations } from "./control-operations.ts";
 import type { EventHub } from "./event-hub.ts";
 import { failureOf } from "./failures.ts";
 import type { KnownImages } from "./known-images.ts";
+import { mountOperations } from "./mount-operations.ts";
 import type { PrefetchOperations } from "./prefetch-operations.ts";
 import type { PastFailure, RegisterRequest, RegisteredImage, Status } from "./schema.ts";
 import { whileWaited } from "./while-waited.ts";
@@ -28,17 +30,24 @@ const REGISTRATIONS_MAX = 64;
 const FAILURE_KEPT_MS = 10 * 60_000;
 
 export class FailureLog {
-  readonly #failures = new LRUCache<string, NonNullable<PastFailure>>({
+  readonly #failures = new LRUCache<string, { error: DaemonError; atMs: number }>({
     max: FAILURES_MAX,
     ttl: FAILURE_KEPT_MS,
   });
 
   record(cookieKey: string, error: DaemonError): void {
-    this.#failures.set(cookieKey, { ...failureOf(error), atMs: Date.now() });
+    this.#failures.set(cookieKey, { error, atMs: Date.now() });
   }
 
   last(cookieKey: string): PastFailure {
-    return this.#failures.get(cookieKey);
+    const last = this.#failures.get(cookieKey);
+    return last === undefined ? undefined : { ...failureOf(last.error), atMs: last.atMs };
+  }
+
+  /** The last one, when it was not before `sinceMs`, ms since 1970. */
+  since(cookieKey: string, sinceMs: number): DaemonError | undefined {
+    const last = this.#failures.get(cookieKey);
+    return last !== undefined && last.atMs >= sinceMs ? last.error : undefined;
   }
 }
 
@@ -76,14 +85,15 @@ export interface OperationsParts {
   /** Looks again what is to be filled in the background. */
   readonly fill: () => void;
   /** Where the kernel does not ask for an image when it is mounted. */
-  readonly mounts:
+  readonly files:
     | {
         prepare(
           image: CookieName & { readonly binding: Binding },
-          signal: AbortSignal,
+          options: PrepareOptions,
         ): Promise<MountFiles>;
       }
     | undefined;
+  readonly mounts: Pick<Mounts, "create" | "list" | "pending" | "remove">;
   readonly images: KnownImages;
   readonly failures: FailureLog;
   readonly pushed: PushedCredentials;
@@ -131,6 +141,7 @@ export function controlOperations(parts: OperationsParts): ControlOperations {
     imageFiles: parts.imageFiles,
     imageHistory: parts.imageHistory,
     events: (signal) => events.listen(signal),
+    ...mountOperations(parts.mounts, () => images.list()),
     ...credentialOperations(parts.pushed),
     ...parts.prefetch,
     ...parts.cache,
@@ -157,7 +168,7 @@ function sharedRegistration(parts: OperationsParts): ControlOperations["register
 }
 
 async function registerImage(
-  { names, bindings, fill: lookAtFills, mounts, config, stopping }: OperationsParts,
+  { names, bindings, fill: lookAtFills, files: mounted, config, stopping }: OperationsParts,
   { reference, fsid, fill }: RegisterRequest,
 ): Promise<RegisteredImage> {
   const problem = fsid === undefined ? undefined : cookieKeyProblem(fsid);
@@ -170,7 +181,7 @@ async function registerImage(
     await bindings.setFill(image, fill);
     lookAtFills();
   }
-  const files = await mounts?.prepare(image, stopping);
+  const files = await mounted?.prepare(image, { signal: stopping, isWhole: false });
   return {
     reference: binding.reference,
     manifestDigest: binding.manifestDigest,

@@ -8,6 +8,14 @@ import { activityAnswer } from "./activity-schema.ts";
 import { imageHistory } from "./history-schema.ts";
 import { cacheAnswer, imageDetail, imageName, imagesAnswer } from "./image-schema.ts";
 import { changeConfig, pruneRequest, prunedAnswer, removedImage } from "./cache-schema.ts";
+import {
+  madeMount,
+  mountName,
+  mountRequest,
+  mountsAnswer,
+  unmountQuery,
+  unmounted,
+} from "./mount-schema.ts";
 import { prefetchRoutes } from "./prefetch-routes.ts";
 import { type Route, TAKES_NOTHING, jsonRoute, textRoute } from "./route.ts";
 import {
@@ -150,6 +158,38 @@ const imageRoutes: readonly Route[] = [
   ),
 ];
 
+const mountRoutes: readonly Route[] = [
+  jsonRoute(
+    get("/v1/mounts", "listMounts", "what is mounted, whoever did it, and what is about to be"),
+    TAKES_NOTHING,
+    mountsAnswer,
+    async (operations) => ({ mounts: [...(await operations.mounts())] }),
+  ),
+  jsonRoute(
+    {
+      method: "POST",
+      path: "/v1/mounts",
+      id: "mountImage",
+      summary: "mount an image; a client that goes away ends its wait, not the work",
+    },
+    { ...TAKES_NOTHING, body: mountRequest },
+    madeMount,
+    (operations, { body }, gone) => operations.mount(body, gone),
+  ),
+  jsonRoute(
+    {
+      method: "DELETE",
+      path: "/v1/mounts/{mountPoint}",
+      id: "unmountImage",
+      summary: "unmount an image, or give up mounting it",
+    },
+    { ...TAKES_NOTHING, params: mountName, query: unmountQuery },
+    unmounted,
+    (operations, { params, query }) =>
+      operations.unmount(params.mountPoint, { lazy: query.lazy === "true" }),
+  ),
+];
+
 const credentialRoutes: readonly Route[] = [
   jsonRoute(
     {
@@ -234,6 +274,7 @@ const describeRoute = jsonRoute(
 export const ROUTES: readonly Route[] = [
   ...daemonRoutes,
   ...imageRoutes,
+  ...mountRoutes,
   ...credentialRoutes,
   ...prefetchRoutes,
   ...streamRoutes,

@@ -60,6 +60,7 @@ export interface FlightParts {
   readonly backgroundBytesMax: number;
   /** The bytes were wrong once: they are to come another way. */
   readonly isSecondTry: boolean;
+  readonly isFirm: boolean;
   /** Of a raw stream: given all bytes once they have arrived, before any is written; throws to refuse. */
   readonly verify?: ((bytes: Uint8Array) => void) | undefined;
   /** Cancelled, failed or over: nobody may join it any more. Called once or more often. */
@@ -134,7 +135,7 @@ export class Flight implements WriteSource {
 
   /** Gives it up when it has not begun and nobody waits for it. */
   withdraw(): void {
-    if (!this.#parts.queue.isWaiting(this.#turn) || this.#pins > 0) return;
+    if (this.#parts.isFirm || this.#pins > 0 || !this.#parts.queue.isWaiting(this.#turn)) return;
     for (const object of this.#targets.keys()) if (object.isAwaiting(this.extent)) return;
     this.#cancel("read-ahead nobody needs any more");
   }

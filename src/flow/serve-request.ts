@@ -25,10 +25,12 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ServedR
     alignUp(fullBytes(flow.way) * flow.expansion, BLOCK_BYTES),
   );
 
+  // What a trace brings is not read ahead of as well.
+  const isExpected = flow.isExpected(extent);
   const missing = object.blocks.missing(extent);
   if (missing.length === 0) {
     request.complete();
-    readAhead(flow, object, verdict, request.id);
+    if (!isExpected) readAhead(flow, object, verdict, request.id);
     return;
   }
   request.found = "joined";
@@ -41,6 +43,10 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ServedR
   if (verdict.track.kind === "random") for (const flight of flow.flights) flight.withdraw();
   const waiter = waiterOf(flow, object, request);
   object.waiters.add(waiter);
+  if (isExpected) {
+    fill(flow, object, { waiter });
+    return;
+  }
   if (!fill(flow, object, { waiter, verdict })) return;
   readAhead(flow, object, verdict, request.id);
   fillNeighbours(flow, object, verdict);

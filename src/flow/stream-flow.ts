@@ -56,6 +56,8 @@ export interface Launch {
   readonly group: object;
   /** The bytes were wrong once: they are to come another way. */
   readonly isSecondTry?: boolean;
+  /** It goes on though readers turn out to jump about. */
+  readonly isFirm?: boolean;
   /** The READ it is made for. */
   readonly cause?: number;
   readonly watch?: FlightWatch;
@@ -98,6 +100,7 @@ export class StreamFlow {
 
   readonly counters: StreamCounters;
   readonly history: StreamHistory;
+  readonly #expected = new Map<object, (extent: Extent) => boolean>();
   readonly #aborted = new WeakSet<Flight>();
   /** As the log tells them apart. */
   readonly #ids = new WeakMap<Flight, number>();
@@ -130,6 +133,17 @@ export class StreamFlow {
 
   get isIdle(): boolean {
     return this.objects.size === 0 && this.flights.size === 0;
+  }
+
+  /** Until it is called again, what `covers` says yes to is about to be fetched for readers. */
+  expect(by: object, covers: ((extent: Extent) => boolean) | undefined): void {
+    if (covers === undefined) this.#expected.delete(by);
+    else this.#expected.set(by, covers);
+  }
+
+  isExpected(extent: Extent): boolean {
+    for (const covers of this.#expected.values()) if (covers(extent)) return true;
+    return false;
   }
 
   /** What fetches under way will bring. */
@@ -185,7 +199,10 @@ export class StreamFlow {
   }
 
   /** Starts fetching `extent` for every open object that is ready; it joins `flights` until it ends. */
-  launch(extent: Extent, { watch, cause, isSecondTry = false, ...by }: Launch): Flight {
+  launch(
+    extent: Extent,
+    { watch, cause, isSecondTry = false, isFirm = false, ...by }: Launch,
+  ): Flight {
     const { map, fetch, host } = this.stream;
     const stored = map.stored(extent);
     this.counters.fetches += 1;
@@ -207,6 +224,7 @@ export class StreamFlow {
       clock,
       backgroundBytesMax: backgroundBytesMax(this.way),
       isSecondTry,
+      isFirm,
       verify: this.#verifyOf(extent),
       onUnjoinable: () => this.flights.delete(flight),
       onFailure: (rest, error, objects) => {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Mounting and unmounting, for the command line: the system calls through ffi, since this is a
-// cold path. Never called in the daemon: mount(2) blocks its process, unkillably, until the
-// daemon has answered; but for tryMountingErofs. Source: fsopen(2), fsconfig(2), fsmount(2),
+// Mounting and unmounting: the system calls through ffi, since this is a cold path. Never called in
+// the daemon itself, only in a child of it (mount-child.ts) or the command line: mount(2) blocks its
+// process, unkillably, until the daemon has answered. Source: fsopen(2), fsconfig(2), fsmount(2),
 // move_mount(2), umount2(2); call numbers are the same on every architecture (asm-generic/unistd.h).
 
 import { closeSync, readSync } from "node:fs";
-import { readFile } from "node:fs/promises";
-import { constants } from "node:os";
 import ffi from "ffi-napi";
 import ref from "ref-napi";
 import { DaemonError } from "../errors.ts";
+import { type LoopDevice, attachLoop } from "./loop-device.ts";
+import { checked } from "./syscall.ts";
 
 const SYS_MOVE_MOUNT = 429;
 const SYS_FSOPEN = 430;
@@ -58,14 +58,6 @@ export interface FileImage {
   readonly devices: readonly string[];
 }
 
-/** A mount as /proc/self/mountinfo lists it (proc(5)). */
-export interface MountEntry {
-  readonly mountPoint: string;
-  readonly fsType: string;
-  readonly source: string;
-  readonly superOptions: readonly string[];
-}
-
 /**
  * Mounts an EROFS image read-only at `target`. Over fscache it blocks until the daemon has
  * answered. Fault: syscall_failed, whose detail holds what the kernel said about it.
@@ -81,9 +73,46 @@ export function mountErofs(image: FscacheImage | FileImage, target: string): voi
   }
 }
 
-/** Mounts it nowhere, and lets go of it. Fault: syscall_failed. */
-export function tryMountingErofs(image: FileImage): void {
-  closeSync(detachedMount(image));
+/**
+ * Mounts an image's files: as they are where this kernel can, else through loop devices; says
+ * which. `target` undefined: nowhere, and lets go of it. Fault: syscall_failed.
+ */
+export function mountFiles(image: FileImage, target: string | undefined): "file" | "loop" {
+  try {
+    mountOrTry(image, target);
+    return "file";
+  } catch (error) {
+    if (!isNotBlockDevice(error)) throw error;
+  }
+  mountThroughLoop(image, target);
+  return "loop";
+}
+
+/** As mountFiles does where it must. */
+export function mountThroughLoop(image: FileImage, target: string | undefined): void {
+  const loops: LoopDevice[] = [];
+  try {
+    const attached = (file: string): string => {
+      const loop = attachLoop(file);
+      loops.push(loop);
+      return loop.path;
+    };
+    const primary = attached(image.primary);
+    mountOrTry({ primary, devices: image.devices.map(attached) }, target);
+  } finally {
+    for (const loop of loops) loop.close();
+  }
+}
+
+/** `target` undefined: mounts it nowhere, and lets go of it. Fault: syscall_failed. */
+export function mountOrTry(image: FscacheImage | FileImage, target: string | undefined): void {
+  if (target === undefined) closeSync(detachedMount(image));
+  else mountErofs(image, target);
+}
+
+function isNotBlockDevice(error: unknown): boolean {
+  const fault = error instanceof DaemonError ? error.fault : undefined;
+  return fault?.code === "syscall_failed" && fault.errnoName === "ENOTBLK";
 }
 
 function detachedMount(image: FscacheImage | FileImage): number {
@@ -142,49 +171,4 @@ export function bindMount(source: string, target: string): void {
 export function unmount(target: string, options: { lazy: boolean }): void {
   const result = libc.umount2(target, options.lazy ? MNT_DETACH : 0);
   checked("umount2", result, () => target);
-}
-
-export async function listMounts(): Promise<MountEntry[]> {
-  return parseMountinfo(await readFile("/proc/self/mountinfo", "utf8"));
-}
-
-/** Parses mountinfo's lines; malformed ones are left out. */
-export function parseMountinfo(text: string): MountEntry[] {
-  const entries: MountEntry[] = [];
-  for (const line of text.split("\n")) {
-    const [left, right] = line.split(" - ", 2);
-    const mountPoint = left?.split(" ")[4];
-    const [fsType, source, superOptions] = right?.split(" ") ?? [];
-    if (mountPoint === undefined || fsType === undefined) continue;
-    if (source === undefined || superOptions === undefined) continue;
-    entries.push({
-      mountPoint: unescapeOctal(mountPoint),
-      fsType,
-      source: unescapeOctal(source),
-      superOptions: superOptions.split(",").map(unescapeOctal),
-    });
-  }
-  return entries;
-}
-
-function unescapeOctal(text: string): string {
-  return text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) =>
-    String.fromCharCode(Number.parseInt(octal, 8)),
-  );
-}
-
-// errno must be read before anything else runs.
-function checked(syscall: string, result: number | string, detail?: () => string): number {
-  const value = Number(result);
-  if (value >= 0) return value;
-  const errno = ffi.errno();
-  const errnoName =
-    Object.entries(constants.errno).find(([, number]) => number === errno)?.[0] ?? `E${errno}`;
-  throw new DaemonError({
-    code: "syscall_failed",
-    syscall,
-    errno,
-    errnoName,
-    detail: detail?.() ?? "",
-  });
 }

@@ -33,6 +33,11 @@ const LIST_TRIES_MAX = 5;
 /** Where a registry's lists of referrers are to be had. */
 export type ListWay = "api" | "tag";
 
+export interface ListWays {
+  get(host: string): ListWay | undefined;
+  set(host: string, way: ListWay): unknown;
+}
+
 export interface FoundTrace {
   /** Of its manifest. */
   readonly digest: Digest;
@@ -47,7 +52,7 @@ export interface FoundTrace {
  */
 export async function findTrace(
   source: Source,
-  at: { readonly origin: Origin; readonly subject: Digest; readonly ways?: Map<string, ListWay> },
+  at: { readonly origin: Origin; readonly subject: Digest; readonly ways?: ListWays },
   options: FetchOptions,
 ): Promise<FoundTrace | undefined> {
   const { origin, subject } = at;
@@ -96,7 +101,7 @@ export async function storeTrace(
 
 async function referrersList(
   source: Source,
-  at: { readonly origin: Origin; readonly subject: Digest; readonly ways?: Map<string, ListWay> },
+  at: { readonly origin: Origin; readonly subject: Digest; readonly ways?: ListWays },
   options: FetchOptions,
 ): Promise<Uint8Array | undefined> {
   const { origin, subject, ways } = at;

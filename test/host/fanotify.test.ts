@@ -323,7 +323,7 @@ describe("a daemon that cannot serve says why:", () => {
 
   test.each([
     ["the risk is not taken", kernel('door = "fanotify"'), "", "allow_unsafe = true"],
-    ["there is no door", kernel(""), "", "cachefiles: /nowhere does not exist; fanotify: "],
+    ["cachefiles is asked for", kernel('door = "cachefiles"'), "", "/nowhere does not exist"],
     [
       "the cache is on a tmpfs",
       kernel("allow_unsafe = true"),

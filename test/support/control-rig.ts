@@ -28,10 +28,13 @@ import { findWanted } from "../../src/flow/prefetch/find-wanted.ts";
 import { Prefetcher } from "../../src/flow/prefetch/prefetcher.ts";
 import { Prefetches } from "../../src/flow/prefetch/prefetches.ts";
 import type { KernelHandler } from "../../src/kernel/transport.ts";
+import type { MountDoors } from "../../src/mount-doors.ts";
+import { Mounts } from "../../src/mounts/mounts.ts";
 import { PushedCredentials } from "../../src/source/registry/credentials/pushed.ts";
 import { PrefetchStore } from "../../src/state/prefetch-store.ts";
 import { NamesRig, VOLUME } from "./names-rig.ts";
 import { FakeOpen } from "./fake-kernel.ts";
+import { FakeMounting } from "./fake-mounting.ts";
 import { QuietLog } from "./quiet-log.ts";
 import { tempDir } from "./temp-dir.ts";
 
@@ -54,6 +57,8 @@ export class ControlRig {
   readonly socketPath: string;
   readonly cacheDir: string;
   readonly log = new QuietLog();
+  readonly mounting = new FakeMounting();
+  readonly mounts: Mounts;
   readonly prefetches: Prefetches;
   readonly config: Config;
   /** What a door keeps; a file's id is its key. */
@@ -82,6 +87,22 @@ export class ControlRig {
     const recorder = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
     this.prefetches = prefetchesOf(names, folder, this.log);
     const lastFailure = this.failures.last.bind(this.failures);
+    this.mounts = new Mounts({
+      log: this.log,
+      domainId: "erofsd",
+      cacheDir: folder,
+      openTimeoutMs: 15_000,
+      names: names.names,
+      bindings: names.bindings,
+      fill: () => {
+        this.fillLooks += 1;
+      },
+      doors: { pick: options.pick ?? pickCachefiles },
+      startChild: this.mounting.startChild,
+      failureSince: this.failures.since.bind(this.failures),
+      stopping: this.stopping.signal,
+      listEntries: () => Promise.resolve([...this.mounting.entries]),
+    });
     const images = new KnownImages({
       bindings: names.bindings,
       engine,
@@ -90,7 +111,8 @@ export class ControlRig {
     });
     const { source } = names.flow;
     this.operations = controlOperations({
-      mounts: undefined,
+      files: undefined,
+      mounts: this.mounts,
       clock,
       config: this.config,
       version,
@@ -191,12 +213,20 @@ export interface ControlRigOptions {
   /** Further TOML. */
   readonly config?: string;
   readonly limits?: Partial<ControlLimits>;
+  /** By which door images are mounted; default: cachefiles alone. */
+  readonly pick?: MountDoors["pick"];
 }
 
 function isFileOf({ id }: { readonly id: string }, { cookieKey }: CookieName): boolean {
   return id === cookieKey;
 }
 
+const pickCachefiles: MountDoors["pick"] = (wish) => {
+  if (wish === "auto" || wish === "cachefiles") {
+    return Promise.resolve({ kind: "cachefiles", files: undefined, isWhole: false });
+  }
+  return Promise.reject(new DaemonError({ code: "door_closed", wanted: wish, open: "cachefiles" }));
+};
 /** With a door at which every stream can be opened though it is not mounted. */
 export function prefetchesOf(
   { flow, names, bindings, streams }: NamesRig,

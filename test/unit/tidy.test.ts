@@ -28,7 +28,7 @@ const TOP = new Set([
   "test",
   "tsconfig.json",
 ]);
-const ENTRIES = /^(src\/cli\/erofsd(-nydusd)?\.ts|test\/|scripts\/|native\/)/;
+const ENTRIES = /^(src\/cli\/erofsd(-nydusd|-mount)?\.ts|test\/|scripts\/|native\/)/;
 const FIXTURES = "test/fixtures/";
 const FIXTURE_BYTES_MAX = 6e6;
 const VAGUE = /(^|[-/])(utils?|helpers?|managers?|misc|common)(\.|$)/;

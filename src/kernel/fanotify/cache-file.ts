@@ -7,7 +7,7 @@
 // at open(2) whether a file's accesses raise events). All of this runs off the event loop.
 
 import { fdatasync, fstat, read } from "node:fs";
-import { utimes } from "node:fs/promises";
+import { rm, utimes } from "node:fs/promises";
 import { basename } from "node:path";
 import { promisify } from "node:util";
 import { BlockSet } from "../../cache/block-set.ts";
@@ -36,6 +36,7 @@ export class CacheFile {
   /** Blocks were written that the record on disk lacks, or it says that nobody writes. */
   #isRecorded: boolean;
   #isMarkedInUse = false;
+  #isDistrusted = false;
   #cancelTimer: (() => void) | undefined;
   readonly #letGo: () => void;
   readonly #writing = new Set<Promise<void>>();
@@ -128,6 +129,13 @@ export class CacheFile {
     return bytes;
   }
 
+  /** What it holds is wrong: it is deleted when it is closed, and nothing of it trusted after a crash. */
+  async distrust(): Promise<void> {
+    this.#isDistrusted = true;
+    await this.#saving;
+    await rm(`${this.#parts.path}${RECORD_SUFFIX}`, { force: true });
+  }
+
   /** Records what it holds and closes it, when the last write on it has ended. Idempotent. */
   close(): Promise<void> {
     this.#closing ??= this.#close();
@@ -139,7 +147,8 @@ export class CacheFile {
     // What is recorded of a closed file is its last change.
     await Promise.allSettled([this.#saving, ...this.#writing]);
     try {
-      if (!this.#isRecorded || this.#isMarkedInUse) await this.#save("closed");
+      if (this.#isDistrusted) await rm(this.#parts.path, { force: true });
+      else if (!this.#isRecorded || this.#isMarkedInUse) await this.#save("closed");
     } catch (error) {
       this.#warn(error);
     }
@@ -150,6 +159,7 @@ export class CacheFile {
 
   #recordSoon(): void {
     if (this.#cancelTimer !== undefined || this.#closing !== undefined) return;
+    if (this.#isDistrusted) return;
     // A record of a file that nobody writes must not stay while somebody does.
     const delayMs = this.#isMarkedInUse ? RECORD_EVERY_MS : 0;
     this.#isMarkedInUse = true;
@@ -169,6 +179,7 @@ export class CacheFile {
   async #save(state: "in use" | "closed"): Promise<void> {
     const { path, sizeBytes } = this.#parts;
     await this.fd.borrow(async (fd) => {
+      if (this.#isDistrusted) return;
       // Taken before the sync: what is written during it may not be on disk after it.
       const blocks = BlockSet.deserialize(sizeBytes, this.#blocks.serialize());
       this.#isRecorded = true;

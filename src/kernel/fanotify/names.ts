@@ -5,7 +5,8 @@
 //   <cache.dir>/fanotify/streams/d-<64 hex>-<size>   cache file of a key that is a digest
 //   <cache.dir>/fanotify/streams/k-<64 hex>-<size>   of any other key: a hash of volume and key
 //   <cache.dir>/fanotify/streams/<name>.record       what of it may be trusted
-//   <cache.dir>/fanotify/open/<run>-<id>             a link to it, there while it may be mounted
+//   <cache.dir>/fanotify/open/<run>-<id>-<name>      a link to it, there while it may be mounted
+//   <cache.dir>/fanotify/open/<run>-<id>-whole-<name>  the same, once all of it is there and verified
 
 import { createHash } from "node:crypto";
 import { readdir, rm } from "node:fs/promises";
@@ -28,11 +29,42 @@ export function openDirectory(cacheDir: string): string {
   return join(cacheDir, "fanotify", "open");
 }
 
-/** True for what a mount of this door names as its source, with this cache or, if not given, any. */
-export function isOpenPath(path: string, cacheDir?: string): boolean {
-  const [, directory] = /^(.*\/fanotify\/open)\/[0-9a-f]+-\d+$/.exec(path) ?? [];
-  if (directory === undefined) return false;
-  return cacheDir === undefined || directory === openDirectory(cacheDir);
+/** What a mount names as its source. Two mounts of a file at the same time may name two of them. */
+export function openPath(
+  cacheDir: string,
+  of: { run: string; id: number; isWhole: boolean; file: string },
+): string {
+  const { run, id, isWhole, file } = of;
+  return join(openDirectory(cacheDir), `${run}-${id}-${isWhole ? "whole-" : ""}${file}`);
+}
+
+export interface MountedFile {
+  /** All of it was there when it was mounted: nobody is asked about it. */
+  readonly isWhole: boolean;
+  /** Of its cache file. */
+  readonly name: string;
+}
+
+/** What a mount's source says; undefined when it is no path of ours, of this cache or, if not given, any. */
+export function parseOpenPath(path: string, cacheDir?: string): MountedFile | undefined {
+  const [, directory, whole, name] =
+    /^(.*\/fanotify\/open)\/[0-9a-f]+-\d+-(whole-)?([dk]-[0-9a-f]{64}-\d+)$/.exec(path) ?? [];
+  if (directory === undefined || name === undefined) return undefined;
+  if (cacheDir !== undefined && directory !== openDirectory(cacheDir)) return undefined;
+  return { isWhole: whole !== undefined, name };
+}
+
+/** What a loop device has behind it, as the kernel tells: a cache file itself, maybe of this cache. */
+export function parseStreamPath(path: string, cacheDir?: string): MountedFile | undefined {
+  const [, directory, name] = /^(.*\/fanotify\/streams)\/([dk]-[0-9a-f]{64}-\d+)$/.exec(path) ?? [];
+  if (directory === undefined || name === undefined) return undefined;
+  if (cacheDir !== undefined && directory !== streamsDirectory(cacheDir)) return undefined;
+  return { isWhole: true, name };
+}
+
+/** Of the name of a cache file: what it has of its key. */
+export function stemOfFile(name: string): string {
+  return name.replace(/-\d+$/, "");
 }
 
 /** A file name of at most 90 safe characters. `sizeBytes` is what the key was accepted with. */

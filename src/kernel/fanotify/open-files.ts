@@ -19,7 +19,7 @@ import type { KernelHandler } from "../transport.ts";
 import { CacheFile } from "./cache-file.ts";
 import { MARK_ADD, MARK_REMOVE, PRE_ACCESS } from "./codec.ts";
 import { FileObject } from "./file-object.ts";
-import { type KeyName, cacheFileName, openDirectory, streamsDirectory } from "./names.ts";
+import { type KeyName, cacheFileName, openDirectory, openPath, streamsDirectory } from "./names.ts";
 import { CacheRoom, type RoomLimits } from "./room.ts";
 
 /** How often it is asked whether files are still in use. */
@@ -33,7 +33,8 @@ export interface OpenFilesParts {
   readonly native: Native;
   readonly clock: Clock;
   readonly log: Log;
-  readonly groupFd: number;
+  /** Undefined: nobody can be asked, so files are mounted only when all of them is there. */
+  readonly groupFd: number | undefined;
   readonly cacheDir: string;
   readonly limits: RoomLimits;
   readonly messages: { open: number; close: number };
@@ -43,8 +44,10 @@ export interface OpenFilesParts {
 /** A stream that may be mounted until `release`, and then for as long as it is. */
 export interface OpenedFile {
   readonly object: FileObject;
-  /** What a mount names as its source, or as a device. */
+  /** What a mount names as its source, or as a device; nothing is there where nobody can be asked. */
   readonly path: string;
+  /** The same, for a file of which all is there that anybody may read, and is verified. */
+  readonly wholePath: () => Promise<string>;
   /** Idempotent. It can be mounted for `mountWithinMs` more, unless somebody has it mounted. */
   readonly release: (mountWithinMs: number) => void;
 }
@@ -52,7 +55,8 @@ export interface OpenedFile {
 interface OpenEntry {
   readonly object: FileObject;
   readonly file: CacheFile;
-  readonly link: string;
+  /** By path: what there is, or is about to be. */
+  readonly links: Map<string, Promise<void>>;
   readonly target: string;
   /** Whoever has asked for it does not hold it yet. */
   isOpening: boolean;
@@ -98,6 +102,11 @@ export class OpenFiles {
     return this.#byId.get(id)?.object;
   }
 
+  /** What `object` holds is wrong: it is trusted no more, and deleted when nobody uses it. */
+  async distrust(object: FileObject): Promise<void> {
+    await this.#entries.get(idOf(object))?.file.distrust();
+  }
+
   covers(object: FileObject, extent: Extent): boolean {
     return this.#entries.get(idOf(object))?.file.covers(extent) ?? false;
   }
@@ -129,7 +138,7 @@ export class OpenFiles {
   }
 
   #hold(entry: OpenEntry): OpenedFile {
-    const { object, link } = entry;
+    const { object } = entry;
     object.holds += 1;
     entry.isOpening = false;
     let isHeld = true;
@@ -142,7 +151,8 @@ export class OpenFiles {
       this.#cancelLook?.();
       this.#lookLater();
     };
-    return { object, path: link, release };
+    const wholePath = () => this.#addLink(entry, true);
+    return { object, path: this.#pathOf(entry, false), wholePath, release };
   }
 
   #ask(key: KeyName): Promise<OpenEntry> {
@@ -213,19 +223,16 @@ export class OpenFiles {
   async #link(object: FileObject): Promise<OpenEntry> {
     const { cacheDir } = this.#parts;
     const file = await object.opening;
-    const directory = openDirectory(cacheDir);
-    const link = join(directory, `${this.#run}-${object.id}`);
-    const name = cacheFileName(object, object.sizeBytes);
-    const target = join("..", "streams", name);
+    const target = join("..", "streams", cacheFileName(object, object.sizeBytes));
     const state = { isOpening: true, awaitedUntilMs: 0, closing: undefined };
-    const entry: OpenEntry = { object, file, link, target, ...state };
+    const entry: OpenEntry = { object, file, links: new Map(), target, ...state };
     this.#entries.set(idOf(object), entry);
     this.#byId.set(file.id, entry);
     try {
       this.#stopping.signal.throwIfAborted();
       this.#mark(entry);
-      await mkdir(directory, { recursive: true, mode: 0o700 });
-      await symlink(target, link);
+      await mkdir(openDirectory(cacheDir), { recursive: true, mode: 0o700 });
+      if (this.#parts.groupFd !== undefined) await this.#addLink(entry, false);
       return entry;
     } catch (error) {
       this.#unmark(object);
@@ -235,18 +242,34 @@ export class OpenFiles {
     }
   }
 
+  #pathOf({ object }: OpenEntry, isWhole: boolean): string {
+    const file = cacheFileName(object, object.sizeBytes);
+    return openPath(this.#parts.cacheDir, { run: this.#run, id: object.id, isWhole, file });
+  }
+
+  async #addLink(entry: OpenEntry, isWhole: boolean): Promise<string> {
+    const path = this.#pathOf(entry, isWhole);
+    const made = entry.links.get(path) ?? symlink(entry.target, path);
+    entry.links.set(path, made);
+    await made.catch((error: unknown) => {
+      entry.links.delete(path);
+      throw error;
+    });
+    return path;
+  }
+
   #mark({ object, file }: OpenEntry): void {
-    // What is complete by now is never marked: reading it costs nothing.
-    if (object.isComplete) return;
     const { native, groupFd } = this.#parts;
+    // What is complete by now is never marked: reading it costs nothing.
+    if (object.isComplete || groupFd === undefined) return;
     native.fanotifyMark(groupFd, { flags: MARK_ADD, mask: PRE_ACCESS, fd: file.fd.number });
     object.isMarked = true;
   }
 
   #unmark(object: FileObject): void {
     const entry = this.#entries.get(idOf(object));
-    if (!object.isMarked || entry?.object !== object) return;
     const { native, groupFd, log } = this.#parts;
+    if (!object.isMarked || entry?.object !== object || groupFd === undefined) return;
     object.isMarked = false;
     try {
       const fd = entry.file.fd.number;
@@ -292,14 +315,18 @@ export class OpenFiles {
   }
 
   async #closeIfIdle(entry: OpenEntry): Promise<void> {
-    await rm(entry.link, { force: true });
+    await this.#removeLinks(entry);
     await sleep(this.#parts.clock, LINK_GONE_MS, this.#stopping.signal);
     if (this.#isInUse(entry)) {
-      await symlink(entry.target, entry.link);
+      for (const link of entry.links.keys()) await symlink(entry.target, link);
       entry.closing = undefined;
       return;
     }
     await this.#close(entry, this.#gone(entry.object));
+  }
+
+  async #removeLinks({ links }: OpenEntry): Promise<void> {
+    for (const link of links.keys()) await rm(link, { force: true });
   }
 
   async #close(entry: OpenEntry, error: DaemonError): Promise<void> {
@@ -336,7 +363,7 @@ export class OpenFiles {
     for (const entry of this.#entries.values()) {
       await entry.closing;
       if (this.#entries.get(idOf(entry.object)) !== entry) continue;
-      await rm(entry.link, { force: true });
+      await this.#removeLinks(entry);
       entry.object.close(error);
       if (!entry.object.isComplete && this.#isMounted(entry.file))
         left.push(entry.object.cookieKey);

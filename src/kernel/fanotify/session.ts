@@ -16,13 +16,14 @@ import type { Clock } from "../../platform/clock.ts";
 import type { Log } from "../../platform/log.ts";
 import type { FdWatcher, Native } from "../../platform/native.ts";
 import { BLOCK_BYTES, type Extent, alignDown, alignUp, extentEnd } from "../../units.ts";
-import { PendingRequest } from "../pending-request.ts";
 import type { KernelDoor, KernelHandler } from "../transport.ts";
 import { type AccessEvent, EVENT_BUFFER_BYTES, encodeResponse, parseEvents } from "./codec.ts";
 import type { FileObject } from "./file-object.ts";
+import type { FileDoor } from "./file-door.ts";
 import type { KeyName } from "./names.ts";
 import { OpenFiles, type OpenedFile } from "./open-files.ts";
 import type { CacheRoom, RoomLimits } from "./room.ts";
+import { type Asking, type ReadAnswers, askToRead, fillAll } from "./ask-to-read.ts";
 import { fileId } from "./stored-file.ts";
 
 /** Reads of the group per readiness, so that answers and network data get their turn in between. */
@@ -43,7 +44,7 @@ export interface FanotifyParts {
   readonly pid: number;
 }
 
-export class FanotifySession implements KernelDoor {
+export class FanotifySession implements KernelDoor, FileDoor {
   readonly #parts: FanotifyParts;
   readonly #files: OpenFiles;
   readonly #buffer = new Uint8Array(EVENT_BUFFER_BYTES);
@@ -97,13 +98,7 @@ export class FanotifySession implements KernelDoor {
 
   /** Resolves when all of `extent` (within the object) is in its file. Rejects as a read would fail. */
   fill(object: FileObject, extent: Extent): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.#read(object, extent, {
-        label: `fill of "${object.cookieKey}"`,
-        allow: resolve,
-        refuse: reject,
-      });
-    });
+    return fillAll(this.#asking, object, extent);
   }
 
   /** True when all of `extent` is in the file. */
@@ -115,6 +110,10 @@ export class FanotifySession implements KernelDoor {
   async readBack(object: FileObject, extent: Extent): Promise<Uint8Array> {
     const file = await object.opening;
     return file.read(extent);
+  }
+
+  distrust(object: FileObject): Promise<void> {
+    return this.#files.distrust(object);
   }
 
   async stop(error: DaemonError): Promise<void> {
@@ -229,37 +228,13 @@ export class FanotifySession implements KernelDoor {
     }
   }
 
-  #read(
-    object: FileObject,
-    extent: Extent,
-    by: { label: string; allow: () => void; refuse: (error: DaemonError) => void },
-  ): void {
-    const handler = this.#handler;
-    invariant(handler !== undefined, "the door is not started");
-    const { label, allow, refuse } = by;
-    const pending = new PendingRequest(label, () => {
-      object.accesses.delete(access);
-    });
-    const access = { pending, refuse };
-    object.accesses.add(access);
-    const { id } = pending;
-    this.#parts.log.trace({ miss: id, kernel: label, ...extent }, "kernel READ");
-    handler.read({
-      id,
-      object,
-      extent,
-      get answered() {
-        return pending.answered;
-      },
-      complete: () => {
-        pending.answer(allow);
-      },
-      fail: (error) => {
-        pending.answer(() => {
-          refuse(error);
-        });
-      },
-    });
+  get #asking(): Asking {
+    invariant(this.#handler !== undefined, "the door is not started");
+    return { handler: this.#handler, log: this.#parts.log };
+  }
+
+  #read(object: FileObject, extent: Extent, by: ReadAnswers): void {
+    askToRead(this.#asking, object, { extent, by });
   }
 
   // The response names the fd, so it comes first: a number that is free may be given again.

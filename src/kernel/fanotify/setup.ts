@@ -32,21 +32,50 @@ export interface OpenGroup {
   readonly lockFd: number;
 }
 
+/** Mounts an image file nowhere. Fault: syscall_failed. */
+export type TryMounting = (path: string) => Promise<string>;
+
 /**
  * Locks and prepares the cache directory. `tryMounting` mounts an image file and lets go of it.
  * Faults: fanotify_unsupported, cache_dir_unsuitable.
  */
 export async function openGroup(
   native: Native,
-  { cacheDir, tryMounting }: { cacheDir: string; tryMounting: (path: string) => void },
+  { cacheDir, tryMounting }: { cacheDir: string; tryMounting: TryMounting },
 ): Promise<OpenGroup> {
-  const lockFd = await lockDirectory(native, cacheDir);
+  const lockFd = await lockFiles(native, cacheDir);
   try {
-    await prepareDirectories(cacheDir);
     return { lockFd, groupFd: await openTried(native, { cacheDir, tryMounting }) };
   } catch (error) {
     native.close(lockFd);
     throw error;
+  }
+}
+
+/** Locks and prepares the cache directory for cache files. Fault: cache_dir_unsuitable. */
+export async function lockFiles(native: Native, cacheDir: string): Promise<number> {
+  const lockFd = await lockDirectory(native, cacheDir);
+  try {
+    await prepareDirectories(cacheDir);
+    return lockFd;
+  } catch (error) {
+    native.close(lockFd);
+    throw error;
+  }
+}
+
+/** `work` with the path of a small image in the cache directory, which is gone afterwards. */
+export async function withTrialImage<T>(
+  cacheDir: string,
+  work: (path: string) => Promise<T>,
+): Promise<T> {
+  const directory = await mkdtemp(join(cacheDir, "fanotify", "trial-"));
+  try {
+    const path = join(directory, "image");
+    await writeFile(path, trialImage());
+    return await work(path);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
   }
 }
 
@@ -69,21 +98,18 @@ async function lockDirectory(native: Native, cacheDir: string): Promise<number> 
 
 async function openTried(
   native: Native,
-  { cacheDir, tryMounting }: { cacheDir: string; tryMounting: (path: string) => void },
+  { cacheDir, tryMounting }: { cacheDir: string; tryMounting: TryMounting },
 ): Promise<number> {
   const group = initGroup(native);
-  const directory = await mkdtemp(join(cacheDir, "fanotify", "trial-"));
   try {
-    const path = join(directory, "image");
-    await writeFile(path, trialImage());
-    tryMountingFile(path, tryMounting);
-    await tryEvents(native, group, path);
+    await withTrialImage(cacheDir, async (path) => {
+      await tryMountingFile(path, tryMounting);
+      await tryEvents(native, group, path);
+    });
     return group;
   } catch (error) {
     native.close(group);
     throw error;
-  } finally {
-    await rm(directory, { recursive: true, force: true });
   }
 }
 
@@ -120,9 +146,9 @@ function initGroup(native: Native): number {
   }
 }
 
-function tryMountingFile(path: string, tryMounting: (path: string) => void): void {
+async function tryMountingFile(path: string, tryMounting: TryMounting): Promise<void> {
   try {
-    tryMounting(path);
+    await tryMounting(path);
   } catch (error) {
     throw unsupported(error, "mounting an EROFS image from a file", {
       ENODEV: "this kernel has no EROFS",
@@ -212,7 +238,7 @@ function unsupported(error: unknown, what: string, reasons: Record<string, strin
 }
 
 /** Two blocks: a superblock and an empty directory. Source: fs/erofs/erofs_fs.h. */
-function trialImage(): Uint8Array {
+export function trialImage(): Uint8Array {
   const bytes = new Uint8Array(2 * BLOCK_BYTES);
   const view = new DataView(bytes.buffer);
   const superblock = 1024;

@@ -6,12 +6,13 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseConfig } from "../../../src/config/config.ts";
-import { BLOCK_BYTES, MIB, alignDown } from "../../../src/units.ts";
+import { MIB } from "../../../src/units.ts";
 import type { Report } from "../report.ts";
 import { HostBench, type MeasuredOutcome, median, percentile, repeat } from "./bench.ts";
 import { curl, curlAgain, curlIntoFile } from "./download.ts";
 import type { BenchImage } from "./images.ts";
-import { startTrace } from "./start-trace.ts";
+import { traced } from "./traced.ts";
+import { neededBytes } from "./start-trace.ts";
 
 const MB = 1e6;
 const RUNS = 3;
@@ -27,6 +28,7 @@ const WORKLOADS: Readonly<Record<string, (bench: HostBench) => Promise<void>>> =
   readers,
   files,
   start,
+  traced,
   prefetch,
   loopback,
   lossy,
@@ -210,7 +212,7 @@ async function start(bench: HostBench): Promise<void> {
     bench.report.heading(`the start of a Python program, ${name}, 20 ms, 100 MB/s`);
     await bench.shape(WIDE);
     const plain = await calibrate(bench, image);
-    const runs = await repeat(RUNS, () => bench.run(image, { kind: "start" }));
+    const runs = await repeat(RUNS, () => bench.run(image, { kind: "start", how: "cold" }));
     const ms = median(runs.map((run) => run.ms));
     const run = runs.find((one) => one.ms === ms);
     const needed = neededBytes(image);
@@ -226,18 +228,6 @@ async function start(bench: HostBench): Promise<void> {
       },
     });
   }
-}
-
-/** Stored bytes of the units that the program's start touches. */
-function neededBytes(image: BenchImage): number {
-  const unitBytes = image.chunkBytes ?? BLOCK_BYTES;
-  const units = new Set<number>();
-  for (const { offset, length } of startTrace().reads) {
-    for (let at = alignDown(offset, unitBytes); at < offset + length; at += unitBytes) {
-      units.add(at);
-    }
-  }
-  return (units.size * unitBytes * image.storedBytes) / image.sizeBytes;
 }
 
 async function prefetch(bench: HostBench): Promise<void> {

@@ -9,7 +9,9 @@ import { Admission } from "../../../src/flow/admission.ts";
 import { NameResolver } from "../../../src/flow/name-resolver.ts";
 import { Opener } from "../../../src/flow/open-image.ts";
 import { Prefetcher } from "../../../src/flow/prefetch/prefetcher.ts";
+import { Replay } from "../../../src/flow/prefetch/replay.ts";
 import { admitReference } from "../../../src/flow/rafs/admit-reference.ts";
+import { streamKey } from "../../../src/flow/streams.ts";
 import { volumeKeyOf } from "../../../src/kernel/cachefiles/keys.ts";
 import { systemClock as clock } from "../../../src/platform/clock.ts";
 import type { Log } from "../../../src/platform/log.ts";
@@ -18,6 +20,7 @@ import { buildRooms } from "../../../src/rooms.ts";
 import { createReferenceResolver } from "../../../src/source/reference-resolver.ts";
 import type { BenchImage } from "./images.ts";
 import { BLOCK_BYTES } from "../../../src/units.ts";
+import { startTrace } from "./start-trace.ts";
 import { FileDoor, type FileObject } from "./file-door.ts";
 
 export type Serving = Awaited<ReturnType<typeof serve>>;
@@ -99,6 +102,20 @@ export async function mountImage(
   await door.read(primary, { offset: 0, length: BLOCK_BYTES });
   if (image.device === undefined) return primary;
   return await door.open({ volumeKey, cookieKey: image.device });
+}
+
+/** Fetches what the recorded program reads, as the daemon does that has found its trace. */
+export function replayTrace(
+  { engine, bindings, volumeKey }: Serving,
+  registry: string,
+  image: BenchImage,
+): void {
+  const binding = bindings.get({ volumeKey, cookieKey: `${registry}/${image.name}` });
+  if (binding === undefined) throw new Error(`${image.name} is not bound`);
+  const streamKeys = [binding.stream, ...binding.devices].map(streamKey);
+  const device = image.device === undefined ? 0 : 1;
+  const reads = startTrace().reads.map((read) => ({ device, ...read }));
+  void new Replay({ engine, clock, streamKeys, reads }).run();
 }
 
 /** Fills what is mounted, as an image bound with prefetch on is filled. */

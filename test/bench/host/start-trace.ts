@@ -5,7 +5,8 @@ import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { parseTrace } from "../../../src/image/trace-format.ts";
 import { findPackageRoot } from "../../../src/platform/package-root.ts";
-import type { Extent } from "../../../src/units.ts";
+import { BLOCK_BYTES, type Extent, alignDown } from "../../../src/units.ts";
+import type { BenchImage } from "./images.ts";
 
 export const START_TRACE = fileURLToPath(
   new URL("test/fixtures/traces/python-start.ndjson", findPackageRoot()),
@@ -25,4 +26,16 @@ export function startTrace(): StartTrace {
     sizeBytes: stream.sizeBytes,
     reads: own.map(({ offset, length }) => ({ offset, length })),
   };
+}
+
+/** Stored bytes of the units that the program's start touches. */
+export function neededBytes(image: BenchImage): number {
+  const unitBytes = image.chunkBytes ?? BLOCK_BYTES;
+  const units = new Set<number>();
+  for (const { offset, length } of startTrace().reads) {
+    for (let at = alignDown(offset, unitBytes); at < offset + length; at += unitBytes) {
+      units.add(at);
+    }
+  }
+  return (units.size * unitBytes * image.storedBytes) / image.sizeBytes;
 }

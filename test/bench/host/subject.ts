@@ -8,7 +8,7 @@ import { BLOCK_BYTES, KIB, MIB, alignDown } from "../../../src/units.ts";
 import { seededRandom } from "../../support/seeded-random.ts";
 import type { FileObject } from "./file-door.ts";
 import { Reader } from "./readers.ts";
-import { type Serving, mountImage, prefetchAll, serve } from "./serving.ts";
+import { type Serving, mountImage, prefetchAll, replayTrace, serve } from "./serving.ts";
 import { startTrace } from "./start-trace.ts";
 import { type Outcome, type Task, taskSchema } from "./workload.ts";
 
@@ -20,12 +20,19 @@ const [, , argument = ""] = process.argv;
 console.log(JSON.stringify(await run(taskSchema.parse(JSON.parse(argument)))));
 
 async function run(task: Task): Promise<Outcome> {
+  const { image } = task;
   const serving = await serve(task.home, task.config);
   const mountStartMs = performance.now();
-  const object = await mountImage(serving, task.registry, task.image);
+  const object = await mountImage(serving, task.registry, image);
   const mountMs = performance.now() - mountStartMs;
   if (task.workload.kind === "cached") {
     await new Reader(serving.door, object).sequential({ offset: 0, length: CACHED_BYTES });
+  }
+  if (task.workload.kind === "start" && task.workload.how === "warm") {
+    await replayStart(new Reader(serving.door, object));
+  }
+  if (task.workload.kind === "start" && task.workload.how === "traced") {
+    replayTrace(serving, task.registry, image);
   }
   const startRssBytes = process.memoryUsage.rss();
   const before = process.cpuUsage();

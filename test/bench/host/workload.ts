@@ -17,7 +17,7 @@ const workload = z.discriminatedUnion("kind", [
   /** Every file of the image. */
   z.object({ kind: z.literal("files") }),
   /** What a program read when it started, without its pauses. */
-  z.object({ kind: z.literal("start") }),
+  z.object({ kind: z.literal("start"), how: z.enum(["cold", "traced", "warm"]) }),
   /** READs of what is cached. */
   z.object({ kind: z.literal("cached"), count: z.int() }),
 ]);

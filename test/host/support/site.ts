@@ -9,7 +9,8 @@ import { type Socket, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { listMounts, mountErofs, unmount } from "../../../src/kernel/mount.ts";
+import { mountErofs, unmount } from "../../../src/kernel/mount.ts";
+import { listMounts } from "../../../src/kernel/mountinfo.ts";
 import { EROFS_LAYER_V1 } from "../../../src/image/oci/media-types.ts";
 import { findPackageRoot } from "../../../src/platform/package-root.ts";
 import { type RunningDaemon, startDaemon } from "../../support/daemon.ts";
@@ -94,6 +95,8 @@ export interface SiteOptions {
   readonly logLevel?: "trace" | "debug" | "info";
   /** Further lines of TOML; they come before any section. */
   readonly config?: string;
+  /** Lines of the section `kernel`; default: the fanotify door. */
+  readonly kernel?: string;
 }
 
 export interface CacheFilesystem {
@@ -156,7 +159,7 @@ export class Site {
 
   static #startDaemon(cacheDir: string, options: SiteOptions, cache = ""): Promise<RunningDaemon> {
     const { logLevel = "debug", config = "" } = options;
-    const kernel = '[kernel]\ndoor = "fanotify"\nallow_unsafe = true';
+    const kernel = `[kernel]\n${options.kernel ?? 'door = "fanotify"\nallow_unsafe = true'}`;
     const engine = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
     return startDaemon({
       program,
@@ -238,7 +241,7 @@ ${engine}`,
   }
 
   async umount(directory: string): Promise<void> {
-    await must(process.execPath, [program, "umount", directory]);
+    await this.erofsd(["umount", directory]);
   }
 
   async erofsd(args: readonly string[]): Promise<string> {

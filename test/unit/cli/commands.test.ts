@@ -93,7 +93,8 @@ describe("a directory", () => {
     const directory = join(await tempDir(), "plain");
     await mkdir(directory);
     for (const target of [directory, "/proc", join(directory, "none")]) {
-      expect(await rejectionOf(runCommand(["umount", target]))).toBe("usage_invalid");
+      const words = ["umount", target, "--socket", join(directory, "none.sock")];
+      expect(await rejectionOf(runCommand(words))).toBe("mount_unknown");
     }
   });
 });

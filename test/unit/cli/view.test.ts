@@ -12,7 +12,7 @@ import { reportError } from "../../../src/cli/report.ts";
 import { configSchema, parseConfig } from "../../../src/config/config.ts";
 import { viewConfig } from "../../../src/config/config-view.ts";
 import { registeredImage } from "../../../src/control/schema.ts";
-import { parseMountinfo } from "../../../src/kernel/mount.ts";
+import { parseMountinfo } from "../../../src/kernel/mountinfo.ts";
 import { ControlRig } from "../../support/control-rig.ts";
 import { rejectionOf } from "../../support/fault-code.ts";
 import { TAG } from "../../support/names-rig.ts";
@@ -152,25 +152,23 @@ describe("erofsd ps", () => {
       ].join("\n"),
     );
 
-  test("lists mounts over fscache with their images, and those of others without", async () => {
+  test("lists mounts with their images, and those of others without", async () => {
+    rig.mounting.entries.push(...mountinfo());
     const output = new Terminal(false);
-    const given = { socketPath: rig.socketPath, json: false };
-    await psCommand(given, output, () => Promise.resolve(mountinfo()));
+    await psCommand({ socketPath: rig.socketPath, json: false }, output);
     expect(rowsOf(output.text)).toEqual([
-      ["MOUNT POINT", "REFERENCE", "SIZE", "CACHED", "FSID"],
-      ["/mnt/a b", TAG, "16.0 KiB", "0%", fsid],
-      ["/mnt/other", "-", "-", "-", "foreign"],
+      ["MOUNT POINT", "REFERENCE", "DOOR", "DEVICES", "SIZE", "CACHED", "MANIFEST"],
+      ["/mnt/a b", TAG, "cachefiles", "0", "16.0 KiB", "0%", digest],
+      ["/mnt/other", "-", "cachefiles", "-", "-", "-", "-"],
     ]);
   });
 
-  test("is JSON when asked for, and reads this machine's mounts", async () => {
-    const output = new Terminal(false);
-    const given = { socketPath: rig.socketPath, json: true };
-    await psCommand(given, output, () => Promise.resolve(mountinfo()));
-    expect(JSON.parse(output.text)).toMatchObject({
-      mounts: [{ mountPoint: "/mnt/a b", image: { reference: TAG } }, { fsid: "foreign" }],
-    });
+  test("is JSON when asked for", async () => {
     expect(JSON.parse(await printed("ps", "--json", ...at()))).toEqual({ mounts: [] });
+    rig.mounting.entries.push(...mountinfo());
+    expect(JSON.parse(await printed("ps", "--json", ...at()))).toMatchObject({
+      mounts: [{ mountPoint: "/mnt/a b", reference: TAG }, { fsid: "foreign" }],
+    });
   });
 });
 

@@ -107,7 +107,11 @@ describe("the configuration", () => {
 
   test("is changed where it is live, at once and together", async () => {
     const rig = await ControlRig.start();
-    const changes = { "log.level": "debug", "prefetch.bandwidth": "10MiB", "engine.window": "2MiB" };
+    const changes = {
+      "log.level": "debug",
+      "prefetch.bandwidth": "10MiB",
+      "engine.window": "2MiB",
+    };
     const { json } = await change(rig, changes);
     const shown = { log: { level: "debug" }, prefetch: { bandwidth: "10MiB" } };
     expect(json).toMatchObject({ ...shown, engine: { window: "2MiB", window_max: "8MiB" } });

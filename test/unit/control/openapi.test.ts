@@ -107,6 +107,7 @@ describe("a real answer is as the document says", () => {
     "/v1/config",
     "/v1/cache",
     "/v1/images",
+    "/v1/mounts",
     "/openapi.json",
   ])("GET %s", async (path) => {
     const reply = await rig.ask("GET", path);
@@ -189,6 +190,8 @@ describe("a real answer is as the document says", () => {
     ["GET", "/v1/images/{name}", "/v1/images/nothing", 404, "image_unknown"],
     ["GET", "/v1/failures", "/v1/failures", 400, "request_invalid"],
     ["POST", "/v1/images", "/v1/images", 400, "request_invalid"],
+    ["POST", "/v1/mounts", "/v1/mounts", 400, "request_invalid"],
+    ["DELETE", "/v1/mounts/{mountPoint}", "/v1/mounts/%2Fnone", 404, "mount_unknown"],
     ["DELETE", "/v1/credentials", "/v1/credentials", 400, "request_invalid"],
     ["GET", "/v1/trace", "/v1/trace?seconds=x", 400, "request_invalid"],
   ])("%s %s when it fails", async (method, path, asked, status, code) => {

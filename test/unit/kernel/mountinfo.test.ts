@@ -2,7 +2,7 @@
 // /proc/self/mountinfo as proc(5) describes it.
 
 import { expect, test } from "vitest";
-import { parseMountinfo } from "../../../src/kernel/mount.ts";
+import { parseMountinfo } from "../../../src/kernel/mountinfo.ts";
 
 const LINE =
   "36 35 98:0 / /mnt/a rw,noatime master:1 - erofs none ro,fsid=sha256:ab,domain_id=erofsd";
@@ -14,6 +14,7 @@ test("a mount has its point, type and options, with any number of optional field
     expect(parseMountinfo(`${line}\n`)).toEqual([
       {
         mountPoint: "/mnt/a",
+        root: "/",
         fsType: "erofs",
         source: "none",
         superOptions: ["ro", "fsid=sha256:ab", "domain_id=erofsd"],

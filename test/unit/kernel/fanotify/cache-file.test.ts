@@ -20,7 +20,10 @@ import { CacheRoom } from "../../../../src/kernel/fanotify/room.ts";
 import { CacheFile } from "../../../../src/kernel/fanotify/cache-file.ts";
 import {
   cacheFileName,
-  isOpenPath,
+  openPath,
+  parseOpenPath,
+  parseStreamPath,
+  stemOfFile,
   streamsDirectory,
 } from "../../../../src/kernel/fanotify/names.ts";
 import type { CacheFileParts } from "../../../../src/kernel/fanotify/stored-file.ts";
@@ -172,11 +175,21 @@ test("names are of safe characters, and differ by volume, key and size", () => {
 });
 
 test("a mount's source is ours only when it is a link of ours", () => {
-  expect(isOpenPath("/var/lib/erofsd/fanotify/open/0123456789abcdef-12")).toBe(true);
-  expect(isOpenPath("/a/fanotify/open/0123456789abcdef-12", "/a")).toBe(true);
-  expect(isOpenPath("/a/fanotify/open/0123456789abcdef-12", "/b")).toBe(false);
-  expect(isOpenPath("/fanotify/open/x-1")).toBe(false);
-  expect(isOpenPath("/dev/loop0")).toBe(false);
+  const name = `d-${"ab".repeat(32)}-4096`;
+  const link = `fanotify/open/0123456789abcdef-12-${name}`;
+  expect(parseOpenPath(`/var/lib/erofsd/${link}`)).toEqual({ isWhole: false, name });
+  expect(parseOpenPath(`/a/${link}`, "/a")).toEqual({ isWhole: false, name });
+  expect(parseOpenPath(`/a/${link}`, "/b")).toBeUndefined();
+  expect(parseOpenPath("/fanotify/open/x-1")).toBeUndefined();
+  expect(parseOpenPath("/dev/loop0")).toBeUndefined();
+  for (const isWhole of [true, false]) {
+    const path = openPath("/c", { run: "0123456789abcdef", id: 3, isWhole, file: name });
+    expect(parseOpenPath(path, "/c")).toEqual({ isWhole, name });
+  }
+  const stream = `/c/fanotify/streams/${name}`;
+  expect(parseStreamPath(stream, "/c")).toEqual({ isWhole: true, name });
+  expect(parseStreamPath(`${stream} (deleted)`, "/c")).toBeUndefined();
+  expect(stemOfFile(name)).toBe(`d-${"ab".repeat(32)}`);
 });
 
 async function flip(path: string, at: number): Promise<void> {

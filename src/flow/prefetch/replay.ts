@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+// Fetches what a trace says a program will read, in that order and ahead of it: as read-ahead, since
+// somebody is about to ask for it. Readers join what is in the air; a read of what the trace has
+// coming brings nothing more of its own.
+
+import { DaemonError } from "../../errors.ts";
+import { TouchedExtents } from "../../image/trace-files.ts";
+import { gapBytes, orderedPiece } from "../../planner/link-facts.ts";
+import { planAhead } from "../../planner/plan-fill.ts";
+import { type ReplayRead, planReplay } from "../../planner/plan-replay.ts";
+import type { Clock } from "../../platform/clock.ts";
+import { type Extent, KIB, extentEnd, overlaps } from "../../units.ts";
+import type { Engine } from "../engine.ts";
+import { holdingsOf } from "../holdings.ts";
+import type { StreamFlow } from "../stream-flow.ts";
+
+/** The queue lets fewer go, as many as the link needs; these wait there, in order. */
+const IN_AIR_MAX = 12;
+/** With several in the air a request costs little of a round trip: smaller gaps are worth it. */
+const GAP_SHARE = 1 / 4;
+const GAP_UNKNOWN_BYTES = 32 * KIB;
+/** A registry that fails so often has no time for guesses. */
+const FAILURES_MAX = 4;
+
+export interface ReplayParts {
+  readonly engine: Pick<Engine, "openFlow">;
+  readonly clock: Clock;
+  /** By the image's device numbers, 0 for the primary one. */
+  readonly streamKeys: readonly string[];
+  /** In time order. */
+  readonly reads: readonly ReplayRead[];
+}
+
+export interface Replayed {
+  readonly requests: number;
+  /** Stored bytes that were asked for. */
+  readonly bytes: number;
+}
+
+export class Replay {
+  readonly #parts: ReplayParts;
+  readonly #plan: Iterator<ReplayRead, void>;
+  readonly #coming: TouchedExtents;
+  /** Pieces of the request that was planned last, not launched yet. */
+  #pieces: { readonly flow: StreamFlow; readonly extent: Extent }[] = [];
+  #inAir = 0;
+  #failures = 0;
+  #requests = 0;
+  #bytes = 0;
+  #isStopped = false;
+  #end: (() => void) | undefined;
+
+  constructor(parts: ReplayParts) {
+    this.#parts = parts;
+    this.#plan = planReplay(parts.reads, () => this.#gapBytes());
+    this.#coming = new TouchedExtents(
+      parts.reads.map((read) => ({ ms: 0, stream: read.device, ...read })),
+    );
+  }
+
+  /** Resolves when all of it has come, or will not. Never rejects. */
+  async run(): Promise<Replayed> {
+    const flows = this.#parts.streamKeys.map((key) => this.#parts.engine.openFlow(key));
+    for (const [device, flow] of flows.entries()) {
+      flow?.expect(this, (extent) => this.#coming.touches(device, extent));
+    }
+    const ended = new Promise<void>((resolve) => {
+      this.#end = resolve;
+    });
+    this.#pump();
+    await ended;
+    for (const flow of flows) flow?.expect(this, undefined);
+    return { requests: this.#requests, bytes: this.#bytes };
+  }
+
+  /** What is in the air goes on. */
+  stop(): void {
+    this.#isStopped = true;
+    if (this.#inAir === 0) this.#end?.();
+  }
+
+  #pump(): void {
+    while (!this.#isStopped && this.#inAir < IN_AIR_MAX) {
+      const next = this.#next();
+      if (next === undefined) break;
+      this.#launch(next.flow, next.extent);
+    }
+    if (this.#inAir === 0) this.#end?.();
+  }
+
+  #next(): { readonly flow: StreamFlow; readonly extent: Extent } | undefined {
+    for (;;) {
+      const piece = this.#pieces.shift();
+      if (piece !== undefined) return piece;
+      const { value } = this.#plan.next();
+      if (value === undefined) return undefined;
+      const { device, offset, length } = value;
+      const flow = this.#parts.engine.openFlow(this.#parts.streamKeys[device] ?? "");
+      if (flow === undefined) continue;
+      this.#pieces = piecesOf(flow, { offset, length }).map((extent) => ({ flow, extent }));
+    }
+  }
+
+  #launch(flow: StreamFlow, extent: Extent): void {
+    const { clock } = this.#parts;
+    const deadlineMs = clock.nowMs() + 0.95 * flow.parts.limits.readTimeoutMs;
+    this.#inAir += 1;
+    this.#requests += 1;
+    this.#bytes += flow.stream.map.stored(extent).length;
+    const watch = {
+      onBytes: () => undefined,
+      onFailure: ({ fault }: DaemonError) => {
+        if (fault.code !== "cancelled") this.#failures += 1;
+        if (this.#failures >= FAILURES_MAX) this.#isStopped = true;
+      },
+      onEnd: () => {
+        this.#inAir -= 1;
+        this.#pump();
+      },
+    };
+    flow.launch(extent, { urgency: "ahead", deadlineMs, group: this, watch, isFirm: true });
+  }
+
+  #gapBytes(): number {
+    for (const key of this.#parts.streamKeys) {
+      const link = this.#parts.engine.openFlow(key)?.way.link;
+      if (link !== undefined) return gapBytes(link) * GAP_SHARE;
+    }
+    return GAP_UNKNOWN_BYTES;
+  }
+}
+
+/** What no open object has yet, or some lack, in requests as for a reader in order. */
+function piecesOf(flow: StreamFlow, extent: Extent): Extent[] {
+  const most = orderedPiece(flow.way, flow.orderedMax);
+  const pieces: Extent[] = [];
+  for (const object of flow.objects) {
+    if (object.queued !== undefined) continue;
+    for (const piece of planAhead(extent, holdingsOf(flow, object), most)) {
+      if (!pieces.some((known) => overlaps(known, piece))) pieces.push(piece);
+    }
+  }
+  return pieces.filter((piece) => extentEnd(piece) > piece.offset);
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// What mounts for whoever asks the daemon, put together of its rooms.
+
+import type { Config } from "./config/config.ts";
+import type { FailureLog } from "./control/operations.ts";
+import type { NameResolver } from "./flow/name-resolver.ts";
+import { startMountChild } from "./kernel/mount-child.ts";
+import type { MountDoors } from "./mount-doors.ts";
+import { Mounts } from "./mounts/mounts.ts";
+import { systemClock as clock } from "./platform/clock.ts";
+import type { Log } from "./platform/log.ts";
+import type { Rooms } from "./rooms.ts";
+
+export function buildMounts(parts: {
+  readonly config: Config;
+  readonly log: Log;
+  readonly rooms: Rooms;
+  readonly names: NameResolver;
+  readonly doors: MountDoors;
+  readonly failures: FailureLog;
+  readonly fill: () => void;
+  readonly stopping: AbortSignal;
+}): Mounts {
+  const { config, log, rooms, names, doors, failures, fill, stopping } = parts;
+  return new Mounts({
+    log,
+    domainId: config.kernel.domain_id,
+    cacheDir: config.cache.dir,
+    openTimeoutMs: config.limits.open_timeout,
+    names,
+    bindings: rooms.bindings,
+    fill,
+    doors,
+    startChild: () => startMountChild(clock),
+    failureSince: failures.since.bind(failures),
+    stopping,
+  });
+}
