@@ -9,6 +9,7 @@ import { createHash } from "node:crypto";
 import { chmod, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { rolldown } from "rolldown";
+import { EXTERNAL } from "./bundle-parts.mjs";
 
 const root = new URL("../../", import.meta.url);
 const outdir = new URL("dist/cli/", root);
@@ -38,7 +39,7 @@ const bundle = await rolldown({
   cwd: fileURLToPath(root),
   input: Object.fromEntries(programs.map((name) => [name, `src/cli/${name}.ts`])),
   platform: "node",
-  external: ["ffi-napi", "ref-napi", "node-gyp-build", "@napi-rs/blake-hash", "pino-pretty"],
+  external: EXTERNAL,
 });
 await bundle.write({
   dir: fileURLToPath(outdir),

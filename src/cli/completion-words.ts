@@ -64,6 +64,12 @@ export const COMMAND_WORDS: readonly CommandWord[] = [
   command("ps", "what is mounted here", [JSON_OPTION, ...ASKING]),
   command("images", "images that the daemon knows", [JSON_OPTION, ...ASKING]),
   command("inspect", "all that is known of an image", [JSON_OPTION, ...ASKING]),
+  command("top", "what readers wait for", [
+    JSON_OPTION,
+    ...ASKING,
+    { name: "--once", summary: "one picture" },
+    { name: "--interval", summary: "seconds between two", takes: "text" },
+  ]),
   command("events", "what happens, until Ctrl-C", [JSON_OPTION, ...ASKING]),
   command("config", "the configuration", [], ["check", "show", "set"]),
   command("config check", "say what is wrong with a file", [JSON_OPTION], "file"),

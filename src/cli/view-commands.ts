@@ -10,6 +10,11 @@ const LIVE_KEY = "log.level, prefetch.bandwidth, engine.window or engine.window_
 const CHECKED_FILE = "the file to check; default: the daemon's";
 const SHOWN_FILE = "show what this file would configure, without the daemon";
 
+const INTERVAL = "--interval is 0.1 to 3600 seconds";
+const HITS = `HITS is of the reads that the daemon was asked for: those that found all of it cached,
+or on its way. What the kernel reads from its cache without asking is in no count: through
+cachefiles all such reads, through fanotify those of streams that are wholly cached.`;
+
 /** Adds them to `parser`. */
 export function addViewCommands(parser: Argv): Argv {
   return addOwnCommands(addImageViews(parser));
@@ -48,6 +53,16 @@ function addImageViews(parser: Argv): Argv {
         const { inspectCommand } = await import("./image-commands.ts");
         const { name, json } = given;
         await inspectCommand({ name, json, socketPath: await socketPath(given) });
+      },
+    )
+    .command(
+      "top",
+      "what readers wait for, while it happens, until Ctrl-C",
+      topOptions,
+      async (given) => {
+        const { topCommand } = await import("./top-command.ts");
+        const { json, once, interval: intervalSeconds } = given;
+        await topCommand({ json, once, intervalSeconds, socketPath: await socketPath(given) });
       },
     )
     .command(
@@ -115,6 +130,19 @@ function addOwnCommands(parser: Argv): Argv {
         process.stdout.write(completionScript(shell));
       },
     );
+}
+
+function topOptions(y: Argv) {
+  return jsonOption(socketOptions(y))
+    .option("once", { type: "boolean", default: false, describe: "one picture, then the end" })
+    .option("interval", {
+      type: "number",
+      default: 1,
+      requiresArg: true,
+      describe: "seconds between two pictures, 0.1 to 3600",
+    })
+    .check(({ interval }) => (interval >= 0.1 && interval <= 3600 ? true : INTERVAL))
+    .epilogue(HITS);
 }
 
 function checkOptions(y: Argv) {

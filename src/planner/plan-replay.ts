@@ -3,13 +3,13 @@
 // near in time are merged where they are near in the stream: little by little at first, so that the
 // first are soon there, then more at once, for fewer and larger requests. Pure.
 //
-//   reads in time   a d b | c f e h g ...        windows: 256 KiB, 1 MiB, 4 MiB, 16 MiB ...
+//   reads in time   a d b | c f e h g ...        windows: 256 KiB, 1 MiB, 4 MiB, 16 MiB, 32 MiB ...
 //   requests        ab d  | c ef gh ...          gaps up to `gapBytes` are fetched along
 
 import { BLOCK_BYTES, type Extent, KIB, MIB, alignDown, extentEnd } from "../units.ts";
 
 const WINDOW_FIRST_BYTES = 256 * KIB;
-const WINDOW_MAX_BYTES = 16 * MIB;
+const WINDOW_MAX_BYTES = 32 * MIB;
 const WINDOW_GROWTH = 4;
 
 export interface ReplayRead extends Extent {

@@ -22,6 +22,9 @@ const GAP_UNKNOWN_BYTES = 32 * KIB;
 /** A registry that fails so often has no time for guesses. */
 const FAILURES_MAX = 4;
 
+const OPEN_WAIT_MS = 2_000;
+const OPEN_LOOK_MS = 5;
+
 export interface ReplayParts {
   readonly engine: Pick<Engine, "openFlow">;
   readonly clock: Clock;
@@ -52,7 +55,7 @@ export class Replay {
 
   constructor(parts: ReplayParts) {
     this.#parts = parts;
-    this.#plan = planReplay(parts.reads, () => this.#gapBytes());
+    this.#plan = planReplay(this.#wholeUnits(), () => this.#gapBytes());
     this.#coming = new TouchedExtents(
       parts.reads.map((read) => ({ ms: 0, stream: read.device, ...read })),
     );
@@ -60,6 +63,7 @@ export class Replay {
 
   /** Resolves when all of it has come, or will not. Never rejects. */
   async run(): Promise<Replayed> {
+    await this.#untilOpen();
     const flows = this.#parts.streamKeys.map((key) => this.#parts.engine.openFlow(key));
     for (const [device, flow] of flows.entries()) {
       flow?.expect(this, (extent) => this.#coming.touches(device, extent));
@@ -77,6 +81,19 @@ export class Replay {
   stop(): void {
     this.#isStopped = true;
     if (this.#inAir === 0) this.#end?.();
+  }
+
+  /** A mount opens one stream after the other; what is not open in time is left out. */
+  async #untilOpen(): Promise<void> {
+    const { engine, clock, streamKeys, reads } = this.#parts;
+    const keys = [...new Set(reads.map(({ device }) => streamKeys[device] ?? ""))];
+    const isOpen = (key: string): boolean => engine.openFlow(key) !== undefined;
+    const untilMs = clock.nowMs() + OPEN_WAIT_MS;
+    while (!this.#isStopped && !keys.every(isOpen) && clock.nowMs() < untilMs) {
+      await new Promise<void>((resolve) => {
+        clock.after(OPEN_LOOK_MS, resolve);
+      });
+    }
   }
 
   #pump(): void {
@@ -119,6 +136,20 @@ export class Replay {
       },
     };
     flow.launch(extent, { urgency: "ahead", deadlineMs, group: this, watch, isFirm: true });
+  }
+
+  /** What is fetched whole is planned whole; a unit that many reads are of comes once. */
+  *#wholeUnits(): Generator<ReplayRead, void> {
+    const known = new Set<string>();
+    for (const { device, ...read } of this.#parts.reads) {
+      const flow = this.#parts.engine.openFlow(this.#parts.streamKeys[device] ?? "");
+      if (flow === undefined) continue;
+      const { offset, length } = flow.stream.map.widen(read);
+      const id = `${device} ${offset} ${length}`;
+      if (known.has(id)) continue;
+      known.add(id);
+      yield { device, offset, length };
+    }
   }
 
   #gapBytes(): number {

@@ -21,6 +21,8 @@ const ASKED_MAX = 16;
 /** What was found is kept for an image that is mounted again, and that there is none, for a while. */
 const KNOWN_MAX = 64;
 const KNOWN_READS_MAX = 512 * 1024;
+/** Of one trace; a program that reads more often has started long ago. */
+const READS_MAX = 32 * 1024;
 const NONE_MS = 60_000;
 const HOSTS_MAX = 256;
 const HOST_MS = 3_600_000;
@@ -145,5 +147,6 @@ function readsOn(records: readonly StreamRecord[], { streams, reads }: Trace): R
     .map(({ stream, ...read }) => ({ device: deviceOf.get(stream) ?? -1, ...read }))
     .filter(({ device }) => device >= 0)
     .sort((a, b) => a.ms - b.ms)
+    .slice(0, READS_MAX)
     .map(({ device, offset, length }) => ({ device, offset, length }));
 }

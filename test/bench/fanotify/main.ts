@@ -3,11 +3,16 @@
 
 import { buildDaemon } from "../../host/support/site.ts";
 import type { Report } from "../report.ts";
+import { benchBeside } from "./beside.ts";
 import { benchCold } from "./cold.ts";
+import { benchEvents } from "./events.ts";
 import { BenchSite } from "./site.ts";
+import { benchWarm } from "./warm.ts";
 
 const WORKLOADS: Readonly<Record<string, (report: Report, site: BenchSite) => Promise<void>>> = {
   cold: benchCold,
+  warm: benchWarm,
+  events: benchEvents,
 };
 
 /** `only`: names of workloads, all when empty. */
@@ -17,12 +22,15 @@ export async function benchFanotify(
   only: readonly string[],
 ): Promise<void> {
   await buildDaemon();
-  const site = await BenchSite.start(home);
-  try {
-    for (const [name, run] of Object.entries(WORKLOADS)) {
-      if (only.length === 0 || only.includes(name)) await run(report, site);
+  const isWanted = (name: string): boolean => only.length === 0 || only.includes(name);
+  if (Object.keys(WORKLOADS).some(isWanted)) {
+    const site = await BenchSite.start(home);
+    try {
+      for (const [name, run] of Object.entries(WORKLOADS))
+        if (isWanted(name)) await run(report, site);
+    } finally {
+      await site.stop();
     }
-  } finally {
-    await site.stop();
   }
+  if (isWanted("nydus3")) await benchBeside(report, home);
 }

@@ -4,7 +4,7 @@
 
 import { execFile, spawn } from "node:child_process";
 import { createWriteStream } from "node:fs";
-import { mkdir, mkdtemp, open, readdir, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
@@ -147,16 +147,4 @@ export async function timed(program: string, args: readonly string[]): Promise<n
 export async function dropCaches(): Promise<void> {
   await exec("sync");
   await writeFile("/proc/sys/vm/drop_caches", "1");
-}
-
-/** Puts a file into memory; its size. */
-export async function readThrough(path: string): Promise<number> {
-  const file = await open(path);
-  try {
-    const buffer = Buffer.alloc(MIB);
-    while ((await file.read(buffer, 0, buffer.length)).bytesRead > 0);
-  } finally {
-    await file.close();
-  }
-  return (await stat(path)).size;
 }

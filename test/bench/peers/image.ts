@@ -71,15 +71,20 @@ export async function preparePeerImage(home: string, peers: string): Promise<str
   return layout;
 }
 
-/** An ordinary OCI image of one layer. */
-async function pushPlain(registry: RunningRegistry, scratch: string): Promise<void> {
-  const root = join(scratch, "root");
+/** What is in the image: the same from run to run, but for this machine's Python. */
+export async function writeBenchTree(root: string): Promise<void> {
   await mkdir(root);
   await exec(`${fileURLToPath(findPackageRoot())}scripts/lib/bench-root`, [root]);
   const write = (name: string, bytes: number, seed: number): Promise<void> =>
     pipeline(Readable.from(contentPieces(bytes, MIB, seed)), createWriteStream(join(root, name)));
   await write(BIG_FILE, BIG_MIB * MIB, 11);
   await write(SMALL_FILE, SMALL_BYTES, 12);
+}
+
+/** An ordinary OCI image of one layer. */
+async function pushPlain(registry: RunningRegistry, scratch: string): Promise<void> {
+  const root = join(scratch, "root");
+  await writeBenchTree(root);
   const [tar, layer] = [join(scratch, "layer.tar"), join(scratch, "layer.tar.gz")];
   await exec("tar", ["-C", root, "--sort=name", "--owner=0", "--group=0", "-cf", tar, "."]);
   const hash = createHash("sha256");

@@ -77,6 +77,28 @@ describe("a replay", () => {
     await rig.drain(object);
   });
 
+  test("waits for a stream that is about to be opened", async () => {
+    const rig = new FlowRig({ slabsMax: 32 });
+    const blobs = [1, 2].map((salt) => rig.blob(patternBytes(20 * B, salt)));
+    const [first, second] = blobs;
+    if (first === undefined || second === undefined) throw new Error("two");
+    const object = await rig.open(first);
+    const replay = new Replay({
+      engine: rig.engine,
+      clock: rig.clock,
+      streamKeys: blobs.map(({ digest }) => `raw:${digest}`),
+      reads: [1, 0].map((device) => ({ device, ...blocks(4, 6) })),
+    });
+    const running = replay.run();
+    await rig.clock.advance(100);
+    expect(rig.asked).toEqual([]);
+    const other = await rig.open(second);
+    await rig.clock.advance(100);
+    expect(rig.source.fetches).toHaveLength(2);
+    await rig.drain(object, other);
+    expect(await running).toEqual({ requests: 2, bytes: 4 * B });
+  });
+
   test("ends when its source fails and fails, and harms no reader", async () => {
     const { rig, object, replay } = await opened();
     const reads = Array.from({ length: 60 }, (_, n): [number, number] => [3 * n, 3 * n + 1]);
