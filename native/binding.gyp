@@ -26,6 +26,7 @@
         "src/loop-handle.cc",
         "src/memory.cc",
         "src/pool-handle.cc",
+        "src/takeover.cc",
         "src/unix-exchange.cc",
         "src/workers.cc"
       ],
@@ -54,7 +55,12 @@
     {
       "target_name": "erofsd-keeper",
       "type": "executable",
-      "sources": ["keeper/failing.c", "keeper/keeper.c"],
+      "sources": [
+        "keeper/failing-cachefiles.c",
+        "keeper/failing-fanotify.c",
+        "keeper/keeper.c",
+        "keeper/supervise.c"
+      ],
       # Nothing of node's: a few pages of memory are all it may take.
       "include_dirs!": ["<(node_root_dir)/include/node"],
       "cflags": ["-std=gnu11", "-O2", "-Wall", "-Wextra"],

@@ -8,8 +8,17 @@ import { CachefilesSession } from "./kernel/cachefiles/session.ts";
 import { openBoundDevice } from "./kernel/cachefiles/setup.ts";
 import { FanotifySession } from "./kernel/fanotify/session.ts";
 import { parseOpenPath } from "./kernel/fanotify/names.ts";
-import { type TryMounting, lockFiles, openGroup, withTrialImage } from "./kernel/fanotify/setup.ts";
+import {
+  type OpenGroup,
+  type TryMounting,
+  adoptGroup,
+  lockFiles,
+  openGroup,
+  withTrialImage,
+} from "./kernel/fanotify/setup.ts";
+import type { LeftFile } from "./kernel/fanotify/left-files.ts";
 import { FullSession } from "./kernel/full/session.ts";
+import type { HeldFds } from "./kernel/keeper.ts";
 import { startMountChild } from "./kernel/mount-child.ts";
 import { listMounts } from "./kernel/mountinfo.ts";
 import type { KernelDoor } from "./kernel/transport.ts";
@@ -20,6 +29,10 @@ import type { Native } from "./platform/native.ts";
 /** A door with what a status tells of it. */
 export interface CountingDoor extends KernelDoor {
   readonly objectCount: number;
+  /** Of what a daemon before us left open nothing is unknown any more. */
+  readonly areAllKnown: boolean;
+  /** Somebody would miss the door's fds, were they gone. */
+  readonly isNeeded: boolean;
   /** Looks whether the kernel still answers, and takes what it asks; `onFatal` when it does not. */
   probe(): void;
   /** Kernel messages taken, by kind, and the bytes that reads asked for. */
@@ -33,7 +46,8 @@ export interface CountingDoor extends KernelDoor {
   readonly writes: { readonly writes: number; readonly writtenBytes: number };
 }
 
-export type OpenDoor =
+/** With what the keeper is to hold of it. */
+export type OpenDoor = { readonly fds: HeldFds } & (
   | {
       readonly kind: "cachefiles";
       readonly door: CachefilesSession;
@@ -41,53 +55,72 @@ export type OpenDoor =
       readonly command: (text: string) => void;
     }
   | { readonly kind: "fanotify"; readonly door: FanotifySession }
-  | { readonly kind: "full"; readonly door: FullSession };
+  | { readonly kind: "full"; readonly door: FullSession }
+);
+
+export interface DoorParts {
+  readonly config: Config;
+  readonly native: Native;
+  readonly log: Log;
+  /** What a daemon before us left; the door's from now on. */
+  readonly held: HeldFds;
+  /** Told how many objects the kernel has open, whenever that changes. */
+  readonly onObjects: (count: number) => void;
+}
 
 const TRIAL_MS = 10_000;
 
 /**
- * The cache directory and its state must have been looked through. Faults: no_door when none is
- * there; else those of the door that was asked for.
+ * The cache directory and its state must have been looked through. A door that a daemon before us
+ * left open is taken up, whatever is configured. Faults: no_door when none is there; else those of
+ * the door that was asked for.
  */
-export async function openDoor(config: Config, native: Native, log: Log): Promise<OpenDoor> {
+export async function openDoor(parts: DoorParts): Promise<OpenDoor> {
+  const { config, native, held, log } = parts;
   const { door } = config.kernel;
+  const left = held.cachefiles !== undefined ? "cachefiles" : held.fanotify && "fanotify";
+  if (left !== undefined && door !== "auto" && door !== left) {
+    log.warn({}, `mounts of the ${left} door are left: served until all are unmounted`);
+  }
+  if (held.cachefiles !== undefined) return cachefilesDoor(parts, held.cachefiles);
+  if (held.fanotify !== undefined) {
+    return adoptFanotify(parts, { groupFd: held.fanotify, journalFd: held.journal });
+  }
   switch (door) {
     case "cachefiles":
-      return openCachefiles(config, native, log);
+      return openCachefiles(parts);
     case "fanotify":
-      return openFanotify(config, native, log);
+      return openFanotify(parts);
     case "full":
-      return { kind: "full", door: await openFull(config, native, log) };
+      return { kind: "full", door: await openFull(config, native, log), fds: {} };
     case "auto":
-      return openFirst(config, native, log);
+      return openFirst(parts);
     default:
       throw new Error(`unreachable: ${JSON.stringify(door satisfies never)}`);
   }
 }
 
-async function openFirst(config: Config, native: Native, log: Log): Promise<OpenDoor> {
+async function openFirst(parts: DoorParts): Promise<OpenDoor> {
   let cachefiles: DaemonError;
   try {
-    return openCachefiles(config, native, log);
+    return openCachefiles(parts);
   } catch (error) {
     // One that is busy or forbidden is there: taking the other would hide that.
     if (!isAbsent(error)) throw error;
     cachefiles = error;
   }
   try {
-    return await openFanotify(config, native, log);
+    return await openFanotify(parts);
   } catch (error) {
     if (!isAbsent(error)) throw error;
-    return openLast(config, native, { log, cachefiles, fanotify: error });
+    return openLast(parts, { cachefiles, fanotify: error });
   }
 }
 
 async function openLast(
-  config: Config,
-  native: Native,
-  why: { log: Log; cachefiles: DaemonError; fanotify: DaemonError },
+  { config, native, log }: DoorParts,
+  why: { cachefiles: DaemonError; fanotify: DaemonError },
 ): Promise<OpenDoor> {
-  const { log } = why;
   const reasons = { cachefiles: why.cachefiles.message, fanotify: why.fanotify.message };
   try {
     const door = await openFull(config, native, log);
@@ -95,44 +128,63 @@ async function openLast(
       reasons,
       "no door to load images on demand: each is fetched whole before it is mounted",
     );
-    return { kind: "full", door };
+    return { kind: "full", door, fds: {} };
   } catch (error) {
     if (!(error instanceof DaemonError) || error.fault.code !== "full_unsupported") throw error;
     throw new DaemonError({ code: "no_door", ...reasons, full: error.message }, { cause: error });
   }
 }
 
-function openCachefiles(config: Config, native: Native, log: Log): OpenDoor {
+function openCachefiles(parts: DoorParts): OpenDoor {
+  const { config, native } = parts;
   const deviceFd = openBoundDevice(native, {
     devicePath: config.kernel.device,
     cacheDir: config.cache.dir,
     tag: config.cache.tag,
     limits: config.cache,
   });
-  return {
-    kind: "cachefiles",
-    door: new CachefilesSession({ native, clock, log, deviceFd }),
-    command: (text) => void native.write(deviceFd, encodeCommand(text)),
-  };
+  return cachefilesDoor(parts, deviceFd);
 }
 
-async function openFanotify(config: Config, native: Native, log: Log): Promise<OpenDoor> {
-  if (!config.kernel.allow_unsafe) throw new DaemonError({ code: "fanotify_unsafe" });
+function cachefilesDoor({ native, log, held, onObjects }: DoorParts, deviceFd: number): OpenDoor {
+  const adopted = held.cachefiles !== undefined;
+  const door = new CachefilesSession({ native, clock, log, deviceFd, adopted, onObjects });
+  const command = (text: string) => void native.write(deviceFd, encodeCommand(text));
+  return { kind: "cachefiles", door, command, fds: { cachefiles: deviceFd } };
+}
+
+async function openFanotify(parts: DoorParts): Promise<OpenDoor> {
+  const { config, native, log } = parts;
   const cacheDir = config.cache.dir;
   const opened = await openGroup(native, { cacheDir, tryMounting: tryMountingIn(clock, false) });
-  const own = { cacheDir, limits: config.cache, pid: process.pid };
-  const door = new FanotifySession({ native, clock, log, ...opened, ...own });
-  log.warn({}, new DaemonError({ code: "fanotify_unsafe" }).message);
   const left = (await listMounts()).filter(
     ({ source }) => parseOpenPath(source, cacheDir)?.isWhole === false,
   );
   if (left.length > 0) {
     log.error(
       { mounts: left.map(({ mountPoint }) => mountPoint) },
-      "mounts of a daemon that is gone: unmount them, they may show zeros",
+      "mounts of a daemon that is gone, and its keeper with it: unmount them, they may show zeros",
     );
   }
-  return { kind: "fanotify", door };
+  return fanotifyDoor(parts, opened);
+}
+
+async function adoptFanotify(
+  parts: DoorParts,
+  fds: { groupFd: number; journalFd: number | undefined },
+): Promise<OpenDoor> {
+  const { config, native, log } = parts;
+  return fanotifyDoor(parts, await adoptGroup(native, { cacheDir: config.cache.dir, log, ...fds }));
+}
+
+function fanotifyDoor(
+  { config, native, log, onObjects }: DoorParts,
+  opened: OpenGroup & { readonly left?: readonly LeftFile[] },
+): OpenDoor {
+  const cacheDir = config.cache.dir;
+  const parts = { native, clock, log, cacheDir, limits: config.cache, pid: process.pid, onObjects };
+  const door = new FanotifySession({ ...parts, ...opened });
+  return { kind: "fanotify", door, fds: { fanotify: opened.groupFd, journal: opened.journal.fd } };
 }
 
 /** Faults: full_unsupported, cache_dir_unsuitable. */
@@ -182,7 +234,5 @@ export function tryMountingIn(by: Clock, mayLoop: boolean): TryMounting {
 function isAbsent(error: unknown): error is DaemonError {
   if (!(error instanceof DaemonError)) return false;
   const { code } = error.fault;
-  return ["device_missing", "door_unsupported", "fanotify_unsupported", "fanotify_unsafe"].includes(
-    code,
-  );
+  return ["device_missing", "door_unsupported", "fanotify_unsupported"].includes(code);
 }

@@ -34,7 +34,9 @@ export type Fault =
   | { code: "device_denied"; path: string }
   | { code: "door_unsupported"; path: string; detail: string }
   | { code: "fanotify_unsupported"; detail: string }
-  | { code: "fanotify_unsafe" }
+  | { code: "fanotify_unsafe"; detail: string }
+  | { code: "upgrade_failed"; detail: string }
+  | { code: "keeper_running"; socket: string; pid: number }
   | { code: "full_unsupported"; detail: string }
   | { code: "no_door"; cachefiles: string; fanotify: string; full: string }
   | { code: "door_closed"; wanted: string; open: string }
@@ -206,8 +208,10 @@ export const ERROR_POLICY = {
     "never",
     EINVAL,
     ENVIRONMENT,
-    'set kernel.allow_unsafe = true to take that risk, or use kernel.door = "cachefiles"',
+    "mend what keeps the keeper from starting, or set kernel.allow_unsafe = true to take that risk",
   ),
+  keeper_running: policy("never", EINVAL, DAEMON, "stop the one that runs first"),
+  upgrade_failed: policy("never", EINVAL, DAEMON, "the daemon goes on as it was; see its log"),
   full_unsupported: policy(
     "never",
     EINVAL,

@@ -55,7 +55,11 @@ export function describeFault(fault: Fault): string {
     case "key_unknown":
       return `"${fault.key}": ${fault.detail}`;
     case "fanotify_unsafe":
-      return "fanotify lets readers of mounted images through when the daemon dies: what is not cached reads as zeros then";
+      return `there is no keeper (${fault.detail}), and without one what is not cached would read as zeros if the daemon died`;
+    case "keeper_running":
+      return `a daemon of this cache is running already (pid ${fault.pid}, its keeper at ${fault.socket})`;
+    case "upgrade_failed":
+      return `the new daemon cannot take over: ${fault.detail}`;
     case "no_door":
       return `this kernel has no door for images: cachefiles: ${fault.cachefiles}; fanotify: ${fault.fanotify}; full: ${fault.full}`;
     case "door_closed":

@@ -16,7 +16,7 @@ import { hasKnownMetadata, metadataExtents, metadataPlaces } from "./image/erofs
 import { SUPERBLOCK_HEAD_BYTES, parseSuperblock } from "./image/erofs/superblock.ts";
 import type { FileDoor } from "./kernel/fanotify/file-door.ts";
 import type { FileObject } from "./kernel/fanotify/file-object.ts";
-import type { OpenedFile } from "./kernel/fanotify/open-files.ts";
+import type { OpenedFile } from "./kernel/fanotify/open-entry.ts";
 import { type Clock, cancelledBy, nextTurn } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
 import { formatOrigin } from "./source/source.ts";

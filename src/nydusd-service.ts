@@ -2,14 +2,12 @@
 // The rooms as nydusd's adapter asks for them (nydusd/service.ts): names that a snapshotter
 // binds, and a device that comes from, or goes to, another daemon.
 
-import { mkdir } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { join, resolve } from "node:path";
 import type { Culled } from "./cache/cull.ts";
 import { type Config, loadConfig, parseConfig } from "./config/config.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
 import { firstFile } from "./flow/rafs/admit-reference.ts";
-import { kernelObjectCount } from "./kernel/cachefiles/kernel-count.ts";
-import { startKeeper, takeFromKeeper, watchKeeper } from "./kernel/cachefiles/keeper.ts";
+import { keepWith, takeFromKeeper } from "./kernel/keeper.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { openBoundDevice } from "./kernel/cachefiles/setup.ts";
 import type { FdPassing, Keeper, ServiceOptions } from "./nydusd/rooms.ts";
@@ -25,7 +23,6 @@ import type { CookieName } from "./state/bindings.ts";
 
 /** How often a wait for the last answers looks whether they are given. */
 const DRAIN_POLL_MS = 5;
-const KERNEL_COUNT_MS = 500;
 
 let native: Native | undefined;
 
@@ -45,13 +42,13 @@ export function createFdPassing(): FdPassing {
 
 export function createKeeper({ socketPath, log }: { socketPath: string; log: Log }): Keeper {
   return {
-    take: () => takeFromKeeper({ native: addon(), socketPath }),
+    async take() {
+      const { cachefiles } = await takeFromKeeper({ native: addon(), socketPath });
+      return cachefiles;
+    },
     async start(deviceFd) {
-      await mkdir(dirname(socketPath), { recursive: true, mode: 0o700 });
-      // One that the daemon before us started goes on with us.
-      const link = await watchKeeper({ socketPath, log }).catch(() =>
-        startKeeper({ deviceFd, socketPath, log }),
-      );
+      const fds = { cachefiles: deviceFd };
+      const link = await keepWith({ native: addon(), socketPath, log, fds });
       return {
         tell: (openObjects) => {
           link.objects(openObjects);
@@ -87,8 +84,6 @@ class RoomsBlobService implements BlobService {
     this.#log.error({ err: error }, "a part of the daemon cannot be loaded");
   };
   #objectsListener: (count: number) => void = () => undefined;
-  /** After adoptDevice: at least one until the kernel's own count is read. */
-  #kernelObjects = 0;
 
   constructor(config: Config, native: Native, log: Log) {
     this.#config = config;
@@ -233,7 +228,7 @@ class RoomsBlobService implements BlobService {
   }
 
   get openObjects(): number {
-    return Math.max(this.#serving?.session.objectCount ?? 0, this.#kernelObjects);
+    return this.#serving?.session.objectCount ?? 0;
   }
 
   onObjects(listener: (count: number) => void): void {
@@ -258,22 +253,6 @@ class RoomsBlobService implements BlobService {
     // What a first request needs is loaded while nobody waits.
     rooms.warmUp().catch((error: unknown) => {
       this.#onFatal(asDaemonError(error));
-    });
-    if (!device.adopted) return;
-    this.#kernelObjects = 1;
-    this.#countKernelObjects();
-  }
-
-  // What another daemon opened is seen again only when it is read from, or not at all.
-  #countKernelObjects(): void {
-    const before = this.openObjects;
-    void kernelObjectCount().then((count) => {
-      this.#kernelObjects = count ?? 1;
-      if (this.openObjects !== before) this.#objectsListener(this.openObjects);
-      if (this.#closing.signal.aborted) return;
-      clock.after(KERNEL_COUNT_MS, () => {
-        this.#countKernelObjects();
-      });
     });
   }
 

@@ -49,6 +49,12 @@ export class ServiceReport {
     this.#schedule();
   }
 
+  /** Another daemon goes on telling. */
+  handOver(): void {
+    this.#cancel?.();
+    this.#cancel = undefined;
+  }
+
   /** The daemon stops: nothing is told after this. */
   async stopping(): Promise<void> {
     this.#cancel?.();

@@ -17,6 +17,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ExportJobPools(env, exports);
   ExportLayout(env, exports);
   ExportMemory(env, exports);
+  ExportTakeover(env, exports);
   return exports;
 }
 

@@ -16,5 +16,6 @@ void ExportFile(Napi::Env env, Napi::Object exports);
 void ExportJobPools(Napi::Env env, Napi::Object exports);
 void ExportLayout(Napi::Env env, Napi::Object exports);
 void ExportMemory(Napi::Env env, Napi::Object exports);
+void ExportTakeover(Napi::Env env, Napi::Object exports);
 
 }  // namespace erofsd

@@ -23,6 +23,7 @@ const PREFIX = "for this repository and those below it, instead of the whole hos
 const DOOR = "how the kernel gets it; full: all of it is fetched and verified before it is mounted";
 const FILLS = ["on-demand", "background"] as const;
 const FILL = "background: complete it while nobody needs the link (default: engine.fill)";
+const GRACE = "seconds that readers wait for a daemon when there is none";
 const LAZY = "detach it now, finish when its last user has left";
 
 /** Runs one command line (without node and script) and returns its exit status. */
@@ -47,11 +48,13 @@ export async function runCommand(words: string[]): Promise<number> {
 }
 
 function addCommands(parser: Argv): Argv {
-  const looking = addPrefetchCommands(addCacheCommands(addViewCommands(addImageCommands(parser))));
+  const looking = addPrefetchCommands(
+    addCacheCommands(addViewCommands(addImageCommands(addDaemonCommands(parser)))),
+  );
   return addTraceCommands(addCredentialCommands(looking));
 }
 
-function addImageCommands(parser: Argv): Argv {
+function addDaemonCommands(parser: Argv): Argv {
   return parser
     .command(
       "serve",
@@ -59,6 +62,32 @@ function addImageCommands(parser: Argv): Argv {
       (y) => y.option("config", { type: "string", describe: CONFIG_FILE }),
       () => undefined,
     )
+    .command(
+      "supervise",
+      "run the daemon and start it again when it dies; SIGHUP upgrades it",
+      (y) =>
+        y
+          .option("config", { type: "string", describe: CONFIG_FILE })
+          .option("grace", { type: "number", default: 30, requiresArg: true, describe: GRACE }),
+      async (given) => {
+        const { superviseCommand } = await import("./supervise-command.ts");
+        const { config, grace } = given;
+        await superviseCommand({ config, grace: seconds("--grace", grace) });
+      },
+    )
+    .command(
+      "upgrade",
+      "let the program as it is on disk now take over from the running daemon",
+      (y) => jsonOption(socketOptions(y)),
+      async (given) => {
+        const { upgradeCommand } = await import("./upgrade-command.ts");
+        await upgradeCommand({ ...given, socketPath: await socketPath(given) });
+      },
+    );
+}
+
+function addImageCommands(parser: Argv): Argv {
+  return parser
     .command(
       "mount <reference> <directory>",
       "mount an image",
@@ -136,4 +165,9 @@ function credentialOptions<T>(y: Argv<T>) {
   return socketOptions(y)
     .positional("host", { type: "string", demandOption: true, describe: "host[:port]" })
     .option("repository", { type: "string", requiresArg: true, describe: PREFIX });
+}
+
+function seconds(option: string, value: number): number {
+  if (Number.isInteger(value) && value >= 0 && value <= 86_400) return value;
+  throw new DaemonError({ code: "usage_invalid", detail: `${option}: 0 to 86400 seconds` });
 }

@@ -53,6 +53,11 @@ const PREFETCHING: readonly OptionWord[] = [
 /** Every command, those with commands of their own before these. */
 export const COMMAND_WORDS: readonly CommandWord[] = [
   command("serve", "run the daemon in the foreground", [CONFIG]),
+  command("supervise", "run the daemon, again when it dies", [
+    CONFIG,
+    { name: "--grace", summary: "how long readers wait for one", takes: "text" },
+  ]),
+  command("upgrade", "let a newer program take over", [JSON_OPTION, ...ASKING]),
   command("mount", "mount an image", [JSON_OPTION, ...ASKING, DOOR, FILL], "directory"),
   command(
     "umount",

@@ -17,7 +17,7 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
 
 try {
   if (command === "serve" && !wantsHelp) {
-    const { serve } = await import("../main.ts");
+    const { serve } = await import("../serve.ts");
     process.exitCode = await serve(serveOptions(rest));
   } else {
     const { runCommand } = await import("./commands.ts");

@@ -61,6 +61,8 @@ export interface ControlOperations {
   pushCredentials(request: PushCredentials): void;
   /** False when there were none. */
   dropCredentials(request: DropCredentials): boolean;
+  /** Starts the program as it is on disk now, to take over: its process id. Faults: upgrade_failed, daemon_busy, stopping. */
+  upgrade(): Promise<{ readonly pid: number }>;
   /** Lines of JSON as they come, until they end or `signal` aborts. */
   trace(wish: TraceWish, signal: AbortSignal): AsyncIterable<string>;
   /** Faults: nothing_matches, trace_mismatch, daemon_busy, and those of resolving a reference. */

@@ -84,6 +84,7 @@ export interface OperationsParts {
   readonly bindings: Pick<Bindings, "setFill">;
   /** Looks again what is to be filled in the background. */
   readonly fill: () => void;
+  readonly upgrade: ControlOperations["upgrade"];
   /** Where the kernel does not ask for an image when it is mounted. */
   readonly files:
     | {
@@ -138,6 +139,7 @@ export function controlOperations(parts: OperationsParts): ControlOperations {
     activity: parts.activity,
     metrics: parts.metrics,
     trace: parts.trace,
+    upgrade: parts.upgrade,
     imageFiles: parts.imageFiles,
     imageHistory: parts.imageHistory,
     events: (signal) => events.listen(signal),

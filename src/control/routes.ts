@@ -31,6 +31,7 @@ import {
   registeredImage,
   statusAnswer,
   traceQuery,
+  upgradeAnswer,
 } from "./schema.ts";
 
 const get = (path: string, id: string, summary: string) => {
@@ -158,6 +159,18 @@ const imageRoutes: readonly Route[] = [
   ),
 ];
 
+const upgradeRoute = jsonRoute(
+  {
+    method: "POST",
+    path: "/v1/upgrade",
+    id: "upgrade",
+    summary: "start the program as it is on disk now, and let it take over",
+  },
+  TAKES_NOTHING,
+  upgradeAnswer,
+  (operations) => operations.upgrade(),
+);
+
 const mountRoutes: readonly Route[] = [
   jsonRoute(
     get("/v1/mounts", "listMounts", "what is mounted, whoever did it, and what is about to be"),
@@ -278,5 +291,6 @@ export const ROUTES: readonly Route[] = [
   ...credentialRoutes,
   ...prefetchRoutes,
   ...streamRoutes,
+  upgradeRoute,
   describeRoute,
 ];

@@ -129,3 +129,6 @@ export type Health = z.infer<typeof healthAnswer>;
 
 /** GET /v1/ready: 200 while the kernel's requests are served, else the error daemon_not_ready. */
 export const readyAnswer = z.strictObject({ ready: z.literal(true) });
+
+/** POST /v1/upgrade: the process that is about to take over. */
+export const upgradeAnswer = z.strictObject({ pid: z.int() });

@@ -60,9 +60,10 @@ export async function examine({ configPath, socketPath, log }: ExamineOptions): 
     doors.push({ door, ...found, missingOptions: missingOptions(door, options) });
   }
   const chosen = chooseDoor(config, doors);
-  if (chosen === "fanotify" || config.kernel.door === "fanotify") {
-    if (!config.kernel.allow_unsafe) findings.push(UNSAFE);
-  }
+  const { door: wish, allow_unsafe: isRiskTaken } = config.kernel;
+  const mayUseFanotify = wish === "fanotify" || (wish === "auto" && chosen === "full");
+  const works = doors.some(({ door, works: does }) => door === "fanotify" && does);
+  if (mayUseFanotify && works && !isRiskTaken) findings.push(UNSAFE);
   const fault = configFault ?? doorFault(config, doors, chosen) ?? parts.fault;
   return { kernel: release(), doors, findings, chosen, fault };
 }
@@ -233,11 +234,8 @@ async function withDirectory<T>(near: string, work: (path: string) => Promise<T>
 
 /** As `erofsd serve` does. */
 function chooseDoor({ kernel }: Config, doors: readonly DoorFinding[]): DoorKind | undefined {
-  const isOpened = ({ door, works }: DoorFinding): boolean => {
-    if (!works || (kernel.door !== "auto" && kernel.door !== door)) return false;
-    return door !== "fanotify" || kernel.allow_unsafe;
-  };
-  return doors.find(isOpened)?.door;
+  return doors.find(({ door, works }) => works && (kernel.door === "auto" || kernel.door === door))
+    ?.door;
 }
 
 function doorFault(
@@ -248,7 +246,7 @@ function doorFault(
   if (chosen !== undefined) return undefined;
   const faultOf = (wanted: DoorKind) => doors.find(({ door }) => door === wanted)?.fault;
   if (kernel.door !== "auto") {
-    return faultOf(kernel.door) ?? new DaemonError({ code: "fanotify_unsafe" });
+    return faultOf(kernel.door);
   }
   const reasonOf = (wanted: DoorKind): string =>
     doors.find(({ door }) => door === wanted)?.detail ?? "";

@@ -69,6 +69,8 @@ export interface NameResolverParts {
   /** `erofs,<domain_id>` of this daemon. */
   readonly volumeKey: string;
   readonly openTimeoutMs: number;
+  /** A daemon before us may have mounted it as it is bound. */
+  readonly mayBeMounted: (name: CookieName) => boolean;
   readonly servesCompressed: boolean;
   /** Prepared images whose first bytes may wait for their mounts, one buffer each. */
   readonly heldHeadsMax: number;
@@ -191,10 +193,10 @@ export class NameResolver {
   }
 
   async #bindInspected(name: CookieName, content: Content): Promise<Binding> {
-    const { bindings, engine } = this.#parts;
+    const { bindings } = this.#parts;
     const before = bindings.get(name);
     const moved = before !== undefined && !isSameImage(before, content);
-    if (moved && engine.isOpen(name.volumeKey, name.cookieKey)) {
+    if (moved && this.#isMounted(name)) {
       const detail = `it is mounted and names ${before.manifestDigest}`;
       throw new DaemonError({ code: "key_refused", key: name.cookieKey, detail });
     }
@@ -269,10 +271,10 @@ export class NameResolver {
 
   /** What the name stands for now; its binding is on disk. */
   async #current(name: CookieName, bound: Binding | undefined): Promise<Binding> {
-    const { bindings, engine, references } = this.#parts;
+    const { bindings, references } = this.#parts;
     if (bound !== undefined) {
       const fixed = isDigest(name.cookieKey) || references.isImmutable(bound.reference);
-      if (fixed || engine.isOpen(name.volumeKey, name.cookieKey)) return bound;
+      if (fixed || this.#isMounted(name)) return bound;
     }
     const reference = bound?.reference ?? name.cookieKey;
     const content = await this.#resolve(reference, bound, this.#stopping.signal);
@@ -282,6 +284,11 @@ export class NameResolver {
     }
     if (bound?.manifestDigest === content.manifestDigest) return bound;
     return bindings.bind(name, content);
+  }
+
+  #isMounted(name: CookieName): boolean {
+    const { engine, mayBeMounted } = this.#parts;
+    return engine.isOpen(name.volumeKey, name.cookieKey) || mayBeMounted(name);
   }
 
   /** Undefined: the registry is away, and `bound` holds what the name stood for. */

@@ -72,4 +72,11 @@ export interface KernelDoor {
   start(handler: KernelHandler, onFatal: (error: DaemonError) => void): void;
   /** Refuses what is unanswered, then closes the device. Requests are no longer delivered. */
   stop(error: DaemonError): Promise<void>;
+  /** Takes no further requests: they are for the daemon that follows. What was taken is answered still. */
+  pause(): void;
+  /**
+   * Lets go of everything without an answer: whoever waits is served by the daemon that follows,
+   * who gets the same fds from the keeper.
+   */
+  handOver(error: DaemonError): Promise<void>;
 }

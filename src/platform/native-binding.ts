@@ -29,6 +29,9 @@ export interface Binding {
     bytesMax: number,
   ): Promise<readonly [result: number, bytes: Uint8Array]>;
   renameNew(from: string, to: string): Promise<number>;
+  memfdCreate(name: string, bytes: number): number;
+  mapShared(fd: number): Uint8Array | number;
+  occupyFd(number: number): number;
   allocateAligned(bytes: number, external: boolean): Uint8Array;
   layout(): Record<string, number | string>;
   /** fd -1: none is sent; bytesMax -1: nothing is received. */

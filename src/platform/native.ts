@@ -4,11 +4,11 @@
 // RangeError. Bulk writes, seeks and decodes run on the addon's own threads, a bounded number at
 // a time: one pool that waits for the disk, one with a thread per core.
 
-import { availableParallelism } from "node:os";
+import { availableParallelism, constants } from "node:os";
 import type { Codec, InflateStart } from "../image/chunk-map.ts";
 import { BLOCK_BYTES } from "../units.ts";
 import { JobQueue } from "./job-queue.ts";
-import { type Binding, type DecoderPool, checked, loadBinding } from "./native-binding.ts";
+import { type Binding, type DecoderPool, checked, fault, loadBinding } from "./native-binding.ts";
 
 /** Jobs a pool of the addon holds, running or queued; more wait in its JobQueue. */
 const QUEUE_MAX = 256;
@@ -90,6 +90,15 @@ export interface Native {
   readEvents(group: number, buffer: Uint8Array): number;
   /** True when somebody else, the kernel too, has fd's file open; `fd` is for reading and writing. */
   isOpenElsewhere(fd: number): boolean;
+  /** memfd_create(2): zeroed memory of that size, at most 1 GiB. Returns its fd, which the caller owns. */
+  memfdCreate(name: string, bytes: number): number;
+  /** All of a file, mapped shared; it stays when the fd is closed. */
+  mapShared(fd: number): Uint8Array;
+  /**
+   * True when `number` is a placeholder of ours now, to be closed by the caller; false when
+   * something else has that number, or no fd of this process can have it.
+   */
+  occupyFd(number: number): boolean;
   /** Calls `onReady` while `fd` is readable (level-triggered), with libuv's events or -errno. */
   watch(fd: number, onReady: (events: number) => void): FdWatcher;
   /**
@@ -135,14 +144,15 @@ export interface Native {
     timeoutMs: number,
   ): Promise<void>;
   /**
-   * Connects, sends `request`, and reads until the peer closes. Of the fds that come the first
-   * one is kept. Faults: as sendWithFd's, and of recvmsg; EMSGSIZE when more than `bytesMax` come.
+   * Connects, sends `request` (with `fd`, as sendWithFd does), and reads until the peer closes. Of
+   * the fds that come the first one is kept. Faults: as sendWithFd's, and of recvmsg; EMSGSIZE when more than `bytesMax` come.
    */
   receiveWithFd(
     socketPath: string,
     request: Uint8Array,
     timeoutMs: number,
     bytesMax: number,
+    fd?: number,
   ): Promise<Received>;
   /** lsetxattr(2), off the event loop. */
   setAttribute(path: string, name: string, bytes: Uint8Array): Promise<void>;
@@ -208,6 +218,7 @@ export function loadNative(options: NativeOptions): Native {
     decodeMany: (batch) => decodeMany(decoders, batch),
     ...socketCalls(binding),
     ...fileCalls(binding),
+    ...takeoverCalls(binding),
     allocateAligned: (bytes) => binding.allocateAligned(bytes, true),
     layout: () => binding.layout(),
     async destroy() {
@@ -224,14 +235,30 @@ function socketCalls(
       const answer = await binding.exchange(socketPath, bytes, fd ?? -1, timeoutMs, -1);
       checked(answer[0], answer[1], socketPath);
     },
-    async receiveWithFd(socketPath, request, timeoutMs, bytesMax) {
-      const answer = await binding.exchange(socketPath, request, -1, timeoutMs, bytesMax);
-      const [syscall, result, bytes, fd] = answer;
+    async receiveWithFd(socketPath, request, timeoutMs, bytesMax, fd = -1) {
+      const answer = await binding.exchange(socketPath, request, fd, timeoutMs, bytesMax);
+      const [syscall, result, bytes, received] = answer;
       checked(syscall, result, socketPath);
-      return { bytes, fd: fd < 0 ? undefined : fd };
+      return { bytes, fd: received < 0 ? undefined : received };
     },
     sendDatagram: (address, bytes, fd) =>
       void checked("sendmsg", binding.sendDatagram(address, bytes, fd ?? -1)),
+  };
+}
+
+function takeoverCalls(binding: Binding): Pick<Native, "memfdCreate" | "mapShared" | "occupyFd"> {
+  return {
+    memfdCreate: (name, bytes) => checked("memfd_create", binding.memfdCreate(name, bytes)),
+    mapShared(fd) {
+      const mapped = binding.mapShared(fd);
+      if (typeof mapped !== "number") return mapped;
+      throw fault("mmap", -mapped);
+    },
+    occupyFd(number) {
+      const result = binding.occupyFd(number);
+      if (result === -constants.errno.EINVAL || result === -constants.errno.EMFILE) return false;
+      return checked("dup", result) === 1;
+    },
   };
 }
 

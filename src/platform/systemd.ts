@@ -92,6 +92,16 @@ export class Systemd {
     return fds;
   }
 
+  /** What another daemon of ours, started by us to take our place, is to find in its environment. */
+  forSuccessor(): Readonly<Record<string, string>> {
+    const address = this.#address;
+    if (address === undefined) return {};
+    const [first, ...rest] = address;
+    const socket = Buffer.from(first === 0 ? ["@".charCodeAt(0), ...rest] : address).toString();
+    const usec = this.#watchdogUsec;
+    return { NOTIFY_SOCKET: socket, ...(usec === undefined ? {} : { WATCHDOG_USEC: `${usec}` }) };
+  }
+
   /** How long systemd waits between two WATCHDOG=1, in microseconds; undefined when it does not. */
   watchdogUsec(): number | undefined {
     return this.#watchdogUsec;

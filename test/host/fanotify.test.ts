@@ -5,7 +5,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { cp, mkdir, readFile, stat, writeFile } from "node:fs/promises";
+import { cp, mkdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { pushTags } from "../kernel/support/push-layout.ts";
@@ -322,15 +322,10 @@ describe("a daemon that cannot serve says why:", () => {
   const kernel = (lines: string) => `[kernel]\ndevice = "/nowhere"\n${lines}`;
 
   test.each([
-    ["the risk is not taken", kernel('door = "fanotify"'), "", "allow_unsafe = true"],
+    ["there can be no keeper", kernel(""), "no keeper", "there is no keeper (EEXIST: "],
     ["cachefiles is asked for", kernel('door = "cachefiles"'), "", "/nowhere does not exist"],
-    [
-      "the cache is on a tmpfs",
-      kernel("allow_unsafe = true"),
-      "tmpfs",
-      "none of ext4, xfs and btrfs",
-    ],
-    ["another daemon has the cache", kernel("allow_unsafe = true"), "taken", "another daemon"],
+    ["the cache is on a tmpfs", kernel(""), "tmpfs", "none of ext4, xfs and btrfs"],
+    ["another daemon has the cache", kernel(""), "taken", "is running already (pid "],
   ])(
     "%s",
     async (_, config, filesystem, words) => {
@@ -338,6 +333,10 @@ describe("a daemon that cannot serve says why:", () => {
       const cacheDir = isTaken ? site.cacheDir : join(site.home, "unsuitable");
       await mkdir(cacheDir, { recursive: true });
       if (filesystem === "tmpfs") await must("mount", ["-t", filesystem, "none", cacheDir]);
+      if (filesystem === "no keeper") {
+        await mkdir(join(cacheDir, "state"));
+        await writeFile(join(cacheDir, "state/keeper"), "in the way");
+      }
       const path = join(site.home, "unsuitable.toml");
       const lines = [
         config,
@@ -347,7 +346,11 @@ describe("a daemon that cannot serve says why:", () => {
       await writeFile(path, lines.join("\n"));
       const { code, stderr } = await end(process.execPath, [program, "serve", "--config", path]);
       expect(stderr).toContain(words);
-      expect(code).toBe(3);
+      expect(code).toBe(filesystem === "taken" ? 6 : 3);
+      await rm(join(cacheDir, filesystem === "no keeper" ? "state" : "nothing"), {
+        recursive: true,
+        force: true,
+      });
       if (filesystem === "tmpfs") await must("umount", [cacheDir]);
     },
     timeout,

@@ -6,10 +6,10 @@ import { match, ok, strictEqual } from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { after, before, test } from "node:test";
-import * as z from "zod";
 import { configView } from "../../src/config/config-view.ts";
 import { ask } from "../../src/control/client.ts";
 import { cacheAnswer, imageDetail, imagesAnswer } from "../../src/control/image-schema.ts";
+import { mountsAnswer } from "../../src/control/mount-schema.ts";
 import { readyAnswer } from "../../src/control/schema.ts";
 import type { RunningRegistry } from "../support/docker-registry.ts";
 import { Rig, catalogue, startRegistry } from "./support/rig.ts";
@@ -17,12 +17,6 @@ import { erofsd, must } from "./support/run.ts";
 import { PROGRAM, SLOWNESS, beyondSmoke } from "./support/settings.ts";
 
 const timeout = 60_000 * SLOWNESS;
-
-const mounts = z.object({
-  mounts: z.array(
-    z.looseObject({ mountPoint: z.string(), image: z.looseObject({ reference: z.string() }) }),
-  ),
-});
 
 beyondSmoke("the control API", () => {
   let registry: RunningRegistry;
@@ -65,11 +59,8 @@ beyondSmoke("the control API", () => {
     await until("object-opened");
     ok(told.indexOf("image-bound") < told.indexOf("object-opened"), told);
     const reference = `${registry.host}/${plain.repository}:${plain.tag}`;
-    const shown = mounts.parse(JSON.parse(await look("ps", "--json")));
-    strictEqual(
-      shown.mounts.find(({ mountPoint }) => mountPoint === target)?.image.reference,
-      reference,
-    );
+    const shown = mountsAnswer.parse(JSON.parse(await look("ps", "--json")));
+    strictEqual(shown.mounts.find(({ mountPoint }) => mountPoint === target)?.reference, reference);
     const one = imageDetail.parse(JSON.parse(await look("inspect", reference, "--json")));
     ok(one.open && one.cachedBytes > 0 && one.sizeBytes > 0, JSON.stringify(one));
     match(await look("images"), /^REFERENCE .*\n/);

@@ -17,4 +17,5 @@ import "./seeding.ts";
 import "./lifecycle.ts";
 import "./control.ts";
 import "./prefetch.ts";
+import "./mounts.ts";
 import "./faults.ts";

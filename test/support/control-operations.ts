@@ -28,6 +28,7 @@ export function onlyOperations(given: Partial<ControlOperations>): ControlOperat
     pushCredentials: never,
     dropCredentials: never,
     trace: never,
+    upgrade: never,
     imageFiles: never,
     imageHistory: never,
     events: never,

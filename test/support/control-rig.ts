@@ -111,6 +111,7 @@ export class ControlRig {
     });
     const { source } = names.flow;
     this.operations = controlOperations({
+      upgrade: () => Promise.reject(new Error("nobody asks for it here")),
       files: undefined,
       mounts: this.mounts,
       clock,

@@ -24,6 +24,8 @@ export interface DaemonStart {
   readonly first?: string;
   /** The ready line is awaited, so it must be logged. */
   readonly logLevel?: "trace" | "debug" | "info";
+  /** Default: `serve`. Of a supervisor `pid` is its own; status() has the daemon's. */
+  readonly command?: "serve" | "supervise";
 }
 
 export interface LogLine {
@@ -65,7 +67,7 @@ export async function startDaemon(start: DaemonStart): Promise<RunningDaemon> {
     ].join("\n"),
   );
   const startMs = performance.now();
-  const args = [start.program, "serve", "--config", configPath];
+  const args = [start.program, start.command ?? "serve", "--config", configPath];
   const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
   const log = new LogReader(child);
   await log.until((line) => line.msg === "ready");

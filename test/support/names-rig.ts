@@ -47,7 +47,13 @@ export class NamesRig {
     this.path = path;
     this.bindings = bindings;
     const { clock, log, engine } = this.flow;
-    const common = { clock, log, engine, openTimeoutMs: OPEN_TIMEOUT_MS };
+    const common = {
+      clock,
+      log,
+      engine,
+      openTimeoutMs: OPEN_TIMEOUT_MS,
+      mayBeMounted: () => false,
+    };
     this.streams = new Streams({
       source: this.flow.source,
       store: new StreamStore(dirname(path)),

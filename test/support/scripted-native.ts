@@ -33,6 +33,18 @@ export class ScriptedNative implements Native {
     return DEVICE_FD;
   }
 
+  memfdCreate(): number {
+    throw new Error("nothing outlives a scripted kernel");
+  }
+
+  mapShared(): Uint8Array {
+    throw new Error("nothing outlives a scripted kernel");
+  }
+
+  occupyFd(): boolean {
+    throw new Error("nothing outlives a scripted kernel");
+  }
+
   decodeMany(): Promise<Float64Array> {
     return Promise.reject(new Error("nothing is decoded at the kernel's door"));
   }

@@ -4,8 +4,10 @@
 // Source: fs/netfs/fscache_cache.c, fscache_caches_seq_show(); kernel-notes/cachefiles-crash-and-restore.md.
 
 import { readFile } from "node:fs/promises";
+import type { Clock } from "../../platform/clock.ts";
 
 const PATH = "/proc/fs/fscache/caches";
+const LOOK_EVERY_MS = 500;
 
 /** Undefined when the kernel does not tell. */
 export async function kernelObjectCount(): Promise<number | undefined> {
@@ -20,4 +22,47 @@ export function parseCaches(text: string): number {
     objects += Number(count);
   }
   return objects;
+}
+
+/**
+ * How many objects are open at a device that another daemon bound: at first perhaps more than its
+ * session knows, as many as the kernel counts; those are forgotten without a word.
+ */
+export class KernelObjects {
+  readonly #parts: { clock: Clock; known: () => number; onCount: (count: number) => void };
+  /** At least one until the kernel's own count is read. */
+  #counted = 1;
+  #cancel: (() => void) | undefined;
+  #isStopped = false;
+
+  constructor(parts: { clock: Clock; known: () => number; onCount: (count: number) => void }) {
+    this.#parts = parts;
+    this.#look();
+  }
+
+  get count(): number {
+    return Math.max(this.#parts.known(), this.#counted);
+  }
+
+  /** There are none but those the session knows. */
+  get areAllKnown(): boolean {
+    return this.#counted <= this.#parts.known();
+  }
+
+  stop(): void {
+    this.#isStopped = true;
+    this.#cancel?.();
+  }
+
+  #look(): void {
+    const before = this.count;
+    void kernelObjectCount().then((count) => {
+      if (this.#isStopped) return;
+      this.#counted = count ?? 1;
+      if (this.count !== before) this.#parts.onCount(this.count);
+      this.#cancel = this.#parts.clock.after(LOOK_EVERY_MS, () => {
+        this.#look();
+      });
+    });
+  }
 }

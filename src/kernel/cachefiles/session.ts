@@ -14,6 +14,7 @@ import type { FdWatcher, Native } from "../../platform/native.ts";
 import { PendingRequest } from "../pending-request.ts";
 import type { KernelDoor, KernelHandler, OpenRequest, ReadRequest } from "../transport.ts";
 import { CacheObject } from "./cache-object.ts";
+import { KernelObjects } from "./kernel-count.ts";
 import {
   MESSAGE_BYTES_MAX,
   type MalformedMessage,
@@ -28,12 +29,16 @@ import {
 /** Messages taken per readiness, so that answers and network data get their turn in between. */
 const MESSAGES_PER_TURN_MAX = 64;
 
-interface PendingOpen {
+interface PendingAnswer {
   readonly pending: PendingRequest;
   readonly sendRefusal: (error: DaemonError) => void;
 }
 
-interface PendingRead extends PendingOpen {
+interface PendingOpen extends PendingAnswer {
+  readonly anonFd: number;
+}
+
+interface PendingRead extends PendingAnswer {
   readonly object: CacheObject;
 }
 
@@ -61,6 +66,8 @@ export class CachefilesSession implements KernelDoor {
   readonly #opens = new Map<number, PendingOpen>();
   readonly #reads = new Map<number, PendingRead>();
   readonly #closing = new Set<Promise<void>>();
+  /** Where another daemon bound the device. */
+  #kernelObjects: KernelObjects | undefined;
   #stopped = false;
   #paused = false;
   #watcher: FdWatcher | undefined;
@@ -83,14 +90,30 @@ export class CachefilesSession implements KernelDoor {
   start(handler: KernelHandler, onFatal: (error: DaemonError) => void): void {
     this.#handler = handler;
     this.#onFatal = onFatal;
-    if (this.#adopted) this.#restore();
+    if (this.#adopted) {
+      this.#restore();
+      this.#kernelObjects = new KernelObjects({
+        clock: this.#clock,
+        known: () => this.#objects.size,
+        onCount: this.#onObjects,
+      });
+    }
     this.#watcher = this.#native.watch(this.#deviceFd, () => {
       this.#drain();
     });
   }
 
   get objectCount(): number {
-    return this.#objects.size;
+    return this.#kernelObjects?.count ?? this.#objects.size;
+  }
+
+  get isNeeded(): boolean {
+    return this.objectCount > 0;
+  }
+
+  /** Of objects that the daemon before us opened none is left but those that were opened again. */
+  get areAllKnown(): boolean {
+    return this.#kernelObjects?.areAllKnown ?? true;
   }
 
   /** Takes what is readable, though nobody said that it is; ends the session as a failed read does. */
@@ -98,7 +121,6 @@ export class CachefilesSession implements KernelDoor {
     if (this.#watcher !== undefined) this.#drain();
   }
 
-  /** Takes no further messages: they are for the daemon that follows. What was taken is answered still. */
   pause(): void {
     this.#paused = true;
     this.#watcher?.close();
@@ -108,6 +130,7 @@ export class CachefilesSession implements KernelDoor {
   async stop(error: DaemonError): Promise<void> {
     if (this.#stopped) return;
     this.#stopped = true;
+    this.#kernelObjects?.stop();
     // Undelivered messages would die with the device anyway; taken here, they are answered below.
     for (let left = this.#paused ? 0 : 1024; left > 0; left -= 1) {
       if (!this.#takeMessage(() => undefined)) break;
@@ -120,6 +143,25 @@ export class CachefilesSession implements KernelDoor {
         sendRefusal(error);
       });
     }
+    await this.#closeAll();
+  }
+
+  async handOver(): Promise<void> {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    this.#kernelObjects?.stop();
+    this.pause();
+    // An OPEN comes again only when its fd is closed everywhere.
+    for (const { pending, anonFd } of this.#opens.values()) {
+      pending.preempt(() => {
+        this.#native.close(anonFd);
+      });
+    }
+    for (const { pending } of this.#reads.values()) pending.withdraw();
+    await this.#closeAll();
+  }
+
+  async #closeAll(): Promise<void> {
     for (const object of this.#objects.values()) {
       this.#closeObject(object);
       this.#handler?.closed(object);
@@ -215,7 +257,7 @@ export class CachefilesSession implements KernelDoor {
           anonFd,
         });
         this.#objects.set(objectId, object);
-        this.#onObjects(this.#objects.size);
+        this.#onObjects(this.objectCount);
       });
       return object;
     };
@@ -229,7 +271,7 @@ export class CachefilesSession implements KernelDoor {
         sendRefusal(error);
       });
     };
-    this.#opens.set(msgId, { pending, sendRefusal });
+    this.#opens.set(msgId, { pending, sendRefusal, anonFd });
     return {
       volumeKey,
       cookieKey,
@@ -302,7 +344,7 @@ export class CachefilesSession implements KernelDoor {
     // CLOSE of an object that a dead daemon had: nothing of ours.
     if (object === undefined) return;
     this.#objects.delete(objectId);
-    this.#onObjects(this.#objects.size);
+    this.#onObjects(this.objectCount);
     for (const read of this.#reads.values()) {
       if (read.object === object) read.pending.withdraw();
     }

@@ -17,7 +17,13 @@ import { OwnedFd } from "../../platform/owned-fd.ts";
 import { BLOCK_BYTES, type Extent, alignUp } from "../../units.ts";
 import { type KeyName, RECORD_SUFFIX } from "./names.ts";
 import { type RecordHeader, saveRecord } from "./record.ts";
-import { type CacheFileParts, type OpenedFile, createFile, openTrusted } from "./stored-file.ts";
+import {
+  type CacheFileParts,
+  type OpenedFile,
+  createFile,
+  openMounted,
+  openTrusted,
+} from "./stored-file.ts";
 
 /** What is written is recorded within this time; a crash costs at most so much of it. */
 const RECORD_EVERY_MS = 5000;
@@ -66,6 +72,18 @@ export class CacheFile {
       return new CacheFile(parts, opened, letGo);
     } catch (error) {
       letGo();
+      throw explain(error, parts.key);
+    }
+  }
+
+  /** One that is mounted, and stays whatever of it is trusted. It owns `fd`. Faults: as open. */
+  static async adopt(parts: CacheFileParts, fd: number): Promise<CacheFile> {
+    const letGo = await parts.room.keep(basename(parts.path));
+    try {
+      return new CacheFile(parts, await openMounted(parts, fd), letGo);
+    } catch (error) {
+      letGo();
+      parts.native.close(fd);
       throw explain(error, parts.key);
     }
   }

@@ -7,8 +7,8 @@ import type { Extent } from "../../units.ts";
 
 /** FAN_CLASS_PRE_CONTENT | FAN_CLOEXEC | FAN_NONBLOCK, and no limits: what does not fit into a limited queue is let through unasked. */
 export const GROUP_FLAGS = 0x8 | 0x1 | 0x2 | 0x10 | 0x20;
-/** O_RDONLY | O_LARGEFILE | O_CLOEXEC: how an event's file is opened for us. */
-export const EVENT_FILE_FLAGS = 0o2100000;
+/** O_RDWR | O_LARGEFILE | O_CLOEXEC: how an event's file is opened for us; adoption.ts writes by such an fd. */
+export const EVENT_FILE_FLAGS = 0o2100002;
 export const MARK_ADD = 0x1;
 export const MARK_REMOVE = 0x2;
 export const PRE_ACCESS = 0x0010_0000;

@@ -5,7 +5,7 @@
 import type { Extent } from "../../units.ts";
 import type { FileObject } from "./file-object.ts";
 import type { KeyName } from "./names.ts";
-import type { OpenedFile } from "./open-files.ts";
+import type { OpenedFile } from "./open-entry.ts";
 
 export interface FileDoor {
   /** Each opening is to be released. Faults: what the handler refuses with, cache_*, stopping. */

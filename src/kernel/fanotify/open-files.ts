@@ -7,20 +7,28 @@
 // find a file with holes that is not marked.
 
 import { randomBytes } from "node:crypto";
-import { mkdir, rm, symlink } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { DaemonError, asDaemonError, invariant } from "../../errors.ts";
-import { type Clock, sleep } from "../../platform/clock.ts";
-import type { Log } from "../../platform/log.ts";
-import type { Native } from "../../platform/native.ts";
+import { sleep } from "../../platform/clock.ts";
 import type { Extent } from "../../units.ts";
-import { PendingRequest } from "../pending-request.ts";
 import type { KernelHandler } from "../transport.ts";
+import type { Adoption } from "./adoption.ts";
 import { CacheFile } from "./cache-file.ts";
-import { MARK_ADD, MARK_REMOVE, PRE_ACCESS } from "./codec.ts";
 import { FileObject } from "./file-object.ts";
-import { type KeyName, cacheFileName, openDirectory, openPath, streamsDirectory } from "./names.ts";
-import { CacheRoom, type RoomLimits } from "./room.ts";
+import { FileLinks } from "./file-links.ts";
+import { type LeftFile, forgetLeft } from "./left-files.ts";
+import { Marks } from "./marks.ts";
+import { type KeyName, cacheFileName, streamsDirectory } from "./names.ts";
+import {
+  type LeftOpen,
+  type OpenEntry,
+  type OpenFilesParts,
+  type OpenedFile,
+  idOf,
+} from "./open-entry.ts";
+import { type PendingOpen, type Told, requestOpen } from "./open-request.ts";
+import { OrphanFiles, isOpenElsewhere } from "./orphan-files.ts";
+import { CacheRoom } from "./room.ts";
 
 /** How often it is asked whether files are still in use. */
 const LOOK_EVERY_MS = 1000;
@@ -29,59 +37,30 @@ const LOOK_SOON_MS = 50;
 /** Whoever has found a link before it went has opened its file by then. */
 const LINK_GONE_MS = 250;
 
-export interface OpenFilesParts {
-  readonly native: Native;
-  readonly clock: Clock;
-  readonly log: Log;
-  /** Undefined: nobody can be asked, so files are mounted only when all of them is there. */
-  readonly groupFd: number | undefined;
-  readonly cacheDir: string;
-  readonly limits: RoomLimits;
-  readonly messages: { open: number; close: number };
-  readonly writes: { writes: number; writtenBytes: number };
-}
-
-/** A stream that may be mounted until `release`, and then for as long as it is. */
-export interface OpenedFile {
-  readonly object: FileObject;
-  /** What a mount names as its source, or as a device; nothing is there where nobody can be asked. */
-  readonly path: string;
-  /** The same, for a file of which all is there that anybody may read, and is verified. */
-  readonly wholePath: () => Promise<string>;
-  /** Idempotent. It can be mounted for `mountWithinMs` more, unless somebody has it mounted. */
-  readonly release: (mountWithinMs: number) => void;
-}
-
-interface OpenEntry {
-  readonly object: FileObject;
-  readonly file: CacheFile;
-  /** By path: what there is, or is about to be. */
-  readonly links: Map<string, Promise<void>>;
-  readonly target: string;
-  /** Whoever has asked for it does not hold it yet. */
-  isOpening: boolean;
-  /** Until then somebody may be about to mount it. */
-  awaitedUntilMs: number;
-  closing: Promise<void> | undefined;
-}
-
 export class OpenFiles {
   readonly #parts: OpenFilesParts;
-  readonly #room: CacheRoom;
+  /** What is kept on disk, open or not. */
+  readonly room: CacheRoom;
   /** By key: on its way, or open. */
   readonly #opening = new Map<string, Promise<OpenEntry>>();
   readonly #entries = new Map<string, OpenEntry>();
   readonly #byId = new Map<string, OpenEntry>();
-  readonly #opens = new Set<{ pending: PendingRequest; refuse: (error: DaemonError) => void }>();
+  readonly #opens = new Set<PendingOpen>();
   readonly #run = randomBytes(8).toString("hex");
   readonly #stopping = new AbortController();
+  readonly #marks: Marks;
+  readonly #orphans: OrphanFiles;
+  #adopted: Promise<void> = Promise.resolve();
   #handler: KernelHandler | undefined;
   #ids = 0;
   #cancelLook: (() => void) | undefined;
 
   constructor(parts: OpenFilesParts) {
     this.#parts = parts;
-    this.#room = new CacheRoom(parts);
+    this.#marks = new Marks(parts);
+    const isMounted = this.#isMounted.bind(this);
+    this.#orphans = new OrphanFiles({ ...parts, marks: this.#marks, isMounted });
+    this.room = new CacheRoom(parts);
   }
 
   start(handler: KernelHandler): void {
@@ -89,13 +68,62 @@ export class OpenFiles {
     this.#lookLater();
   }
 
-  /** What is kept on disk, open or not. */
-  get room(): Pick<CacheRoom, "list" | "drop"> {
-    return this.#room;
+  get count(): number {
+    return this.#entries.size + this.#orphans.count;
   }
 
-  get count(): number {
-    return this.#entries.size;
+  /** As it is now. What is complete and mounted needs nobody. */
+  get isAnyMarkedMounted(): boolean {
+    const entries = [...this.#entries.values()];
+    return (
+      this.#orphans.count > 0 ||
+      entries.some(({ object, file }) => !object.isComplete && this.#isMounted(file.fd.number))
+    );
+  }
+
+  get objects(): FileObject[] {
+    return [...this.#entries.values()].map(({ object }) => object);
+  }
+
+  /**
+   * Opens what a daemon before us left and is still mounted; nothing else is opened meanwhile.
+   * Never rejects: what cannot be served is told, and its accesses are refused.
+   */
+  adopt(left: readonly LeftFile[], adoption: Adoption): Promise<void> {
+    const all = left.map((file) =>
+      this.#adopt(file, adoption).catch((error: unknown) => {
+        this.#parts.log.error({ err: error, key: file.key.cookieKey }, "a mount cannot be served");
+      }),
+    );
+    this.#adopted = Promise.all(all).then(() => {
+      this.#parts.onCount(this.count);
+    });
+    return this.#adopted;
+  }
+
+  async #adopt(left: LeftFile, adoption: Adoption): Promise<void> {
+    const path = this.#pathOf(left.key, left.sizeBytes);
+    const letGo = await this.room.keep(basename(path));
+    try {
+      await this.#adoptFile(path, left, adoption);
+    } finally {
+      letGo();
+    }
+  }
+
+  async #adoptFile(path: string, left: LeftFile, adoption: Adoption): Promise<void> {
+    const opened = await adoption.open(path, left.file);
+    if (opened === undefined) {
+      await forgetLeft(left);
+      return;
+    }
+    this.#orphans.add(opened.fd, left);
+    if (!opened.isMounted) {
+      await this.#orphans.look();
+      return;
+    }
+    const entry = await this.#opened(left.key, { left, fd: opened.fd });
+    entry.isOpening = false;
   }
 
   byId(id: string): FileObject | undefined {
@@ -113,6 +141,7 @@ export class OpenFiles {
 
   async open(key: KeyName): Promise<OpenedFile> {
     const id = idOf(key);
+    await this.#adopted;
     for (;;) {
       this.#stopping.signal.throwIfAborted();
       const known = this.#entries.get(id);
@@ -128,11 +157,11 @@ export class OpenFiles {
     }
   }
 
-  #opened(key: KeyName): Promise<OpenEntry> {
+  #opened(key: KeyName, left?: LeftOpen): Promise<OpenEntry> {
     const id = idOf(key);
     const opening = this.#opening.get(id);
     if (opening !== undefined) return opening;
-    const made = this.#ask(key).finally(() => this.#opening.delete(id));
+    const made = this.#ask(key, left).finally(() => this.#opening.delete(id));
     this.#opening.set(id, made);
     return made;
   }
@@ -151,49 +180,25 @@ export class OpenFiles {
       this.#cancelLook?.();
       this.#lookLater();
     };
-    const wholePath = () => this.#addLink(entry, true);
-    return { object, path: this.#pathOf(entry, false), wholePath, release };
+    const wholePath = () => entry.links.add(true);
+    return { object, path: entry.links.path(false), wholePath, release };
   }
 
-  #ask(key: KeyName): Promise<OpenEntry> {
+  #ask(key: KeyName, left: LeftOpen | undefined): Promise<OpenEntry> {
     const handler = this.#handler;
     invariant(handler !== undefined, "the door is not started");
     this.#parts.messages.open += 1;
-    return new Promise((resolve, reject) => {
-      const pending = new PendingRequest(`OPEN of "${key.cookieKey}"`, () => {
-        this.#opens.delete(open);
-      });
-      const open = { pending, refuse: reject };
-      this.#opens.add(open);
-      handler.open({
-        volumeKey: key.volumeKey,
-        cookieKey: key.cookieKey,
-        get answered() {
-          return pending.answered;
-        },
-        accept: (sizeBytes) => {
-          let object: FileObject | undefined;
-          pending.answer(() => {
-            object = this.#accept(key, sizeBytes, { resolve, reject });
-          });
-          return object;
-        },
-        refuse: (error) => {
-          pending.answer(() => {
-            reject(error);
-          });
-        },
-      });
-    });
+    return requestOpen({ handler, opens: this.#opens }, key, (sizeBytes, told) =>
+      this.#accept({ key, sizeBytes, left }, told),
+    );
   }
 
   #accept(
-    key: KeyName,
-    sizeBytes: number,
-    told: { resolve: (entry: OpenEntry) => void; reject: (error: DaemonError) => void },
+    { key, sizeBytes, left }: { key: KeyName; sizeBytes: number; left: LeftOpen | undefined },
+    told: Told,
   ): FileObject {
     const id = (this.#ids += 1);
-    const opening: Promise<CacheFile> = this.#openFile(key, sizeBytes);
+    const opening: Promise<CacheFile> = this.#openFile(key, sizeBytes, left);
     const object = new FileObject({
       id,
       key,
@@ -204,7 +209,8 @@ export class OpenFiles {
         this.#unmark(object);
       },
     });
-    this.#link(object).then(told.resolve, (error: unknown) => {
+    object.isMarked = left !== undefined;
+    this.#link(object, left).then(told.resolve, (error: unknown) => {
       const fault = asDaemonError(error);
       object.close(fault);
       this.#handler?.closed(object);
@@ -213,70 +219,69 @@ export class OpenFiles {
     return object;
   }
 
-  async #openFile(key: KeyName, sizeBytes: number): Promise<CacheFile> {
-    const { native, clock, log, cacheDir } = this.#parts;
-    const path = join(streamsDirectory(cacheDir), cacheFileName(key, sizeBytes));
-    return CacheFile.open({ native, clock, log, room: this.#room, path, key, sizeBytes });
+  async #openFile(key: KeyName, sizeBytes: number, left?: LeftOpen): Promise<CacheFile> {
+    const { native, clock, log } = this.#parts;
+    const path = this.#pathOf(key, sizeBytes);
+    const parts = { native, clock, log, room: this.room, path, key, sizeBytes };
+    if (left === undefined) return CacheFile.open(parts);
+    if (left.left.sizeBytes !== sizeBytes) {
+      const detail = `it is mounted with ${left.left.sizeBytes} bytes, and stands for ${sizeBytes}`;
+      throw new DaemonError({ code: "key_refused", key: key.cookieKey, detail });
+    }
+    this.#orphans.take(left.fd);
+    return CacheFile.adopt(parts, left.fd);
+  }
+
+  #pathOf(key: KeyName, sizeBytes: number): string {
+    return join(streamsDirectory(this.#parts.cacheDir), cacheFileName(key, sizeBytes));
   }
 
   // The mark before the link: whoever mounts by the link is asked about from its first read on.
-  async #link(object: FileObject): Promise<OpenEntry> {
-    const { cacheDir } = this.#parts;
+  async #link(object: FileObject, left: LeftOpen | undefined): Promise<OpenEntry> {
+    const { cacheDir, groupFd } = this.#parts;
     const file = await object.opening;
-    const target = join("..", "streams", cacheFileName(object, object.sizeBytes));
+    const name = cacheFileName(object, object.sizeBytes);
+    const links = new FileLinks(
+      { cacheDir, name, run: this.#run, id: object.id },
+      left?.left.links,
+    );
     const state = { isOpening: true, awaitedUntilMs: 0, closing: undefined };
-    const entry: OpenEntry = { object, file, links: new Map(), target, ...state };
+    const entry: OpenEntry = { object, file, links, ...state };
     this.#entries.set(idOf(object), entry);
     this.#byId.set(file.id, entry);
+    this.#parts.onCount(this.count);
     try {
       this.#stopping.signal.throwIfAborted();
+      if (left !== undefined && object.isComplete) this.#unmark(object);
       this.#mark(entry);
-      await mkdir(openDirectory(cacheDir), { recursive: true, mode: 0o700 });
-      if (this.#parts.groupFd !== undefined) await this.#addLink(entry, false);
+      if (groupFd === undefined) return entry;
+      await links.note({ key: object, sizeBytes: object.sizeBytes, file: file.id });
+      await links.add(false);
       return entry;
     } catch (error) {
-      this.#unmark(object);
+      // One that is mounted keeps its mark whatever happens.
+      if (left === undefined) {
+        this.#unmark(object);
+        await links.forget();
+      }
       this.#forget(entry);
       await file.close();
       throw error;
     }
   }
 
-  #pathOf({ object }: OpenEntry, isWhole: boolean): string {
-    const file = cacheFileName(object, object.sizeBytes);
-    return openPath(this.#parts.cacheDir, { run: this.#run, id: object.id, isWhole, file });
-  }
-
-  async #addLink(entry: OpenEntry, isWhole: boolean): Promise<string> {
-    const path = this.#pathOf(entry, isWhole);
-    const made = entry.links.get(path) ?? symlink(entry.target, path);
-    entry.links.set(path, made);
-    await made.catch((error: unknown) => {
-      entry.links.delete(path);
-      throw error;
-    });
-    return path;
-  }
-
   #mark({ object, file }: OpenEntry): void {
-    const { native, groupFd } = this.#parts;
     // What is complete by now is never marked: reading it costs nothing.
-    if (object.isComplete || groupFd === undefined) return;
-    native.fanotifyMark(groupFd, { flags: MARK_ADD, mask: PRE_ACCESS, fd: file.fd.number });
+    if (object.isComplete || this.#parts.groupFd === undefined) return;
+    this.#marks.add(file.fd.number);
     object.isMarked = true;
   }
 
   #unmark(object: FileObject): void {
     const entry = this.#entries.get(idOf(object));
-    const { native, groupFd, log } = this.#parts;
-    if (!object.isMarked || entry?.object !== object || groupFd === undefined) return;
+    if (!object.isMarked || entry?.object !== object) return;
     object.isMarked = false;
-    try {
-      const fd = entry.file.fd.number;
-      native.fanotifyMark(groupFd, { flags: MARK_REMOVE, mask: PRE_ACCESS, fd });
-    } catch (error) {
-      log.error({ key: object.cookieKey, err: error }, "a mark cannot be removed");
-    }
+    this.#marks.remove(entry.file.fd.number);
   }
 
   #lookLater(): void {
@@ -284,6 +289,9 @@ export class OpenFiles {
     const isAwaiting = [...this.#entries.values()].some(({ awaitedUntilMs }) => awaitedUntilMs > 0);
     const delayMs = isAwaiting ? LOOK_SOON_MS : LOOK_EVERY_MS;
     this.#cancelLook = this.#parts.clock.after(delayMs, () => {
+      void this.#orphans.look().then((isLess) => {
+        if (isLess) this.#parts.onCount(this.count);
+      });
       for (const entry of this.#entries.values()) {
         if (entry.closing !== undefined || this.#isInUse(entry)) continue;
         entry.closing = this.#closeIfIdle(entry).catch((error: unknown) => {
@@ -300,33 +308,26 @@ export class OpenFiles {
   #isInUse(entry: OpenEntry): boolean {
     const { object, file } = entry;
     if (entry.isOpening || object.holds > 0 || object.accesses.size > 0) return true;
-    if (!this.#isMounted(file)) return entry.awaitedUntilMs > this.#parts.clock.nowMs();
+    if (!this.#isMounted(file.fd.number)) return entry.awaitedUntilMs > this.#parts.clock.nowMs();
     entry.awaitedUntilMs = 0;
     return true;
   }
 
-  #isMounted(file: CacheFile): boolean {
-    try {
-      return this.#parts.native.isOpenElsewhere(file.fd.number);
-    } catch (error) {
-      this.#parts.log.error({ err: error }, "it cannot be seen whether a cache file is in use");
-      return true;
-    }
+  #isMounted(fd: number): boolean {
+    return isOpenElsewhere(this.#parts, fd);
   }
 
   async #closeIfIdle(entry: OpenEntry): Promise<void> {
-    await this.#removeLinks(entry);
+    await entry.links.remove();
     await sleep(this.#parts.clock, LINK_GONE_MS, this.#stopping.signal);
     if (this.#isInUse(entry)) {
-      for (const link of entry.links.keys()) await symlink(entry.target, link);
+      await entry.links.restore();
       entry.closing = undefined;
       return;
     }
-    await this.#close(entry, this.#gone(entry.object));
-  }
-
-  async #removeLinks({ links }: OpenEntry): Promise<void> {
-    for (const link of links.keys()) await rm(link, { force: true });
+    await entry.links.forget();
+    const what = `the cache object "${entry.object.cookieKey}"`;
+    await this.#close(entry, new DaemonError({ code: "cancelled", what }));
   }
 
   async #close(entry: OpenEntry, error: DaemonError): Promise<void> {
@@ -342,16 +343,23 @@ export class OpenFiles {
   #forget({ object, file }: OpenEntry): void {
     this.#entries.delete(idOf(object));
     this.#byId.delete(file.id);
+    this.#parts.onCount(this.count);
   }
 
-  #gone({ cookieKey }: FileObject): DaemonError {
-    return new DaemonError({ code: "cancelled", what: `the cache object "${cookieKey}"` });
+  #end(error: DaemonError): void {
+    this.#stopping.abort(error);
+    this.#cancelLook?.();
+    this.room.stop();
+    for (const { pending, refuse } of this.#opens) {
+      pending.preempt(() => {
+        refuse(error);
+      });
+    }
   }
 
   /** Closes everything; resolves with the keys of what is mounted and not complete. */
   async stop(error: DaemonError): Promise<string[]> {
     this.#stopping.abort(error);
-    this.#room.stop();
     this.#cancelLook?.();
     for (const { pending, refuse } of this.#opens) {
       pending.preempt(() => {
@@ -363,16 +371,31 @@ export class OpenFiles {
     for (const entry of this.#entries.values()) {
       await entry.closing;
       if (this.#entries.get(idOf(entry.object)) !== entry) continue;
-      await this.#removeLinks(entry);
+      await entry.links.forget();
       entry.object.close(error);
-      if (!entry.object.isComplete && this.#isMounted(entry.file))
+      if (!entry.object.isComplete && this.#isMounted(entry.file.fd.number))
         left.push(entry.object.cookieKey);
       await this.#close(entry, error);
     }
+    for (const orphan of this.#orphans.close()) {
+      left.push(orphan.key.cookieKey);
+      await forgetLeft(orphan);
+    }
     return left;
   }
-}
 
-function idOf({ volumeKey, cookieKey }: KeyName): string {
-  return `${volumeKey}\0${cookieKey}`;
+  /** Closes our side of everything: marks, links and notes stay for the daemon that follows. */
+  async handOver(error: DaemonError): Promise<void> {
+    this.#end(error);
+    await Promise.allSettled([this.#adopted, ...this.#opening.values()]);
+    const entries = [...this.#entries.values()];
+    await Promise.all(
+      entries.map(async ({ object, file, closing }) => {
+        await closing;
+        object.close(error);
+        await file.close();
+      }),
+    );
+    this.#orphans.close();
+  }
 }

@@ -7,24 +7,27 @@
 //
 // The kernel asks for nothing at mount, so whoever mounts asks here first (file-mounts.ts). Nor
 // does it say when it has done with a file: that is asked now and then.
-// Reading events, their files' numbers and responses are microsecond calls on the event loop. It
-// opens and reads no marked file itself: it would wait for its own answer.
+//
+// A daemon that follows another one (the keeper holds group and journal) takes up what that one left
+// open and unanswered. Events of files that it has not opened yet wait until it has.
 
-import { fstatSync } from "node:fs";
 import { DaemonError, asDaemonError, invariant } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
 import type { Log } from "../../platform/log.ts";
 import type { FdWatcher, Native } from "../../platform/native.ts";
 import { BLOCK_BYTES, type Extent, alignDown, alignUp, extentEnd } from "../../units.ts";
 import type { KernelDoor, KernelHandler } from "../transport.ts";
-import { type AccessEvent, EVENT_BUFFER_BYTES, encodeResponse, parseEvents } from "./codec.ts";
-import type { FileObject } from "./file-object.ts";
-import type { FileDoor } from "./file-door.ts";
-import type { KeyName } from "./names.ts";
-import { OpenFiles, type OpenedFile } from "./open-files.ts";
-import type { CacheRoom, RoomLimits } from "./room.ts";
+import { Adoption } from "./adoption.ts";
+import { type Access, EventQueue } from "./event-queue.ts";
 import { type Asking, type ReadAnswers, askToRead, fillAll } from "./ask-to-read.ts";
-import { fileId } from "./stored-file.ts";
+import type { FileDoor } from "./file-door.ts";
+import type { FileObject } from "./file-object.ts";
+import type { EventJournal } from "./journal.ts";
+import type { LeftFile } from "./left-files.ts";
+import type { KeyName } from "./names.ts";
+import type { OpenedFile } from "./open-entry.ts";
+import { OpenFiles } from "./open-files.ts";
+import type { CacheRoom, RoomLimits } from "./room.ts";
 
 /** Reads of the group per readiness, so that answers and network data get their turn in between. */
 const READS_PER_TURN_MAX = 4;
@@ -35,23 +38,32 @@ export interface FanotifyParts {
   readonly native: Native;
   readonly clock: Clock;
   readonly log: Log;
-  /** From openGroup; the session owns both from now on. */
+  /** From openGroup or adoptGroup; the session owns all three from now on. */
   readonly groupFd: number;
   readonly lockFd: number;
+  readonly journal: EventJournal;
   readonly cacheDir: string;
   readonly limits: RoomLimits;
   /** Ours: what we read ourselves never waits. */
   readonly pid: number;
+  /** What a daemon before us had open. */
+  readonly left?: readonly LeftFile[];
+  /** Told how many files are open, whenever that changes, and once the ones left are open. */
+  readonly onObjects?: (count: number) => void;
 }
 
 export class FanotifySession implements KernelDoor, FileDoor {
   readonly #parts: FanotifyParts;
   readonly #files: OpenFiles;
-  readonly #buffer = new Uint8Array(EVENT_BUFFER_BYTES);
+  readonly #queue: EventQueue;
+  readonly #adoption: Adoption;
   #watcher: FdWatcher | undefined;
   #handler: KernelHandler | undefined;
   #onFatal: ((error: DaemonError) => void) | undefined;
+  /** Taken before what was left is open; undefined afterwards. */
+  #early: Access[] | undefined;
   #waiting = 0;
+  #paused = false;
   #stopped = false;
   /** Events taken, by kind, and the bytes that accesses were about; of accesses also cached ones. */
   readonly messages = { open: 0, read: 0, readBytes: 0, close: 0, malformed: 0 };
@@ -60,14 +72,28 @@ export class FanotifySession implements KernelDoor, FileDoor {
   constructor(parts: FanotifyParts) {
     this.#parts = parts;
     const { messages, writes } = this;
-    this.#files = new OpenFiles({ ...parts, messages, writes });
+    const onCount = (count: number): void => {
+      // Until all that was left is open, the count would seem to fall.
+      if (this.#early === undefined) parts.onObjects?.(count);
+    };
+    this.#files = new OpenFiles({ ...parts, messages, writes, onCount });
+    this.#queue = new EventQueue({ ...parts, messages });
+    this.#adoption = new Adoption(parts.native);
   }
 
   start(handler: KernelHandler, onFatal: (error: DaemonError) => void): void {
     this.#handler = handler;
     this.#onFatal = onFatal;
     this.#files.start(handler);
+    this.#early = this.#queue.takeLeft();
     this.#watch();
+    void this.#files.adopt(this.#parts.left ?? [], this.#adoption).then(() => {
+      const early = this.#early ?? [];
+      this.#early = undefined;
+      this.#parts.onObjects?.(this.#files.count);
+      if (this.#stopped) return;
+      for (const access of early) this.#access(access);
+    });
   }
 
   /** What is kept on disk, open or not. */
@@ -79,11 +105,19 @@ export class FanotifySession implements KernelDoor, FileDoor {
     return this.#files.count;
   }
 
+  get areAllKnown(): boolean {
+    return this.#early === undefined;
+  }
+
+  get isNeeded(): boolean {
+    return this.#files.isAnyMarkedMounted;
+  }
+
   /** Takes what is readable, though nobody said that it is; ends the session as a failed read does. */
   probe(): void {
     if (this.#watcher === undefined) return;
-    this.#drain((event) => {
-      this.#access(event);
+    this.#take(READS_PER_TURN_MAX, (access) => {
+      this.#access(access);
     });
   }
 
@@ -116,14 +150,30 @@ export class FanotifySession implements KernelDoor, FileDoor {
     return this.#files.distrust(object);
   }
 
+  pause(): void {
+    this.#paused = true;
+    this.#unwatch();
+  }
+
+  async handOver(error: DaemonError): Promise<void> {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    this.#unwatch();
+    this.#queue.handOver();
+    await this.#files.handOver(error);
+    this.#closeFds();
+  }
+
   async stop(error: DaemonError): Promise<void> {
     if (this.#stopped) return;
     this.#stopped = true;
     this.#unwatch();
+    for (const access of this.#early ?? []) this.#queue.answer(access, "deny");
+    this.#early = undefined;
     const left = await this.#files.stop(error);
     // What waits unread is let through when the group goes: refused instead.
-    this.#drain((event) => {
-      this.#answer(event.fd, "deny");
+    this.#take(1024, (access) => {
+      this.#queue.answer(access, "deny");
     });
     if (left.length > 0) {
       this.#parts.log.error(
@@ -131,14 +181,18 @@ export class FanotifySession implements KernelDoor, FileDoor {
         "mounted images are not complete: unmount them, what is missing of them reads as zeros now",
       );
     }
-    this.#parts.native.close(this.#parts.groupFd);
-    this.#parts.native.close(this.#parts.lockFd);
+    this.#closeFds();
+  }
+
+  #closeFds(): void {
+    const { native, groupFd, lockFd, journal } = this.#parts;
+    for (const fd of [groupFd, lockFd, journal.fd]) native.close(fd);
   }
 
   #watch(): void {
     this.#watcher = this.#parts.native.watch(this.#parts.groupFd, () => {
-      this.#drain((event) => {
-        this.#access(event);
+      this.#take(READS_PER_TURN_MAX, (access) => {
+        this.#access(access);
       });
     });
   }
@@ -148,64 +202,55 @@ export class FanotifySession implements KernelDoor, FileDoor {
     this.#watcher = undefined;
   }
 
-  #drain(deliver: (event: AccessEvent) => void): void {
-    const { native, groupFd, log } = this.#parts;
-    // At the end everything is taken.
-    for (let left = this.#stopped ? 1024 : READS_PER_TURN_MAX; left > 0; left -= 1) {
-      let length: number;
-      try {
-        length = native.readEvents(groupFd, this.#buffer);
-      } catch (error) {
-        if (!isLostEvent(error)) {
-          this.#fatal(error);
-          return;
-        }
-        log.error({ err: error }, "the kernel could not give us an event, and has refused it");
-        continue;
+  #take(readsMax: number, deliver: (access: Access) => void): void {
+    try {
+      for (let left = readsMax; left > 0; left -= 1) {
+        if (!this.#queue.take(deliver)) return;
       }
-      if (length === 0) return;
-      for (const event of parseEvents(this.#buffer.subarray(0, length))) {
-        if (event.kind === "access") {
-          deliver(event);
-        } else if (event.kind === "overflow") {
-          this.messages.malformed += 1;
-          // Cannot be: our queue has no limit. Whoever was let through may have read zeros.
-          this.#fatal(new DaemonError({ code: "kernel_message_invalid", detail: "events lost" }));
-        } else {
-          this.messages.malformed += 1;
-          log.error({}, `a fanotify event cannot be served: ${event.reason}`);
-          if (event.fd !== undefined) this.#answer(event.fd, "deny");
-        }
-      }
+    } catch (error) {
+      this.#unwatch();
+      this.#onFatal?.(asDaemonError(error));
     }
   }
 
-  #access({ fd, pid, extent }: AccessEvent): void {
+  #access(access: Access): void {
+    const { file, pid, extent } = access;
+    const isOurOwn = pid === this.#parts.pid;
+    const taken = isOurOwn && this.#adoption.takes(access, (it) => this.#queue.answerKeepingFd(it));
+    if (taken) return;
+    const object = file === undefined ? undefined : this.#files.byId(file);
+    if (object === undefined && this.#early !== undefined && !isOurOwn) {
+      if (this.#queue.keep(access)) this.#early.push(access);
+      return;
+    }
     this.messages.read += 1;
     this.messages.readBytes += extent.length;
-    const object = this.#objectOf(fd);
-    const part = object === undefined ? extent : withinFile(object, extent);
-    if (part.length === 0) {
-      this.#answer(fd, "allow");
-      return;
-    }
-    if (object === undefined) {
+    if (object !== undefined) {
+      this.#serve(access, object, withinFile(object, extent));
+    } else if (pid === undefined && file === undefined) {
+      this.#serveAnyFile(access);
+    } else {
       this.#parts.log.warn({ pid }, "an access to a cache file that is not open: refused");
-      this.#answer(fd, "deny");
+      this.#queue.answer(access, "deny");
+    }
+  }
+
+  #serve(access: Access, object: FileObject, part: Extent): void {
+    if (part.length === 0) {
+      this.#queue.answer(access, "allow");
       return;
     }
-    if (pid === this.#parts.pid) {
+    if (access.pid === this.#parts.pid) {
       // Ourselves, through a mount of our own: never waits, and never sees a hole.
-      this.#answer(fd, this.#files.covers(object, part) ? "allow" : "deny");
+      this.#queue.answer(access, this.#files.covers(object, part) ? "allow" : "deny");
       return;
     }
+    if (access.slot === undefined && !this.#queue.keep(access)) return;
     this.#waiting += 1;
     const answer = (how: "allow" | "deny"): void => {
       this.#waiting -= 1;
-      this.#answer(fd, how);
-      if (!this.#stopped && this.#watcher === undefined && this.#waiting < ACCESSES_MAX / 2) {
-        this.#watch();
-      }
+      this.#queue.answer(access, how);
+      if (this.#watcher === undefined && this.#waiting < ACCESSES_MAX / 2) this.#watchAgain();
     };
     this.#read(object, part, {
       label: `access to "${object.cookieKey}"`,
@@ -219,13 +264,28 @@ export class FanotifySession implements KernelDoor, FileDoor {
     if (this.#waiting >= ACCESSES_MAX) this.#unwatch();
   }
 
-  #objectOf(fd: number): FileObject | undefined {
-    try {
-      return this.#files.byId(fileId(fstatSync(fd, { bigint: true })));
-    } catch (error) {
-      this.#parts.log.error({ err: error }, "an event's file cannot be looked at");
-      return undefined;
-    }
+  #watchAgain(): void {
+    if (!this.#stopped && !this.#paused) this.#watch();
+  }
+
+  // The daemon before us died between taking the event and looking whose it is. Whichever file it
+  // is, the bytes it waits for are there when they are in every file.
+  #serveAnyFile(access: Access): void {
+    const { extent } = access;
+    const fills = this.#files.objects.map(async (object) => {
+      const whole = { offset: 0, length: object.sizeBytes };
+      const part = withinFile(object, extent.length === 0 ? whole : extent);
+      if (part.length > 0) await this.fill(object, part);
+    });
+    Promise.all(fills).then(
+      () => {
+        this.#queue.answer(access, "allow");
+      },
+      (error: unknown) => {
+        this.#parts.log.warn({ err: error }, "an access that a daemon before us took: refused");
+        this.#queue.answer(access, "deny");
+      },
+    );
   }
 
   get #asking(): Asking {
@@ -236,23 +296,6 @@ export class FanotifySession implements KernelDoor, FileDoor {
   #read(object: FileObject, extent: Extent, by: ReadAnswers): void {
     askToRead(this.#asking, object, { extent, by });
   }
-
-  // The response names the fd, so it comes first: a number that is free may be given again.
-  #answer(fd: number, how: "allow" | "deny"): void {
-    const { native, groupFd, log } = this.#parts;
-    try {
-      native.write(groupFd, encodeResponse(fd, how));
-    } catch (error) {
-      // ENOENT: the reader was killed meanwhile.
-      if (errnoOf(error) !== "ENOENT") log.error({ err: error }, "an access cannot be answered");
-    }
-    native.close(fd);
-  }
-
-  #fatal(error: unknown): void {
-    this.#unwatch();
-    this.#onFatal?.(asDaemonError(error));
-  }
 }
 
 /** Whole blocks; nothing for what lies behind the file's end. */
@@ -260,17 +303,4 @@ function withinFile({ sizeBytes }: FileObject, extent: Extent): Extent {
   const end = Math.min(alignUp(extentEnd(extent), BLOCK_BYTES), alignUp(sizeBytes, BLOCK_BYTES));
   const offset = Math.min(alignDown(extent.offset, BLOCK_BYTES), end);
   return { offset, length: extent.length === 0 ? 0 : end - offset };
-}
-
-// A read() that fails so has taken an event off the queue and refused it; all else goes on.
-const LOST_EVENT: readonly string[] = ["EMFILE", "ENFILE", "ENOMEM", "ENXIO", "EACCES", "EPERM"];
-
-function isLostEvent(error: unknown): boolean {
-  const name = errnoOf(error);
-  return name !== undefined && LOST_EVENT.includes(name);
-}
-
-function errnoOf(error: unknown): string | undefined {
-  if (!(error instanceof DaemonError) || error.fault.code !== "syscall_failed") return undefined;
-  return error.fault.errnoName;
 }

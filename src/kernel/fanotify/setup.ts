@@ -8,6 +8,7 @@ import { constants } from "node:fs";
 import { mkdir, mkdtemp, open, rm, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { DaemonError } from "../../errors.ts";
+import type { Log } from "../../platform/log.ts";
 import type { Native } from "../../platform/native.ts";
 import { BLOCK_BYTES, alignDown, extentEnd } from "../../units.ts";
 import {
@@ -20,16 +21,19 @@ import {
   encodeResponse,
   parseEvents,
 } from "./codec.ts";
+import { EventJournal } from "./journal.ts";
+import { type LeftFile, readLeft } from "./left-files.ts";
 import { openDirectory, streamsDirectory } from "./names.ts";
 
 /** statfs(2) f_type: ext4, xfs and btrfs take marks and keep holes apart from zeros. */
 const SUITABLE: readonly number[] = [0xef53, 0x58465342, 0x9123683e];
 const TRIAL_MS = 5000;
 
-/** Fds that the caller owns: no event comes, and the directory is free, once they are closed. */
+/** The caller's: no event comes, and the directory is free, once the fds are closed. */
 export interface OpenGroup {
   readonly groupFd: number;
   readonly lockFd: number;
+  readonly journal: EventJournal;
 }
 
 /** Mounts an image file nowhere. Fault: syscall_failed. */
@@ -45,9 +49,34 @@ export async function openGroup(
 ): Promise<OpenGroup> {
   const lockFd = await lockFiles(native, cacheDir);
   try {
-    return { lockFd, groupFd: await openTried(native, { cacheDir, tryMounting }) };
+    const groupFd = await openTried(native, { cacheDir, tryMounting });
+    return { lockFd, groupFd, journal: EventJournal.create(native) };
   } catch (error) {
     native.close(lockFd);
+    throw error;
+  }
+}
+
+/**
+ * As openGroup, with what a daemon before us had: it is in use, so nothing is tried or cleared. The
+ * fds are the group's from now on. Faults: as openGroup's; then they are closed.
+ */
+export async function adoptGroup(
+  native: Native,
+  given: { cacheDir: string; groupFd: number; journalFd: number | undefined; log: Log },
+): Promise<OpenGroup & { readonly left: LeftFile[] }> {
+  const { cacheDir, groupFd, journalFd, log } = given;
+  let lockFd: number | undefined;
+  try {
+    lockFd = await lockDirectory(native, cacheDir);
+    const left = await readLeft(cacheDir, log);
+    if (journalFd !== undefined) {
+      return { groupFd, lockFd, left, journal: EventJournal.adopt(native, journalFd) };
+    }
+    log.error({}, "the keeper has no journal: who waited stays waiting");
+    return { groupFd, lockFd, left, journal: EventJournal.create(native) };
+  } catch (error) {
+    for (const fd of [lockFd, groupFd, journalFd]) if (fd !== undefined) native.close(fd);
     throw error;
   }
 }

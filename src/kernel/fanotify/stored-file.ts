@@ -57,6 +57,19 @@ export async function openTrusted(parts: CacheFileParts): Promise<OpenedFile | u
   return undefined;
 }
 
+/**
+ * A file that is mounted, by an fd that becomes its: it is not deleted whatever its record says.
+ * What of it cannot be trusted is fetched again, into its place.
+ */
+export async function openMounted(parts: CacheFileParts, fd: number): Promise<OpenedFile> {
+  const { path, key, log, sizeBytes } = parts;
+  const record = await loadRecord(`${path}${RECORD_SUFFIX}`, { ...key, sizeBytes });
+  const opened = await checkFile(parts, record, fd);
+  if (typeof opened !== "string") return opened;
+  log.info({ key: key.cookieKey }, `a mounted file is filled anew: ${opened}`);
+  return newFile(parts, fd);
+}
+
 /** Undefined when nothing is there, and why it is none of our files, where it is not. */
 async function openThere(path: string): Promise<number | string | undefined> {
   try {
@@ -137,14 +150,22 @@ export async function createFile({ path, key, sizeBytes }: CacheFileParts): Prom
   const fd = await openFd(path, O_RDWR | O_CREAT | O_EXCL, MODE);
   try {
     await truncateFd(fd, alignUp(sizeBytes, BLOCK_BYTES));
-    const stat = await statFd(fd, { bigint: true });
-    const [inode, bornNs] = [String(stat.ino), String(stat.birthtimeNs)];
-    const header = { ...key, sizeBytes, inode, bornNs };
-    return { fd, id: fileId(stat), header, blocks: new BlockSet(sizeBytes), isRecorded: false };
+    return await newFile({ key, sizeBytes }, fd);
   } catch (error) {
     await closeFd(fd);
     throw error;
   }
+}
+
+/** Nothing of it is trusted. */
+async function newFile(
+  { key, sizeBytes }: Pick<CacheFileParts, "key" | "sizeBytes">,
+  fd: number,
+): Promise<OpenedFile> {
+  const stat = await statFd(fd, { bigint: true });
+  const [inode, bornNs] = [String(stat.ino), String(stat.birthtimeNs)];
+  const header = { ...key, sizeBytes, inode, bornNs };
+  return { fd, id: fileId(stat), header, blocks: new BlockSet(sizeBytes), isRecorded: false };
 }
 
 /** The `id` of the CacheFile that an fd is open on. */

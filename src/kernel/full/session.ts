@@ -12,7 +12,8 @@ import { fillAll } from "../fanotify/ask-to-read.ts";
 import type { FileDoor } from "../fanotify/file-door.ts";
 import type { FileObject } from "../fanotify/file-object.ts";
 import type { KeyName } from "../fanotify/names.ts";
-import { OpenFiles, type OpenedFile } from "../fanotify/open-files.ts";
+import type { OpenedFile } from "../fanotify/open-entry.ts";
+import { OpenFiles } from "../fanotify/open-files.ts";
 import type { CacheRoom, RoomLimits } from "../fanotify/room.ts";
 import type { KernelDoor, KernelHandler } from "../transport.ts";
 
@@ -38,7 +39,8 @@ export class FullSession implements KernelDoor, FileDoor {
   constructor(parts: FullParts) {
     this.#parts = parts;
     const { messages, writes } = this;
-    this.#files = new OpenFiles({ ...parts, groupFd: undefined, messages, writes });
+    const onCount = (): void => undefined;
+    this.#files = new OpenFiles({ ...parts, groupFd: undefined, messages, writes, onCount });
   }
 
   start(handler: KernelHandler): void {
@@ -53,6 +55,22 @@ export class FullSession implements KernelDoor, FileDoor {
 
   get objectCount(): number {
     return this.#files.count;
+  }
+
+  get areAllKnown(): boolean {
+    return true;
+  }
+
+  /** What is mounted is whole. */
+  get isNeeded(): boolean {
+    return false;
+  }
+
+  /** Nothing comes that could wait. */
+  pause(): void {}
+
+  handOver(error: DaemonError): Promise<void> {
+    return this.stop(error);
   }
 
   /** Nothing of the kernel's can be gone: it is asked nothing. */

@@ -60,6 +60,7 @@ export async function serve(home: string, configText: string) {
     engine,
     volumeKey,
     openTimeoutMs,
+    mayBeMounted: () => false,
     bindings,
     streams,
     references: createReferenceResolver(source),

@@ -13,7 +13,7 @@ import { mountErofs, unmount } from "../../../src/kernel/mount.ts";
 import { listMounts } from "../../../src/kernel/mountinfo.ts";
 import { EROFS_LAYER_V1 } from "../../../src/image/oci/media-types.ts";
 import { findPackageRoot } from "../../../src/platform/package-root.ts";
-import { type RunningDaemon, startDaemon } from "../../support/daemon.ts";
+import { type DaemonStart, type RunningDaemon, startDaemon } from "../../support/daemon.ts";
 import { type RunningRegistry, startDockerRegistry } from "../../support/docker-registry.ts";
 import { freePort } from "../../support/port.ts";
 import { pushImage } from "../../support/push.ts";
@@ -93,6 +93,7 @@ export interface SiteOptions {
   /** The cache gets a filesystem of its own. */
   readonly cache?: CacheFilesystem;
   readonly logLevel?: "trace" | "debug" | "info";
+  readonly command?: DaemonStart["command"];
   /** Further lines of TOML; they come before any section. */
   readonly config?: string;
   /** Lines of the section `kernel`; default: the fanotify door. */
@@ -158,13 +159,14 @@ export class Site {
   }
 
   static #startDaemon(cacheDir: string, options: SiteOptions, cache = ""): Promise<RunningDaemon> {
-    const { logLevel = "debug", config = "" } = options;
-    const kernel = `[kernel]\n${options.kernel ?? 'door = "fanotify"\nallow_unsafe = true'}`;
+    const { logLevel = "debug", config = "", command = "serve" } = options;
+    const kernel = `[kernel]\n${options.kernel ?? 'door = "fanotify"'}`;
     const engine = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
     return startDaemon({
       program,
       cacheDir,
       logLevel,
+      command,
       first: config,
       config: `${kernel}
 ${engine}`,
@@ -215,6 +217,11 @@ ${engine}`,
     if (status !== 0) throw new Error(`the daemon ended with ${status}`);
     await between();
     this.daemon = await Site.#startDaemon(this.cacheDir, this.#options, cache);
+  }
+
+  /** Another daemon, where the one before is gone. */
+  async startAgain(): Promise<void> {
+    this.daemon = await Site.#startDaemon(this.cacheDir, this.#options);
   }
 
   /** Kills the daemon, unmounts what it leaves, and starts another after `between`. */

@@ -111,6 +111,6 @@ test("numbers and offsets are those of the kernel's header", () => {
     markRemove: MARK_REMOVE,
   });
   expect(EVENT_BUFFER_BYTES).toBeGreaterThanOrEqual(48);
-  // O_CLOEXEC and O_LARGEFILE, and O_RDONLY.
-  expect(EVENT_FILE_FLAGS).toBe(0o2000000 | 0o100000);
+  // O_CLOEXEC, O_LARGEFILE and O_RDWR.
+  expect(EVENT_FILE_FLAGS).toBe(0o2000000 | 0o100000 | 0o2);
 });

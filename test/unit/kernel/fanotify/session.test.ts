@@ -8,7 +8,8 @@ import { basename, join } from "node:path";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { DaemonError } from "../../../../src/errors.ts";
 import { encodeResponse } from "../../../../src/kernel/fanotify/codec.ts";
-import type { OpenedFile } from "../../../../src/kernel/fanotify/open-files.ts";
+import type { OpenedFile } from "../../../../src/kernel/fanotify/open-entry.ts";
+import { EventJournal } from "../../../../src/kernel/fanotify/journal.ts";
 import { FanotifySession } from "../../../../src/kernel/fanotify/session.ts";
 import type {
   KernelHandler,
@@ -70,7 +71,7 @@ beforeEach(async () => {
   cacheDir = await tempDir();
   await mkdir(join(cacheDir, "fanotify/streams"), { recursive: true });
   const { native } = group;
-  const fds = { groupFd: GROUP_FD, lockFd: LOCK_FD };
+  const fds = { groupFd: GROUP_FD, lockFd: LOCK_FD, journal: EventJournal.create(native) };
   const limits = { brun: 0, bcull: 0, bstop: 0, frun: 0, fcull: 0, fstop: 0 };
   session = new FanotifySession({ native, clock, log, ...fds, cacheDir, limits, pid: PID });
   session.start(handler, (error) => {
@@ -89,6 +90,9 @@ function access(file: OpenedFile, of: { offset: number; count: number; pid?: num
 
 const answer = (fd: number, how: "allow" | "deny"): string =>
   Buffer.from(encodeResponse(fd, how)).toString("hex");
+
+const links = async (): Promise<string[]> =>
+  (await readdir(join(cacheDir, "fanotify/open"))).filter((name) => !name.endsWith(".json"));
 
 const isOpen = (fd: number): boolean => {
   try {
@@ -241,7 +245,7 @@ describe("a file", () => {
     while (!(await Promise.race([isOpen, later()]))) continue;
     const file = await opening;
     expect(handler.opens).toHaveLength(1);
-    expect(await readdir(join(cacheDir, "fanotify/open"))).toEqual([basename(file.path)]);
+    expect(await links()).toEqual([basename(file.path)]);
   });
 
   test("that is refused is not there: the next try asks again", async () => {

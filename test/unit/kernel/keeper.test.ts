@@ -25,9 +25,9 @@ import {
   startKeeper,
   takeFromKeeper,
   watchKeeper,
-} from "../../../../src/kernel/cachefiles/keeper.ts";
-import { type Native, loadNative } from "../../../../src/platform/native.ts";
-import { faultFrom } from "../../../support/faults.ts";
+} from "../../../src/kernel/keeper.ts";
+import { type Native, loadNative } from "../../../src/platform/native.ts";
+import { faultFrom } from "../../support/faults.ts";
 
 const ROOT = process.getuid?.() === 0;
 const LIMIT = { timeout: 10_000, interval: 10 };
@@ -68,10 +68,15 @@ afterEach(() => {
   if (pid !== undefined) process.kill(pid, "SIGKILL");
 });
 
+const told = (): void => {
+  warnings.push("the keeper is gone");
+};
+const options = () => ({ native, socketPath, log, fds: { cachefiles: device } });
 const start = (graceSeconds = 30): Promise<KeeperLink> =>
-  startKeeper({ deviceFd: device, socketPath, log, graceSeconds });
-const watch = (): Promise<KeeperLink> => watchKeeper({ socketPath, log });
-const take = (): Promise<number | undefined> => takeFromKeeper({ native, socketPath });
+  startKeeper({ ...options(), graceSeconds }, told);
+const watch = (): Promise<KeeperLink> => watchKeeper(options(), told);
+const take = async (): Promise<number | undefined> =>
+  (await takeFromKeeper({ native, socketPath })).cachefiles;
 const untilGone = (): Promise<void> =>
   vi.waitFor(() => {
     expect(existsSync(socketPath)).toBe(false);
@@ -105,7 +110,7 @@ test("it takes at most 2 MB of memory and holds nothing but the device and its s
   const link = await start();
   const status = readFileSync(`/proc/${keeperPid()}/status`, "utf8");
   expect(Number(/^VmRSS:\s*(\d+)/m.exec(status)?.[1])).toBeLessThanOrEqual(2048);
-  const expected = ["/dev/null", "socket:[]", join(directory, "device")];
+  const expected = ["/dev/null", "anon_inode:[signalfd]", "socket:[]", join(directory, "device")];
   const held = (): string[] =>
     readdirSync(`/proc/${keeperPid()}/fd`).map((fd) =>
       readlinkSync(`/proc/${keeperPid()}/fd/${fd}`).replace(/\[\d+/, "["),
@@ -129,7 +134,7 @@ test("no keeper gives no fd, and the socket of a dead one is removed", async () 
   expect(existsSync(socketPath)).toBe(true);
   expect(await take()).toBeUndefined();
   expect(existsSync(socketPath)).toBe(false);
-  expect(warnings).toEqual(["the keeper is gone: mounts end with this daemon"]);
+  expect(warnings).toEqual(["the keeper is gone"]);
 });
 
 test("a daemon lost with no objects open is its end", async () => {

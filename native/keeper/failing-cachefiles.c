@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Failing mode of the keeper (see keeper.c): every request of the kernel gets an answer, and each
+// Failing mode of the keeper (see keeper.c) on cachefiles: every request of the kernel gets an answer, and each
 // is an error in the end. Messages as in linux/cachefiles.h and Documentation/filesystems/caching.
 #include <errno.h>
 #include <fcntl.h>
@@ -126,14 +126,14 @@ static bool kernel_has_objects(void) {
   return false;
 }
 
-void failing_begin(int fd, long long objects) {
+void failing_cachefiles_begin(int fd, long long objects) {
   device = fd;
   objects_left = objects;
   checked_ms = now_ms();
   command("restore");
 }
 
-bool failing_step(void) {
+bool failing_cachefiles_step(void) {
   static struct message message;
   for (bool any = false;; any = true) {
     const ssize_t count = read(device, &message, MESSAGE_BYTES_MAX);
@@ -152,6 +152,6 @@ bool failing_step(void) {
   return !kernel_has_objects();
 }
 
-void failing_end(void) {
+void failing_cachefiles_end(void) {
   for (size_t i = 0; i < HELD_MAX; i++) release(i);
 }
