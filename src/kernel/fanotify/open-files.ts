@@ -81,9 +81,7 @@ export class OpenFiles {
     );
   }
 
-  get objects(): FileObject[] {
-    return [...this.#entries.values()].map(({ object }) => object);
-  }
+  readonly objects = () => [...this.#entries.values()].map(({ object }) => object);
 
   /**
    * Opens what a daemon before us left and is still mounted; nothing else is opened meanwhile.

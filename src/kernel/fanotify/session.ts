@@ -272,7 +272,7 @@ export class FanotifySession implements KernelDoor, FileDoor {
   // is, the bytes it waits for are there when they are in every file.
   #serveAnyFile(access: Access): void {
     const { extent } = access;
-    const fills = this.#files.objects.map(async (object) => {
+    const fills = this.#files.objects().map(async (object) => {
       const whole = { offset: 0, length: object.sizeBytes };
       const part = withinFile(object, extent.length === 0 ? whole : extent);
       if (part.length > 0) await this.fill(object, part);
