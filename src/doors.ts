@@ -68,7 +68,8 @@ export interface DoorParts {
   readonly onObjects: (count: number) => void;
 }
 
-const TRIAL_MS = 10_000;
+/** The start of a child counts, which takes long on a slow machine: this only ends a hang. */
+const TRIAL_MS = 60_000;
 
 /**
  * The cache directory and its state must have been looked through. A door that a daemon before us

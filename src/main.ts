@@ -4,7 +4,6 @@
 //   state -> names and opener -> door -> keeper -> control
 
 import { release } from "node:os";
-import type { SeedFiles } from "./cache/seed-files.ts";
 import { cacheServing } from "./cache-serving.ts";
 import type { Config } from "./config/config.ts";
 import { Activity } from "./control/activity.ts";
@@ -24,7 +23,7 @@ import { asDaemonError } from "./errors.ts";
 import { Admission } from "./flow/admission.ts";
 import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
-import { NameResolver } from "./flow/name-resolver.ts";
+import { NameResolver, type NameResolverParts } from "./flow/name-resolver.ts";
 import { Opener, type OpenerParts } from "./flow/open-image.ts";
 import type { Prefetches } from "./flow/prefetch/prefetches.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
@@ -75,9 +74,10 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
   const { source, engine, bindings } = rooms;
   const { keeping, ...opened } = await openKeptDoor(parts, held);
   const seeds = opened.kind === "cachefiles" ? rooms.seedFiles(opened.command) : undefined;
+  const seed: Seeding = async (objects) => seeds?.seed(objects);
   const knowsAll = (): boolean => opened.door.areAllKnown;
   const mayBeMounted = isAdopted ? boundBefore(bindings, knowsAll) : () => false;
-  const names = buildNames({ config, rooms, log, mayBeMounted, seeds });
+  const names = buildNames({ config, rooms, log, mayBeMounted, seed });
   const opener = buildOpener({ config, engine, names, log, onFailure: failed.ofOpen });
   const filling = buildFills({ config, rooms, native, log, names, opener, opened });
   const { fills } = filling;
@@ -102,7 +102,6 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
     await rooms.warmUp();
     await watching.watching.began();
   };
-  const handler = new Admission(opener, engine);
   return {
     source,
     engine,
@@ -112,7 +111,7 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
     doors,
     control,
     warmUp,
-    handler,
+    handler: new Admission(opener, engine),
     keeping,
     ...filling,
     ...watching,
@@ -170,14 +169,16 @@ function boundBefore(
   return (name) => before.has(nameOf(name)) && !areAllKnown();
 }
 
+type Seeding = NameResolverParts["seed"];
+
 function buildNames(parts: {
   readonly config: Config;
   readonly rooms: Rooms;
   readonly log: RootLog["log"];
   readonly mayBeMounted: (name: CookieName) => boolean;
-  readonly seeds: SeedFiles | undefined;
+  readonly seed: Seeding;
 }): NameResolver {
-  const { config, rooms, log, mayBeMounted, seeds } = parts;
+  const { config, rooms, log, mayBeMounted, seed } = parts;
   const { source, slabs, engine, bindings, store, streams, admission } = rooms;
   const bootstrapBytesMax = config.limits.bootstrap;
   return new NameResolver({
@@ -195,7 +196,7 @@ function buildNames(parts: {
     integrity: config.engine.integrity,
     servesCompressed: servesCompressed(release()),
     heldHeadsMax: Math.floor(slabs.slabsMax / 8),
-    seed: async (objects) => seeds?.seed(objects),
+    seed,
   });
 }
 

@@ -101,6 +101,18 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
   };
 }
 
+/** Given what sends commands to a bound cachefiles. */
+function seedFilesOf({ config, native, log }: RoomsParts, store: StreamStore) {
+  return (command: (text: string) => void): SeedFiles =>
+    new SeedFiles({
+      cacheDir: config.cache.dir,
+      native,
+      log,
+      temporary: () => store.temporary(),
+      cull: (file) => cullFile({ command }, file),
+    });
+}
+
 function buildEngine(
   { config, log, onFillFailure }: RoomsParts,
   slabs: SlabPool,
@@ -121,18 +133,6 @@ function buildEngine(
     observe,
     onFillFailure,
   });
-}
-
-/** Given what sends commands to a bound cachefiles. */
-function seedFilesOf({ config, native, log }: RoomsParts, store: StreamStore) {
-  return (command: (text: string) => void): SeedFiles =>
-    new SeedFiles({
-      cacheDir: config.cache.dir,
-      native,
-      log,
-      temporary: () => store.temporary(),
-      cull: (file) => cullFile({ command }, file),
-    });
 }
 
 function buildSource(config: Config, log: Log) {

@@ -2,10 +2,10 @@
 // The marks of one group: accesses to a marked file wait for our answer. Without a group there
 // are none.
 
-import { errnoNameOf } from "../../platform/errno-name.ts";
 import type { Log } from "../../platform/log.ts";
 import type { Native } from "../../platform/native.ts";
 import { MARK_ADD, MARK_REMOVE, PRE_ACCESS } from "./codec.ts";
+import { errnoNameOf } from "../../platform/errno-name.ts";
 
 export class Marks {
   readonly #native: Pick<Native, "fanotifyMark">;

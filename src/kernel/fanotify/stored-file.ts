@@ -34,6 +34,8 @@ export interface CacheFileParts {
   readonly sizeBytes: number;
 }
 
+type TrustParts = Omit<CacheFileParts, "room">;
+
 export interface OpenedFile {
   readonly fd: number;
   readonly id: string;
@@ -43,7 +45,7 @@ export interface OpenedFile {
 }
 
 /** Undefined when there is no file that may be trusted; what was there is deleted. */
-export async function openTrusted(parts: CacheFileParts): Promise<OpenedFile | undefined> {
+export async function openTrusted(parts: TrustParts): Promise<OpenedFile | undefined> {
   const { path, key, log, sizeBytes } = parts;
   const record = await loadRecord(`${path}${RECORD_SUFFIX}`, { ...key, sizeBytes });
   const fd = await openThere(path);
@@ -85,7 +87,7 @@ async function openThere(path: string): Promise<number | string | undefined> {
 
 /** As checkFile; `fd` is closed unless it is in what is returned. */
 async function checkAndKeep(
-  parts: CacheFileParts,
+  parts: TrustParts,
   record: FileRecord | string,
   fd: number,
 ): Promise<OpenedFile | string> {
@@ -100,7 +102,7 @@ async function checkAndKeep(
 
 /** Or why it is not trusted. */
 async function checkFile(
-  { native, sizeBytes }: CacheFileParts,
+  { native, sizeBytes }: TrustParts,
   record: FileRecord | string,
   fd: number,
 ): Promise<OpenedFile | string> {
