@@ -4,7 +4,7 @@
 //   state -> names and opener -> door -> keeper -> control
 
 import { release } from "node:os";
-import type { SeedFiles } from "./cache/seed-files.ts";
+import { cacheServing } from "./cache-serving.ts";
 import type { Config } from "./config/config.ts";
 import { Activity } from "./control/activity.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
@@ -31,7 +31,6 @@ import { TraceReplays } from "./flow/prefetch/trace-replays.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
-import { encodeCommand } from "./kernel/cachefiles/codec.ts";
 import { MountDoors } from "./mount-doors.ts";
 import { buildMounts } from "./mount-serving.ts";
 import type { HeldFds } from "./kernel/keeper.ts";
@@ -41,7 +40,7 @@ import { systemClock as clock } from "./platform/clock.ts";
 import type { RootLog } from "./platform/log.ts";
 import type { Native } from "./platform/native.ts";
 import { packageVersion } from "./platform/package-root.ts";
-import { buildPrefetches, fileHolder, whenMounted } from "./prefetch-serving.ts";
+import { buildPrefetches, fillingOf } from "./prefetch-serving.ts";
 import type { Systemd } from "./platform/systemd.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
@@ -73,20 +72,16 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
   const watched = { observe: activity, onFillFailure: failed.ofFill };
   const rooms = await buildRooms({ config, native, log, ...watched }, isAdopted);
   const { source, engine, bindings } = rooms;
-  let door: CountingDoor | undefined;
-  const knowsAll = (): boolean => door?.areAllKnown === true;
-  const mayBeMounted = isAdopted ? boundBefore(bindings, knowsAll) : () => false;
-  let seeds: SeedFiles | undefined;
+  const { keeping, ...opened } = await openKeptDoor(parts, held);
+  const seeds = opened.kind === "cachefiles" ? rooms.seedFiles(opened.command) : undefined;
   const seed: Seeding = async (objects) => seeds?.seed(objects);
+  const knowsAll = (): boolean => opened.door.areAllKnown;
+  const mayBeMounted = isAdopted ? boundBefore(bindings, knowsAll) : () => false;
   const names = buildNames({ config, rooms, log, mayBeMounted, seed });
   const opener = buildOpener({ config, engine, names, log, onFailure: failed.ofOpen });
-  const filling = buildFills(config, { ...rooms, opener }, log);
-  const { keeping, ...opened } = await openKeptDoor(parts, held);
-  door = opened.door;
-  seeds = seedsOf(rooms, native, opened);
+  const filling = buildFills({ config, rooms, native, log, names, opener, opened });
+  const { fills } = filling;
   const doors = new MountDoors({ config, native, log, streams: rooms.streams, opened });
-  const holder = opened.kind === "cachefiles" ? whenMounted : fileHolder(opened.door);
-  const prefetches = buildPrefetches({ config, rooms, ...filling, holder, log });
   bindings.observer = bindingObserver(events);
   const { control, ...watching } = await buildControl({
     config,
@@ -98,8 +93,9 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
     failures,
     events,
     activity,
-    fill: filling.fills.look.bind(filling.fills),
-    prefetches,
+    fill: fills.look.bind(fills),
+    ...filling,
+    opened,
     upgrade: () => life.upgrade(),
   });
   const warmUp = async (): Promise<void> => {
@@ -111,7 +107,6 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
     engine,
     names,
     opener,
-    prefetches,
     ...opened,
     doors,
     control,
@@ -141,19 +136,27 @@ function buildOpener(parts: {
   });
 }
 
-function buildFills(
-  config: Config,
-  of: Pick<Rooms, "engine" | "bindings" | "source"> & { readonly opener: Opener },
-  log: RootLog["log"],
-) {
-  const { engine, bindings, source, opener } = of;
+/** What fills files without a reader. */
+function buildFills(of: {
+  readonly config: Config;
+  readonly rooms: Rooms;
+  readonly native: Native;
+  readonly log: RootLog["log"];
+  readonly names: NameResolver;
+  readonly opener: Opener;
+  readonly opened: OpenDoor;
+}) {
+  const { config, rooms, log, opener, opened } = of;
+  const { engine, bindings, source } = rooms;
   const prefetcher = new Prefetcher({ engine, clock, log, isBusy: () => opener.waitingCount > 0 });
+  const { holder, before } = fillingOf(opened, of);
+  const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
   const { fill } = config.engine;
   const fills = new BackgroundFill({ engine, bindings, prefetcher, clock, fill });
   const replays = config.prefetch.traces
     ? new TraceReplays({ engine, bindings, source, clock, log })
     : undefined;
-  return { prefetcher, fills, replays };
+  return { prefetcher, prefetches, before, fills, replays };
 }
 
 /** What a daemon before us had bound may be mounted as that, until its mounts are all known. */
@@ -167,13 +170,6 @@ function boundBefore(
 }
 
 type Seeding = NameResolverParts["seed"];
-
-/** Where the kernel opens cache files itself. */
-function seedsOf(rooms: Rooms, native: Native, { kind, fds }: OpenDoor): SeedFiles | undefined {
-  const device = fds.cachefiles;
-  if (kind !== "cachefiles" || device === undefined) return undefined;
-  return rooms.seedFiles((text) => void native.write(device, encodeCommand(text)));
-}
 
 function buildNames(parts: {
   readonly config: Config;
@@ -216,6 +212,8 @@ async function buildControl(parts: {
   readonly activity: Activity;
   readonly fill: () => void;
   readonly prefetches: Prefetches;
+  readonly prefetcher: Prefetcher;
+  readonly opened: OpenDoor;
   readonly upgrade: Life["upgrade"];
 }) {
   const { config, log, rooms, names, door, doors, failures, events } = parts;
@@ -227,6 +225,7 @@ async function buildControl(parts: {
   const watching = new Watching({ config, clock, log, rooms, door, version });
   const lastFailure = failures.last.bind(failures);
   const images = new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure });
+  const mounts = buildMounts({ ...parts, stopping: stopping.signal });
   const operations = controlOperations({
     clock,
     config,
@@ -236,7 +235,7 @@ async function buildControl(parts: {
     fill,
     upgrade,
     files: doors.prepared,
-    mounts: buildMounts({ ...parts, stopping: stopping.signal }),
+    mounts,
     images,
     failures,
     pushed,
@@ -247,6 +246,7 @@ async function buildControl(parts: {
     metrics: watching.metrics,
     trace: traceOf(engine, version),
     prefetch: prefetchOperations({ prefetches, names, stopping: stopping.signal }),
+    ...cacheServing({ ...parts, images, mounts }),
     imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
     imageFiles: imageFilesOf(images, {
       source,

@@ -7,6 +7,7 @@ import { ask } from "../control/client.ts";
 import { statusAnswer } from "../control/schema.ts";
 import { DaemonError } from "../errors.ts";
 import { packageVersion } from "../platform/package-root.ts";
+import { addCacheCommands } from "./cache-words.ts";
 import { addPrefetchCommands } from "./prefetch-words.ts";
 import { jsonOption, socketOptions, socketPath } from "./socket-options.ts";
 import { addTraceCommands } from "./trace-commands.ts";
@@ -60,7 +61,9 @@ export async function runCommand(words: string[]): Promise<number> {
 
 /** Adds every command with its help: to yargs, or to what records them. */
 export function addCommands(parser: Argv): Argv {
-  const looking = addPrefetchCommands(addViewCommands(addImageCommands(addDaemonCommands(parser))));
+  const looking = addPrefetchCommands(
+    addCacheCommands(addViewCommands(addImageCommands(addDaemonCommands(parser)))),
+  );
   return addTraceCommands(addCredentialCommands(looking));
 }
 

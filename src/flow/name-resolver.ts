@@ -29,6 +29,7 @@ import {
 import { type Digest, isDigest } from "../units.ts";
 import type { Seed } from "../cache/seed-files.ts";
 import type { Engine } from "./engine.ts";
+import { deviceSeeds } from "./device-seeds.ts";
 import { inspectPrimary } from "./inspect-image.ts";
 import { NameLocks } from "./name-locks.ts";
 import type { PinnedHead } from "./stream-flow.ts";
@@ -151,6 +152,20 @@ export class NameResolver {
     const devices = deviceSeeds(prepared, { ...prepared.binding, inspected: undefined });
     await this.#seed([primary, ...devices]);
     return prepared;
+  }
+
+  /** Only when nothing is cached of it any more. Fault: image_in_use when it has been opened. */
+  async forget(name: CookieName): Promise<void> {
+    const unlock = await this.#locks.lock(name);
+    try {
+      if (this.#parts.engine.isOpen(name.volumeKey, name.cookieKey)) {
+        const detail = "it was opened meanwhile";
+        throw new DaemonError({ code: "image_in_use", name: name.cookieKey, detail });
+      }
+      await this.#parts.bindings.forget(name);
+    } finally {
+      unlock();
+    }
   }
 
   async #prepare(
@@ -375,18 +390,6 @@ export class NameResolver {
 /** Where we choose the key it names the content: the layer, or the manifest when there are devices. */
 function ownKey(content: Content): Digest {
   return content.devices.length === 0 ? content.stream.digest : content.manifestDigest;
-}
-
-/** The devices of an image, by the names that its mount opens them with. */
-function deviceSeeds({ volumeKey, cookieKey }: CookieName, binding: Binding): Seed[] {
-  const { devices, inspected } = binding;
-  return devices.map(({ digest, format, size }, index) => {
-    const ownName = format === "rafs" ? digest.slice("sha256:".length) : digest;
-    // Under a key of ours the mount names raw devices; a bare mount takes the slots' tags.
-    const tag = isDigest(cookieKey) || format === "rafs" ? "" : inspected?.tags?.[index];
-    const name = tag === undefined || tag === "" ? ownName : tag;
-    return { volumeKey, cookieKey: name, sizeBytes: size };
-  });
 }
 
 /** The digest a key stands for: `sha256:<hex>`, or what a device slot's 64 bytes hold of it. */

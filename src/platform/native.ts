@@ -246,6 +246,22 @@ function socketCalls(
   };
 }
 
+function takeoverCalls(binding: Binding): Pick<Native, "memfdCreate" | "mapShared" | "occupyFd"> {
+  return {
+    memfdCreate: (name, bytes) => checked("memfd_create", binding.memfdCreate(name, bytes)),
+    mapShared(fd) {
+      const mapped = binding.mapShared(fd);
+      if (typeof mapped !== "number") return mapped;
+      throw fault("mmap", -mapped);
+    },
+    occupyFd(number) {
+      const result = binding.occupyFd(number);
+      if (result === -constants.errno.EINVAL || result === -constants.errno.EMFILE) return false;
+      return checked("dup", result) === 1;
+    },
+  };
+}
+
 type FileCalls = Pick<Native, "setAttribute" | "getAttribute" | "renameNew">;
 
 function fileCalls(binding: Binding): FileCalls {
@@ -260,22 +276,6 @@ function fileCalls(binding: Binding): FileCalls {
     },
     async renameNew(from, to) {
       checked("renameat2", await binding.renameNew(from, to), to);
-    },
-  };
-}
-
-function takeoverCalls(binding: Binding): Pick<Native, "memfdCreate" | "mapShared" | "occupyFd"> {
-  return {
-    memfdCreate: (name, bytes) => checked("memfd_create", binding.memfdCreate(name, bytes)),
-    mapShared(fd) {
-      const mapped = binding.mapShared(fd);
-      if (typeof mapped !== "number") return mapped;
-      throw fault("mmap", -mapped);
-    },
-    occupyFd(number) {
-      const result = binding.occupyFd(number);
-      if (result === -constants.errno.EINVAL || result === -constants.errno.EMFILE) return false;
-      return checked("dup", result) === 1;
     },
   };
 }

@@ -16,5 +16,6 @@ import "./names.ts";
 import "./seeding.ts";
 import "./lifecycle.ts";
 import "./control.ts";
+import "./prefetch.ts";
 import "./mounts.ts";
 import "./faults.ts";

@@ -39,7 +39,8 @@ const LINK_GONE_MS = 250;
 
 export class OpenFiles {
   readonly #parts: OpenFilesParts;
-  readonly #room: CacheRoom;
+  /** What is kept on disk, open or not. */
+  readonly room: CacheRoom;
   /** By key: on its way, or open. */
   readonly #opening = new Map<string, Promise<OpenEntry>>();
   readonly #entries = new Map<string, OpenEntry>();
@@ -59,7 +60,7 @@ export class OpenFiles {
     this.#marks = new Marks(parts);
     const isMounted = this.#isMounted.bind(this);
     this.#orphans = new OrphanFiles({ ...parts, marks: this.#marks, isMounted });
-    this.#room = new CacheRoom(parts);
+    this.room = new CacheRoom(parts);
   }
 
   start(handler: KernelHandler): void {
@@ -80,9 +81,7 @@ export class OpenFiles {
     );
   }
 
-  get objects(): FileObject[] {
-    return [...this.#entries.values()].map(({ object }) => object);
-  }
+  readonly objects = () => [...this.#entries.values()].map(({ object }) => object);
 
   /**
    * Opens what a daemon before us left and is still mounted; nothing else is opened meanwhile.
@@ -102,7 +101,7 @@ export class OpenFiles {
 
   async #adopt(left: LeftFile, adoption: Adoption): Promise<void> {
     const path = this.#pathOf(left.key, left.sizeBytes);
-    const letGo = await this.#room.keep(basename(path));
+    const letGo = await this.room.keep(basename(path));
     try {
       await this.#adoptFile(path, left, adoption);
     } finally {
@@ -221,7 +220,7 @@ export class OpenFiles {
   async #openFile(key: KeyName, sizeBytes: number, left?: LeftOpen): Promise<CacheFile> {
     const { native, clock, log } = this.#parts;
     const path = this.#pathOf(key, sizeBytes);
-    const parts = { native, clock, log, room: this.#room, path, key, sizeBytes };
+    const parts = { native, clock, log, room: this.room, path, key, sizeBytes };
     if (left === undefined) return CacheFile.open(parts);
     if (left.left.sizeBytes !== sizeBytes) {
       const detail = `it is mounted with ${left.left.sizeBytes} bytes, and stands for ${sizeBytes}`;
@@ -348,7 +347,7 @@ export class OpenFiles {
   #end(error: DaemonError): void {
     this.#stopping.abort(error);
     this.#cancelLook?.();
-    this.#room.stop();
+    this.room.stop();
     for (const { pending, refuse } of this.#opens) {
       pending.preempt(() => {
         refuse(error);
