@@ -5,6 +5,7 @@
 import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { benchApi } from "./api.ts";
 import { benchDragonfly } from "./dragonfly/main.ts";
 import { benchFanotify } from "./fanotify/main.ts";
 import { benchHost } from "./host/main.ts";
@@ -13,7 +14,7 @@ import { benchGuest, benchMaps, benchStart } from "./programs.ts";
 import { Report } from "./report.ts";
 import { recordTrace } from "./trace/record.ts";
 
-const PARTS = "host, fanotify, start, maps, guest, dragonfly, peers, record";
+const PARTS = "host, fanotify, api, start, maps, guest, dragonfly, peers, record";
 const USAGE = `scripts/bench [PART...] [--only WORKLOAD] [--json FILE] [--strict] [--kernel NAME]
 parts: ${PARTS}; host when none is named`;
 
@@ -36,6 +37,8 @@ async function run(report: Report, part: string): Promise<void> {
       return await benchHost(report, home, values.only);
     case "fanotify":
       return await benchFanotify(report, home, values.only);
+    case "api":
+      return await benchApi(report, home);
     case "start":
       return await benchStart(report);
     case "maps":

@@ -32,18 +32,18 @@ export class BenchSite {
   /** The image as a plain file. */
   readonly image: string;
   readonly blob: string;
-  readonly #reference: string;
   #runs = 0;
 
-  private constructor(
-    parts: { scratch: string; registry: RunningRegistry; image: string; blob: string },
-    reference: string,
-  ) {
+  private constructor(parts: {
+    scratch: string;
+    registry: RunningRegistry;
+    image: string;
+    blob: string;
+  }) {
     this.scratch = parts.scratch;
     this.registry = parts.registry;
     this.image = parts.image;
     this.blob = parts.blob;
-    this.#reference = reference;
   }
 
   static async start(home: string): Promise<BenchSite> {
@@ -61,18 +61,17 @@ export class BenchSite {
     const layer = { body: { path: image }, mediaType: EROFS_LAYER_V1 };
     const { layers } = await pushImage(target, "big", [layer]);
     const blob = layers[0]?.digest ?? "";
-    const reference = `${registry.host}/${REPOSITORY}:big`;
-    return new BenchSite({ scratch, registry, image, blob }, reference);
+    return new BenchSite({ scratch, registry, image, blob });
   }
 
   get blobUrl(): string {
     return `http://${this.registry.host}/v2/${REPOSITORY}/blobs/${this.blob}`;
   }
 
-  /** A daemon with an empty cache, and the image mounted by it. */
-  async mountFresh(config = ""): Promise<Mounted> {
+  /** A daemon with an empty cache, and the image mounted by it; `host`: the registry, or a link to it. */
+  async mountFresh(config = "", host = this.registry.host): Promise<Mounted> {
     return await Mounted.start(join(this.scratch, `run-${(this.#runs += 1)}`), {
-      reference: this.#reference,
+      reference: `${host}/${REPOSITORY}:big`,
       config,
     });
   }
