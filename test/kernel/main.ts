@@ -14,6 +14,7 @@ import "./nydusd-cull.ts";
 import "./reading.ts";
 import "./names.ts";
 import "./lifecycle.ts";
+import "./crashes.ts";
 import "./control.ts";
 import "./mounts.ts";
 import "./faults.ts";
