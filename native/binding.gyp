@@ -11,6 +11,7 @@
       "sources": [
         "src/addon.cc",
         "src/args.cc",
+        "src/attributes.cc",
         "src/callback.cc",
         "src/datagram.cc",
         "src/decode.cc",

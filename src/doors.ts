@@ -3,6 +3,7 @@
 
 import type { Config } from "./config/config.ts";
 import { DaemonError, asDaemonError, invariant } from "./errors.ts";
+import { encodeCommand } from "./kernel/cachefiles/codec.ts";
 import { CachefilesSession } from "./kernel/cachefiles/session.ts";
 import { openBoundDevice } from "./kernel/cachefiles/setup.ts";
 import { FanotifySession } from "./kernel/fanotify/session.ts";
@@ -47,7 +48,12 @@ export interface CountingDoor extends KernelDoor {
 
 /** With what the keeper is to hold of it. */
 export type OpenDoor = { readonly fds: HeldFds } & (
-  | { readonly kind: "cachefiles"; readonly door: CountingDoor }
+  | {
+      readonly kind: "cachefiles";
+      readonly door: CachefilesSession;
+      /** One command to the bound device. Fault: syscall_failed. */
+      readonly command: (text: string) => void;
+    }
   | { readonly kind: "fanotify"; readonly door: FanotifySession }
   | { readonly kind: "full"; readonly door: FullSession }
 );
@@ -62,7 +68,8 @@ export interface DoorParts {
   readonly onObjects: (count: number) => void;
 }
 
-const TRIAL_MS = 10_000;
+/** The start of a child counts, which takes long on a slow machine: this only ends a hang. */
+const TRIAL_MS = 60_000;
 
 /**
  * The cache directory and its state must have been looked through. A door that a daemon before us
@@ -143,7 +150,8 @@ function openCachefiles(parts: DoorParts): OpenDoor {
 function cachefilesDoor({ native, log, held, onObjects }: DoorParts, deviceFd: number): OpenDoor {
   const adopted = held.cachefiles !== undefined;
   const door = new CachefilesSession({ native, clock, log, deviceFd, adopted, onObjects });
-  return { kind: "cachefiles", door, fds: { cachefiles: deviceFd } };
+  const command = (text: string) => void native.write(deviceFd, encodeCommand(text));
+  return { kind: "cachefiles", door, command, fds: { cachefiles: deviceFd } };
 }
 
 async function openFanotify(parts: DoorParts): Promise<OpenDoor> {

@@ -4,6 +4,7 @@
 //   state -> names and opener -> door -> keeper -> control
 
 import { release } from "node:os";
+import { cacheServing } from "./cache-serving.ts";
 import type { Config } from "./config/config.ts";
 import { Activity } from "./control/activity.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
@@ -17,12 +18,12 @@ import type { Status } from "./control/schema.ts";
 import { prefetchOperations } from "./control/prefetch-operations.ts";
 import { ControlServer } from "./control/server.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
-import { type CountingDoor, openDoor } from "./doors.ts";
+import { type CountingDoor, type OpenDoor, openDoor } from "./doors.ts";
 import { asDaemonError } from "./errors.ts";
 import { Admission } from "./flow/admission.ts";
 import { BackgroundFill } from "./flow/background-fill.ts";
 import type { Engine } from "./flow/engine.ts";
-import { NameResolver } from "./flow/name-resolver.ts";
+import { NameResolver, type NameResolverParts } from "./flow/name-resolver.ts";
 import { Opener, type OpenerParts } from "./flow/open-image.ts";
 import type { Prefetches } from "./flow/prefetch/prefetches.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
@@ -39,7 +40,7 @@ import { systemClock as clock } from "./platform/clock.ts";
 import type { RootLog } from "./platform/log.ts";
 import type { Native } from "./platform/native.ts";
 import { packageVersion } from "./platform/package-root.ts";
-import { buildPrefetches, fileHolder, whenMounted } from "./prefetch-serving.ts";
+import { buildPrefetches, fillingOf } from "./prefetch-serving.ts";
 import type { Systemd } from "./platform/systemd.ts";
 import { type Rooms, buildRooms } from "./rooms.ts";
 import { createReferenceResolver } from "./source/reference-resolver.ts";
@@ -71,18 +72,16 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
   const watched = { observe: activity, onFillFailure: failed.ofFill };
   const rooms = await buildRooms({ config, native, log, ...watched }, isAdopted);
   const { source, engine, bindings } = rooms;
-  let door: CountingDoor | undefined;
-  const knowsAll = (): boolean => door?.areAllKnown === true;
-  const mayBeMounted = isAdopted ? boundBefore(bindings, knowsAll) : () => false;
-  const names = buildNames({ config, rooms, log, mayBeMounted });
-  const opener = buildOpener({ config, engine, names, log, onFailure: failed.ofOpen });
-  const filling = buildFills(config, { ...rooms, opener }, log);
-  const { prefetcher, fills } = filling;
   const { keeping, ...opened } = await openKeptDoor(parts, held);
-  door = opened.door;
+  const seeds = opened.kind === "cachefiles" ? rooms.seedFiles(opened.command) : undefined;
+  const seed: Seeding = async (objects) => seeds?.seed(objects);
+  const knowsAll = (): boolean => opened.door.areAllKnown;
+  const mayBeMounted = isAdopted ? boundBefore(bindings, knowsAll) : () => false;
+  const names = buildNames({ config, rooms, log, mayBeMounted, seed });
+  const opener = buildOpener({ config, engine, names, log, onFailure: failed.ofOpen });
+  const filling = buildFills({ config, rooms, native, log, names, opener, opened });
+  const { fills } = filling;
   const doors = new MountDoors({ config, native, log, streams: rooms.streams, opened });
-  const holder = opened.kind === "cachefiles" ? whenMounted : fileHolder(opened.door);
-  const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
   bindings.observer = bindingObserver(events);
   const { control, ...watching } = await buildControl({
     config,
@@ -95,25 +94,24 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
     events,
     activity,
     fill: fills.look.bind(fills),
-    prefetches,
+    ...filling,
+    opened,
     upgrade: () => life.upgrade(),
   });
   const warmUp = async (): Promise<void> => {
     await rooms.warmUp();
     await watching.watching.began();
   };
-  const handler = new Admission(opener, engine);
   return {
     source,
     engine,
     names,
     opener,
-    prefetches,
     ...opened,
     doors,
     control,
     warmUp,
-    handler,
+    handler: new Admission(opener, engine),
     keeping,
     ...filling,
     ...watching,
@@ -138,19 +136,27 @@ function buildOpener(parts: {
   });
 }
 
-function buildFills(
-  config: Config,
-  of: Pick<Rooms, "engine" | "bindings" | "source"> & { readonly opener: Opener },
-  log: RootLog["log"],
-) {
-  const { engine, bindings, source, opener } = of;
+/** What fills files without a reader. */
+function buildFills(of: {
+  readonly config: Config;
+  readonly rooms: Rooms;
+  readonly native: Native;
+  readonly log: RootLog["log"];
+  readonly names: NameResolver;
+  readonly opener: Opener;
+  readonly opened: OpenDoor;
+}) {
+  const { config, rooms, log, opener, opened } = of;
+  const { engine, bindings, source } = rooms;
   const prefetcher = new Prefetcher({ engine, clock, log, isBusy: () => opener.waitingCount > 0 });
+  const { holder, before } = fillingOf(opened, of);
+  const prefetches = buildPrefetches({ config, rooms, prefetcher, holder, log });
   const { fill } = config.engine;
   const fills = new BackgroundFill({ engine, bindings, prefetcher, clock, fill });
   const replays = config.prefetch.traces
     ? new TraceReplays({ engine, bindings, source, clock, log })
     : undefined;
-  return { prefetcher, fills, replays };
+  return { prefetcher, prefetches, before, fills, replays };
 }
 
 /** What a daemon before us had bound may be mounted as that, until its mounts are all known. */
@@ -163,13 +169,16 @@ function boundBefore(
   return (name) => before.has(nameOf(name)) && !areAllKnown();
 }
 
+type Seeding = NameResolverParts["seed"];
+
 function buildNames(parts: {
   readonly config: Config;
   readonly rooms: Rooms;
   readonly log: RootLog["log"];
   readonly mayBeMounted: (name: CookieName) => boolean;
+  readonly seed: Seeding;
 }): NameResolver {
-  const { config, rooms, log, mayBeMounted } = parts;
+  const { config, rooms, log, mayBeMounted, seed } = parts;
   const { source, slabs, engine, bindings, store, streams, admission } = rooms;
   const bootstrapBytesMax = config.limits.bootstrap;
   return new NameResolver({
@@ -187,6 +196,7 @@ function buildNames(parts: {
     integrity: config.engine.integrity,
     servesCompressed: servesCompressed(release()),
     heldHeadsMax: Math.floor(slabs.slabsMax / 8),
+    seed,
   });
 }
 
@@ -202,6 +212,8 @@ async function buildControl(parts: {
   readonly activity: Activity;
   readonly fill: () => void;
   readonly prefetches: Prefetches;
+  readonly prefetcher: Prefetcher;
+  readonly opened: OpenDoor;
   readonly upgrade: Life["upgrade"];
 }) {
   const { config, log, rooms, names, door, doors, failures, events } = parts;
@@ -213,6 +225,7 @@ async function buildControl(parts: {
   const watching = new Watching({ config, clock, log, rooms, door, version });
   const lastFailure = failures.last.bind(failures);
   const images = new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure });
+  const mounts = buildMounts({ ...parts, stopping: stopping.signal });
   const operations = controlOperations({
     clock,
     config,
@@ -222,7 +235,7 @@ async function buildControl(parts: {
     fill,
     upgrade,
     files: doors.prepared,
-    mounts: buildMounts({ ...parts, stopping: stopping.signal }),
+    mounts,
     images,
     failures,
     pushed,
@@ -233,6 +246,7 @@ async function buildControl(parts: {
     metrics: watching.metrics,
     trace: traceOf(engine, version),
     prefetch: prefetchOperations({ prefetches, names, stopping: stopping.signal }),
+    ...cacheServing({ ...parts, images, mounts }),
     imageHistory: imageHistoryOf(images, { engine, clock, unixMs: Date.now }),
     imageFiles: imageFilesOf(images, {
       source,

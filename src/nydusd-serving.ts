@@ -9,6 +9,7 @@ import { BoundNames } from "./flow/bound-names.ts";
 import { Opener } from "./flow/open-image.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { streamKey } from "./flow/streams.ts";
+import { encodeCommand } from "./kernel/cachefiles/codec.ts";
 import { CachefilesSession } from "./kernel/cachefiles/session.ts";
 import type { Backend, ImageCounters, RegistryAccess } from "./nydusd/service.ts";
 import { systemClock as clock } from "./platform/clock.ts";
@@ -35,9 +36,11 @@ export type Serving = ReturnType<typeof assemble>;
 export function assemble(rooms: Rooms, parts: ServingParts) {
   const { native, log, deviceFd, adopted, config, onObjects } = parts;
   const { engine, bindings, streams } = rooms;
+  const seeds = rooms.seedFiles((text) => void native.write(deviceFd, encodeCommand(text)));
   const names = new BoundNames({
     bindings,
     streams,
+    seed: (objects) => seeds.seed(objects),
     isOpen: ({ volumeKey, cookieKey }) => engine.isOpen(volumeKey, cookieKey),
     mayBeMounted: () => adopted,
   });

@@ -2,14 +2,20 @@
 // Prefetch of images that nobody needs to have mounted, at whichever door is open.
 
 import { join } from "node:path";
+import { cullFile } from "./cache/cull.ts";
 import type { Config } from "./config/config.ts";
+import type { OpenDoor } from "./doors.ts";
+import type { NameResolver } from "./flow/name-resolver.ts";
 import { findWanted } from "./flow/prefetch/find-wanted.ts";
 import type { StreamHolder } from "./flow/prefetch/job.ts";
 import type { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { Prefetches } from "./flow/prefetch/prefetches.ts";
+import { IdleFiles } from "./idle-files.ts";
+import type { KernelHandler } from "./kernel/transport.ts";
 import type { FileDoor } from "./kernel/fanotify/file-door.ts";
 import { systemClock as clock } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
+import type { Native } from "./platform/native.ts";
 import type { Rooms } from "./rooms.ts";
 import { PrefetchStore } from "./state/prefetch-store.ts";
 
@@ -43,8 +49,42 @@ export function buildPrefetches({ config, rooms, prefetcher, holder, log }: Pref
   });
 }
 
+/** How streams are filled that nobody has mounted, and what is asked before the door's handler is. */
+export interface Filling {
+  readonly holder: StreamHolder;
+  readonly before: (handler: KernelHandler) => KernelHandler;
+}
+
+export function fillingOf(
+  opened: OpenDoor,
+  parts: Pick<PrefetchServingParts, "config" | "log"> & {
+    readonly rooms: Pick<Rooms, "engine" | "seedFiles">;
+    readonly native: Native;
+    readonly names: NameResolver;
+  },
+): Filling {
+  if (opened.kind !== "cachefiles") {
+    return { holder: fileHolder(opened.door), before: (handler) => handler };
+  }
+  const { config, rooms, native, names, log } = parts;
+  const { command, door } = opened;
+  const seeds = rooms.seedFiles(command);
+  const idle = new IdleFiles({
+    cacheDir: config.cache.dir,
+    native,
+    log,
+    engine: rooms.engine,
+    names,
+    place: (object) => seeds.seed([object]),
+    cull: (file) => cullFile({ command }, file),
+    stopPercent: { blocks: config.cache.bstop, inodes: config.cache.fstop },
+    writes: door.writes,
+  });
+  return { holder: idle, before: idle.before.bind(idle) };
+}
+
 /** Files of a door of files, open for as long as they are filled. */
-export function fileHolder(door: Pick<FileDoor, "open">): StreamHolder {
+function fileHolder(door: Pick<FileDoor, "open">): StreamHolder {
   return {
     async open(name) {
       const { release } = await door.open(name);
@@ -56,8 +96,3 @@ export function fileHolder(door: Pick<FileDoor, "open">): StreamHolder {
     },
   };
 }
-
-/** Where the kernel has to have a file open before it can be filled. */
-export const whenMounted: StreamHolder = {
-  open: () => Promise.resolve({ release: () => undefined }),
-};

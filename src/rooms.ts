@@ -7,6 +7,8 @@ import { randomInt } from "node:crypto";
 import { mkdir } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { cullFile } from "./cache/cull.ts";
+import { SeedFiles, mendVolumes } from "./cache/seed-files.ts";
 import { dropCachedKey, dropUntrustedFiles } from "./cache/untrusted-files.ts";
 import type { Config } from "./config/config.ts";
 import { tryDecoding } from "./decoder/trial.ts";
@@ -52,7 +54,7 @@ export type Rooms = Awaited<ReturnType<typeof buildRooms>>;
 /** Reads the state. The cache must not be bound yet, unless `adopted`: then its files are in use. */
 export async function buildRooms(parts: RoomsParts, adopted = false) {
   const { config, native, log } = parts;
-  const { bindings, store } = await loadState(config, log, adopted);
+  const { bindings, store } = await loadState(parts, adopted);
   const { source, counts, access, pushed, metrics } = buildSource(config, log);
   const slabs = buildSlabs(config, native);
   const counted = flowMetrics(metrics);
@@ -88,6 +90,7 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
     access,
     pushed,
     metrics,
+    seedFiles: seedFilesOf(parts, store),
     slabs,
     engine,
     bindings,
@@ -96,6 +99,18 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
     admission,
     warmUp,
   };
+}
+
+/** Given what sends commands to a bound cachefiles. */
+function seedFilesOf({ config, native, log }: RoomsParts, store: StreamStore) {
+  return (command: (text: string) => void): SeedFiles =>
+    new SeedFiles({
+      cacheDir: config.cache.dir,
+      native,
+      log,
+      temporary: () => store.temporary(),
+      cull: (file) => cullFile({ command }, file),
+    });
 }
 
 function buildEngine(
@@ -187,7 +202,7 @@ async function dropCached({ cache, kernel }: Config, cookieKey: string): Promise
   await dropStreamsOf(cache.dir, { volumeKey: volumeKeyOf(kernel.domain_id), cookieKey });
 }
 
-async function loadState(config: Config, log: Log, adopted: boolean) {
+async function loadState({ config, native, log }: RoomsParts, adopted: boolean) {
   const cacheDir = config.cache.dir;
   await mkdir(cacheDir, { recursive: true, mode: 0o700 }).catch((error: unknown) => {
     const detail = `cannot be created: ${error instanceof Error ? error.message : String(error)}`;
@@ -197,6 +212,7 @@ async function loadState(config: Config, log: Log, adopted: boolean) {
     log.warn({ code: fault.code }, message);
   });
   await store.clean();
+  if (!adopted) await mendVolumes(cacheDir, native);
   const bindings = new Bindings(join(cacheDir, "state", "bindings.json"));
   const loaded = await bindings.load();
   if (loaded === "loaded") return { bindings, store };

@@ -110,7 +110,7 @@ async function startServing(
     await rooms.keeping.end();
     throw error;
   }
-  const handler = observedHandler(rooms.handler, rooms.events);
+  const handler = rooms.before(observedHandler(rooms.handler, rooms.events));
   rooms.door.start(handler, (error) => {
     rooms.readiness.stop(error);
     life.fail(error);

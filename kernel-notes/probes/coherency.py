@@ -66,5 +66,19 @@ with open(name, "r+b") as f:
     f.write(new)
 seeded = cycle(new)
 check("a file filled by us while idle: 0 READs", seeded == (0, 0, "new"), seeded)
+
+# The volume's directory has an attribute of its own.
+volume = os.path.dirname(os.path.dirname(name))
+xattr = os.getxattr(volume, "user.CacheFiles.cache")
+check("a volume's xattr: be32 0, as EROFS has no coherency data", xattr == bytes(4), xattr.hex())
+os.removexattr(volume, "user.CacheFiles.cache")
+missing = cycle(new)[0]
+check("... missing: no mount of the volume succeeds", missing in ("ENOBUFS", "EIO"), missing)
+os.setxattr(volume, "user.CacheFiles.cache", bytes(4))
+mended = cycle(new)
+check("... put back: all that was cached is used", mended == (0, 0, "new"), mended)
+os.setxattr(volume, "user.CacheFiles.cache", bytes(3))
+other = cycle(new)
+check("... of another length: the volume is buried, and begun anew", other[1] > 0 and other[2] == "new", other)
 s.close()
 finish()

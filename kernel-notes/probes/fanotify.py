@@ -18,8 +18,8 @@ def say(claim, holds, seen=""):
     print(f"{'ok     ' if holds else 'differs'} {claim} [{seen}]", flush=True)
 
 
-def group(flags=UNLIMITED_QUEUE):
-    fd = libc.fanotify_init(PRE_CONTENT | NONBLOCK | CLOEXEC | flags, os.O_RDONLY | os.O_CLOEXEC)
+def group(flags=UNLIMITED_QUEUE, event_files=os.O_RDONLY):
+    fd = libc.fanotify_init(PRE_CONTENT | NONBLOCK | CLOEXEC | flags, event_files | os.O_CLOEXEC)
     if fd < 0: sys.exit(f"fanotify_init: {os.strerror(ctypes.get_errno())}")
     return fd
 
@@ -154,6 +154,39 @@ def erofs(home):
     say("and it is had again after umount", in_use() == "ok", in_use())
 
 
+def takeover(home):
+    path = os.path.join(home, "left")
+    with open(path, "wb") as file: file.truncate(1 << 20)
+    before = os.open(path, os.O_RDWR)
+    g = group(event_files=os.O_RDWR)
+    mark(g, before)
+    child = reader(path, 8192, 4096)
+    # Another process takes the event, and dies; we have the group still.
+    out, into = os.pipe()
+    taker = os.fork()
+    if taker == 0:
+        os.write(into, struct.pack("=i", events(g, first=10)[0][1]))
+        os.kill(os.getpid(), signal.SIGKILL)
+    number, = struct.unpack("=i", os.read(out, 4))
+    os.waitpid(taker, 0)
+    say("an event that was read is not given again", events(g) == [] and child.poll() is None)
+    os.pwrite(before, b"left", 8192)
+    os.write(g, struct.pack("=iI", number, ALLOW))
+    got = child.communicate(timeout=10)[0].strip()
+    say("it is answered by the number its fd had in the process that is gone", got == b"left".hex(), got)
+    try: said = os.write(g, struct.pack("=iI", number, ALLOW))
+    except OSError as error: said = errno.errorcode[error.errno]
+    say("a second answer is ENOENT", said == "ENOENT", said)
+    child = reader(path, 0, 4096)
+    (_, fd, _, _), = events(g, first=10)
+    os.write(g, struct.pack("=iI", fd, ALLOW))
+    child.wait()
+    os.pwrite(fd, b"through", 16384)
+    seen = os.pread(before, 7, 16384)
+    say("an event's fd writes without raising events", seen == b"through" and events(g) == [], seen)
+    for one in (fd, g, before, out, into): os.close(one)
+
+
 def lease(fd):
     fcntl.fcntl(fd, fcntl.F_SETSIG if hasattr(fcntl, "F_SETSIG") else 10, signal.SIGURG)
     try: fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
@@ -163,5 +196,5 @@ def lease(fd):
 
 
 with tempfile.TemporaryDirectory() as home:
-    for probe in (ranges, overflow, erofs): probe(home)
+    for probe in (ranges, overflow, erofs, takeover): probe(home)
 sys.exit(failed > 0)

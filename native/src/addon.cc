@@ -7,6 +7,7 @@ namespace erofsd {
 namespace {
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  ExportAttributes(env, exports);
   ExportDatagram(env, exports);
   ExportDevice(env, exports);
   ExportFanotify(env, exports);

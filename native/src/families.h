@@ -6,6 +6,7 @@
 
 namespace erofsd {
 
+void ExportAttributes(Napi::Env env, Napi::Object exports);
 void ExportDatagram(Napi::Env env, Napi::Object exports);
 void ExportDevice(Napi::Env env, Napi::Object exports);
 void ExportFanotify(Napi::Env env, Napi::Object exports);

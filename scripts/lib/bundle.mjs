@@ -3,16 +3,19 @@
 // few: what erofsd-nydusd needs before its socket listens is one, what serves is one, what is
 // loaded late (HTTP client, commands) stays apart. What has a compiled part, or is for
 // development only, stays in node_modules.
-// dist/build-id is a hash of all of it: which build a running daemon is.
+// dist/build-id is a hash of all of it: which build a running daemon is. It is made aside and put in
+// place when it is another one: who runs a program meanwhile finds all of its files.
 
 import { createHash } from "node:crypto";
-import { chmod, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readFile, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { rolldown } from "rolldown";
 import { EXTERNAL } from "./bundle-parts.mjs";
 
 const root = new URL("../../", import.meta.url);
-const outdir = new URL("dist/cli/", root);
+const dist = new URL("dist", root);
+const aside = new URL(`.build/dist-${process.pid}/`, root);
+const outdir = new URL("cli/", aside);
 const programs = ["erofsd", "erofsd-nydusd", "erofsd-mount"];
 
 const START =
@@ -34,7 +37,7 @@ const groups = [
   { name: "sources", test: SOURCES, priority: 0 },
 ];
 
-await rm(new URL("dist/", root), { recursive: true, force: true });
+await mkdir(aside, { recursive: true });
 const bundle = await rolldown({
   cwd: fileURLToPath(root),
   input: Object.fromEntries(programs.map((name) => [name, `src/cli/${name}.ts`])),
@@ -59,4 +62,14 @@ for (const directory of [outdir, new URL("native/src/", root)]) {
   }
 }
 for (const name of programs) await chmod(new URL(`${name}.js`, outdir), 0o755);
-await writeFile(new URL("dist/build-id", root), `${hash.digest("hex")}\n`);
+const buildId = `${hash.digest("hex")}\n`;
+await writeFile(new URL("build-id", aside), buildId);
+const present = await readFile(new URL("dist/build-id", root), "utf8").catch(() => undefined);
+if (present !== buildId) {
+  const old = new URL(`.build/dist-old-${process.pid}`, root);
+  await rename(dist, old).catch(() => undefined);
+  // Somebody else may have put theirs there meanwhile.
+  await rename(aside, dist).catch(() => undefined);
+  await rm(old, { recursive: true, force: true });
+}
+await rm(aside, { recursive: true, force: true });

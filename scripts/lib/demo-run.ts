@@ -19,8 +19,6 @@ import json, sys, textwrap
 print(textwrap.indent(json.dumps({"python": sys.version.split()[0], "prefix": sys.prefix}), "   "))
 `;
 
-// Nothing outlives the daemon here, and the demo unmounts before it stops it.
-const KERNEL = "[kernel]\nallow_unsafe = true";
 const NO_DOOR = 75;
 
 const [storage = "", repository = "", tag = "", tree = "", cacheDir = ""] = process.argv.slice(2);
@@ -29,7 +27,7 @@ const registry = await startDockerRegistry({ storage, port: 5000 }).catch(() =>
   startDockerRegistry({ storage }),
 );
 const program = new URL("dist/cli/erofsd.js", findPackageRoot()).pathname;
-const daemon = await startDaemon({ program, cacheDir, config: KERNEL });
+const daemon = await startDaemon({ program, cacheDir });
 const door = daemon.log.find(({ msg }) => msg === "ready")?.["door"];
 const home = await mkdtemp(join(tmpdir(), "erofsd-demo-"));
 const target = join(home, "mnt");

@@ -6,9 +6,9 @@
 
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { DaemonError } from "../errors.ts";
+import { errnoNameOf } from "../platform/errno-name.ts";
 import { listOrNone } from "../platform/list-directory.ts";
-import { objectFile } from "./disk-names.ts";
+import { type ObjectFile, objectFile } from "./disk-names.ts";
 
 export type Culled = "culled" | "absent" | "in use";
 
@@ -24,7 +24,7 @@ export async function cullKey(parts: CullParts, cookieKey: string): Promise<Cull
   for (const volume of await listOrNone(join(parts.cacheDir, "cache"))) {
     if (!volume.startsWith("I")) continue;
     const file = objectFile(parts.cacheDir, { volumeKey: volume.slice(1), cookieKey });
-    const culled = file === undefined ? "absent" : cullIn(parts, file.directory, file.name);
+    const culled = file === undefined ? "absent" : cullFile(parts, file);
     if (culled === "in use" || result === "absent") result = culled;
   }
   return result;
@@ -36,10 +36,10 @@ export async function cullVolume(parts: CullParts, volumeKey: string): Promise<C
   const volume = join(root, `I${volumeKey}`);
   for (const fan of await listOrNone(volume)) {
     for (const name of await listOrNone(join(volume, fan))) {
-      if (cullIn(parts, join(volume, fan), name) === "in use") return "in use";
+      if (cullFile(parts, { directory: join(volume, fan), name }) === "in use") return "in use";
     }
   }
-  const culled = cullIn(parts, root, `I${volumeKey}`);
+  const culled = cullFile(parts, { directory: root, name: `I${volumeKey}` });
   // The kernel only moves a directory out of the way.
   const graveyard = join(parts.cacheDir, "graveyard");
   for (const name of await listOrNone(graveyard)) {
@@ -48,25 +48,22 @@ export async function cullVolume(parts: CullParts, volumeKey: string): Promise<C
   return culled;
 }
 
-function cullIn({ command }: CullParts, directory: string, name: string): Culled {
+/** One file, or a directory that is not in use. */
+export function cullFile(
+  { command }: Pick<CullParts, "command">,
+  { directory, name }: ObjectFile,
+): Culled {
   const before = process.cwd();
   try {
     process.chdir(directory);
     command(`cull ${name}`);
     return "culled";
   } catch (error) {
-    const code = errnoName(error);
+    const code = errnoNameOf(error);
     if (code === "ENOENT") return "absent";
     if (code === "EBUSY") return "in use";
     throw error;
   } finally {
     process.chdir(before);
   }
-}
-
-function errnoName(error: unknown): string | undefined {
-  if (error instanceof DaemonError) {
-    return error.fault.code === "syscall_failed" ? error.fault.errnoName : undefined;
-  }
-  return error instanceof Error && "code" in error ? String(error.code) : undefined;
 }

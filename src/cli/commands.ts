@@ -7,14 +7,27 @@ import { ask } from "../control/client.ts";
 import { statusAnswer } from "../control/schema.ts";
 import { DaemonError } from "../errors.ts";
 import { packageVersion } from "../platform/package-root.ts";
+import { addCacheCommands } from "./cache-words.ts";
 import { addPrefetchCommands } from "./prefetch-words.ts";
 import { jsonOption, socketOptions, socketPath } from "./socket-options.ts";
 import { addTraceCommands } from "./trace-commands.ts";
 import { addViewCommands } from "./view-commands.ts";
 
-const EXIT_STATUS = `Exit status: 0 done, 1 a bug, 2 wrong usage or configuration,
-3 this machine lacks something, 4 the registry, 5 the image, 6 the daemon.
+/** What a command's exit status says; ERROR_POLICY has which fault ends with which. */
+export const EXIT_STATUSES: readonly (readonly [status: number, meaning: string])[] = [
+  [0, "done"],
+  [1, "a bug"],
+  [2, "wrong usage or configuration"],
+  [3, "this machine lacks something"],
+  [4, "the registry"],
+  [5, "the image"],
+  [6, "the daemon"],
+];
+const EPILOGUE = `Exit status: ${EXIT_STATUSES.map((each) => each.join(" ")).join(", ")}.
 Errors are a line on stderr, and a hint. Colours only on a terminal, none with NO_COLOR.`;
+
+/** What it is, in a line. */
+export const PURPOSE = "Mounts container images before their data has arrived.";
 
 const CONFIG_FILE = `configuration file (default ${DEFAULT_CONFIG_PATH}, if it exists)`;
 const REFERENCE = "host[:port]/repo[:tag][@digest], or oci:PATH[:tag]";
@@ -29,13 +42,13 @@ const LAZY = "detach it now, finish when its last user has left";
 export async function runCommand(words: string[]): Promise<number> {
   const parser = addCommands(yargs(words))
     .scriptName("erofsd")
-    .usage("$0 <command>\n\nMounts container images before their data has arrived.")
+    .usage(`$0 <command>\n\n${PURPOSE}`)
     .demandCommand(1, "which command?")
     .strict()
     .exitProcess(false)
     .version(await packageVersion())
     .alias("help", "h")
-    .epilogue(EXIT_STATUS)
+    .epilogue(EPILOGUE)
     .fail((message: string | null, error: unknown) => {
       // Its own complaints come as a message, some also as a YError.
       if (error instanceof Error && error.name !== "YError") throw error;
@@ -46,8 +59,11 @@ export async function runCommand(words: string[]): Promise<number> {
   return 0;
 }
 
-function addCommands(parser: Argv): Argv {
-  const looking = addPrefetchCommands(addViewCommands(addImageCommands(addDaemonCommands(parser))));
+/** Adds every command with its help: to yargs, or to what records them. */
+export function addCommands(parser: Argv): Argv {
+  const looking = addPrefetchCommands(
+    addCacheCommands(addViewCommands(addImageCommands(addDaemonCommands(parser)))),
+  );
   return addTraceCommands(addCredentialCommands(looking));
 }
 

@@ -130,7 +130,7 @@ function changeOf(given: {
 }) {
   const { limitRate, priority, flights } = given;
   return {
-    ...(limitRate === undefined ? {} : { bandwidthLimit: rateOf(limitRate) }),
+    ...(limitRate === undefined ? {} : { bandwidthLimit: bytesOf("--limit-rate", limitRate) }),
     ...(priority === undefined ? {} : { priority: priorityOf(priority) }),
     ...(flights === undefined ? {} : { flightsMax: flights }),
   };
@@ -153,10 +153,13 @@ const RATE_UNITS: ReadonlyMap<string, number> = new Map([
   ["GiB", 2 ** 30],
 ]);
 
-/** Bytes a second. Fault: usage_invalid. */
-export function rateOf(text: string): number {
+/** Of a rate, a second. Fault: usage_invalid, naming the option. */
+export function bytesOf(option: string, text: string): number {
   const [, digits, unit = ""] = /^(\d+(?:\.\d+)?)\s*([KMG]i?B|B|)(?:\/s)?$/.exec(text) ?? [];
   const factor = RATE_UNITS.get(unit);
   if (digits !== undefined && factor !== undefined) return Math.round(Number(digits) * factor);
-  throw new DaemonError({ code: "usage_invalid", detail: `--limit-rate ${text}: ${LIMIT}` });
+  throw new DaemonError({
+    code: "usage_invalid",
+    detail: `${option} ${text}: write 10MB or 512KiB`,
+  });
 }

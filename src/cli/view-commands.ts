@@ -6,6 +6,7 @@ import { SHELLS } from "./completion-words.ts";
 import { jsonOption, socketOptions, socketPath } from "./socket-options.ts";
 
 const NAME = "an fsid, a reference or a manifest's digest, as `erofsd images` lists them";
+const LIVE_KEY = "log.level, prefetch.bandwidth, engine.window or engine.window_max";
 const CHECKED_FILE = "the file to check; default: the daemon's";
 const SHOWN_FILE = "show what this file would configure, without the daemon";
 
@@ -81,7 +82,7 @@ function addOwnCommands(parser: Argv): Argv {
       "config",
       "the configuration",
       (y) =>
-        y
+        addConfigSet(y)
           .demandCommand(1, "which command of config?")
           .command("check [file]", "say what is wrong with a file", checkOptions, async (given) => {
             const { configCheckCommand } = await import("./config-command.ts");
@@ -146,6 +147,25 @@ function topOptions(y: Argv) {
 
 function checkOptions(y: Argv) {
   return jsonOption(y).positional("file", { type: "string", describe: CHECKED_FILE });
+}
+
+function addConfigSet(y: Argv): Argv {
+  return y.command(
+    "set <key> <value>",
+    "change the running daemon's, until it stops",
+    setOptions,
+    async (given) => {
+      const { setConfig } = await import("./cache-command.ts");
+      const { key, value, json } = given;
+      await setConfig({ key, value, json, socketPath: await socketPath(given) });
+    },
+  );
+}
+
+function setOptions(y: Argv) {
+  return jsonOption(socketOptions(y))
+    .positional("key", { type: "string", demandOption: true, describe: LIVE_KEY })
+    .positional("value", { type: "string", demandOption: true });
 }
 
 function showOptions(y: Argv) {

@@ -108,7 +108,8 @@ function shownScalar(inner: z.core.$ZodType): z.ZodType {
   return z.string();
 }
 
-function shapeOf(schema: z.core.$ZodType): Readonly<Record<string, z.core.$ZodType>> {
+/** The keys of a section. */
+export function shapeOf(schema: z.core.$ZodType): Readonly<Record<string, z.core.$ZodType>> {
   const inner = innermost(schema);
   return inner instanceof z.ZodObject ? inner.shape : {};
 }

@@ -6,6 +6,7 @@ import type { ConfigView } from "../config/config-view.ts";
 import type { ActivityAnswer } from "./activity-schema.ts";
 import type { ImageHistory } from "./history-schema.ts";
 import type { CacheUsage, ImageDetail, ImageSummary } from "./image-schema.ts";
+import type { ChangeConfig, PruneRequest, PrunedAnswer, RemovedImage } from "./cache-schema.ts";
 import type { MadeMountAnswer, MountFacts, MountRequest } from "./mount-schema.ts";
 import type {
   ChangePrefetch,
@@ -45,7 +46,13 @@ export interface ControlOperations {
   imageFiles(name: string, signal: AbortSignal): AsyncIterable<string>;
   /** What its streams have been asked for and have got since they were opened. Fault: image_unknown. */
   imageHistory(name: string): ImageHistory;
+  /** Faults: image_unknown, image_in_use, which says by whom. */
+  removeImage(name: string): Promise<RemovedImage>;
   cacheUsage(): Promise<CacheUsage>;
+  /** What is in use stays. Fault: image_unknown. */
+  pruneCache(request: PruneRequest): Promise<PrunedAnswer>;
+  /** Until the daemon stops. Fault: request_invalid. */
+  changeConfig(changes: ChangeConfig): ConfigView;
   lastFailure(cookieKey: string): PastFailure;
   status(): Status;
   activity(): ActivityAnswer;

@@ -22,7 +22,7 @@ export interface KnownImagesParts {
   readonly lastFailure: (cookieKey: string) => PastFailure;
 }
 
-type Known = CookieName & { readonly binding: Binding };
+export type Known = CookieName & { readonly binding: Binding };
 type StreamDetail = ImageDetail["streams"][number];
 /** What is cached, in bytes, by volume and cookie key. */
 interface Cached {
@@ -136,7 +136,7 @@ function summaryOf(known: Known, streams: readonly StreamDetail[]): ImageSummary
 }
 
 /** Every name that one of its streams may be opened by. */
-function namesOf({ volumeKey, cookieKey, binding }: Known): CookieName[] {
+export function namesOf({ volumeKey, cookieKey, binding }: Known): CookieName[] {
   const devices = binding.devices.flatMap((device) => deviceNames(volumeKey, device));
   return [{ volumeKey, cookieKey }, ...devices];
 }

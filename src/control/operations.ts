@@ -14,6 +14,7 @@ import type { Clock } from "../platform/clock.ts";
 import type { Mounts } from "../mounts/mounts.ts";
 import type { PushedCredentials } from "../source/registry/credentials/pushed.ts";
 import type { Binding, Bindings, CookieName } from "../state/bindings.ts";
+import type { CacheOperations } from "./cache-operations.ts";
 import type { ControlOperations } from "./control-operations.ts";
 import type { EventHub } from "./event-hub.ts";
 import { failureOf } from "./failures.ts";
@@ -104,6 +105,8 @@ export interface OperationsParts {
   readonly metrics: ControlOperations["metrics"];
   readonly trace: ControlOperations["trace"];
   readonly prefetch: PrefetchOperations;
+  readonly cache: CacheOperations;
+  readonly changeConfig: ControlOperations["changeConfig"];
   readonly imageFiles: ControlOperations["imageFiles"];
   readonly imageHistory: ControlOperations["imageHistory"];
   /** Aborts when the daemon stops, and with it what is being registered. */
@@ -143,6 +146,8 @@ export function controlOperations(parts: OperationsParts): ControlOperations {
     ...mountOperations(parts.mounts, () => images.list()),
     ...credentialOperations(parts.pushed),
     ...parts.prefetch,
+    ...parts.cache,
+    changeConfig: parts.changeConfig,
   };
 }
 

@@ -7,6 +7,7 @@ import { packageVersion } from "../platform/package-root.ts";
 import { activityAnswer } from "./activity-schema.ts";
 import { imageHistory } from "./history-schema.ts";
 import { cacheAnswer, imageDetail, imageName, imagesAnswer } from "./image-schema.ts";
+import { changeConfig, pruneRequest, prunedAnswer, removedImage } from "./cache-schema.ts";
 import {
   madeMount,
   mountName,
@@ -85,6 +86,28 @@ const daemonRoutes: readonly Route[] = [
     cacheAnswer,
     (operations) => operations.cacheUsage(),
   ),
+  jsonRoute(
+    {
+      method: "POST",
+      path: "/v1/cache/prune",
+      id: "pruneCache",
+      summary: "give up what is cached and not in use",
+    },
+    { ...TAKES_NOTHING, body: pruneRequest },
+    prunedAnswer,
+    (operations, { body }) => operations.pruneCache(body),
+  ),
+  jsonRoute(
+    {
+      method: "PATCH",
+      path: "/v1/config",
+      id: "changeConfig",
+      summary: "change what takes effect at once, until the daemon stops",
+    },
+    { ...TAKES_NOTHING, body: changeConfig },
+    configView,
+    (operations, { body }) => operations.changeConfig(body),
+  ),
 ];
 
 const imageRoutes: readonly Route[] = [
@@ -110,6 +133,17 @@ const imageRoutes: readonly Route[] = [
     { ...TAKES_NOTHING, params: imageName },
     imageDetail,
     (operations, { params }) => operations.image(params.name),
+  ),
+  jsonRoute(
+    {
+      method: "DELETE",
+      path: "/v1/images/{name}",
+      id: "removeImage",
+      summary: "forget an image that is not mounted, with what is cached of it alone",
+    },
+    { ...TAKES_NOTHING, params: imageName },
+    removedImage,
+    (operations, { params }) => operations.removeImage(params.name),
   ),
   jsonRoute(
     get("/v1/images/{name}/history", "getHistory", "what an open image was asked for, and got"),

@@ -17,6 +17,7 @@ import {
 import { RemoteError, ask } from "../control/client.ts";
 import { healthAnswer, readyAnswer } from "../control/schema.ts";
 import { DaemonError, asDaemonError } from "../errors.ts";
+import { findKeeper } from "../kernel/keeper.ts";
 import { systemClock as clock } from "../platform/clock.ts";
 import type { Log } from "../platform/log.ts";
 import { type Native, loadNative } from "../platform/native.ts";
@@ -60,23 +61,11 @@ export async function examine({ configPath, socketPath, log }: ExamineOptions): 
     doors.push({ door, ...found, missingOptions: missingOptions(door, options) });
   }
   const chosen = chooseDoor(config, doors);
-  const { door: wish, allow_unsafe: isRiskTaken } = config.kernel;
-  const mayUseFanotify = wish === "fanotify" || (wish === "auto" && chosen === "full");
-  const works = doors.some(({ door, works: does }) => door === "fanotify" && does);
-  if (mayUseFanotify && works && !isRiskTaken) findings.push(UNSAFE);
   const fault = configFault ?? doorFault(config, doors, chosen) ?? parts.fault;
   return { kernel: release(), doors, findings, chosen, fault };
 }
 
 const untried = { works: false, detail: "not tried: the addon is missing" } as const;
-
-/** What must be said as long as nothing outlives the daemon. */
-const UNSAFE: Finding = {
-  what: "fanotify",
-  verdict: "note",
-  detail: "kernel.allow_unsafe is not set: this door is not opened",
-  fix: 'see "The risk" in the README',
-};
 
 async function readConfig(path: string | undefined) {
   const where = path ?? DEFAULT_CONFIG_PATH;
@@ -143,7 +132,19 @@ async function compiledFindings() {
       fix: "npm rebuild ffi-napi ref-napi",
     });
   }
+  findings.push(await keeperFinding());
   return { findings, native, fault };
+}
+
+/** What outlives the daemon. */
+async function keeperFinding(): Promise<Finding> {
+  const what = "keeper";
+  try {
+    return { what, verdict: "ok", detail: await findKeeper() };
+  } catch (error) {
+    const detail = `it is missing, so mounts end with the daemon: ${asText(error)}`;
+    return { what, verdict: "bad", detail, fix: "npm rebuild" };
+  }
 }
 
 async function daemonFinding(socketPath: string) {

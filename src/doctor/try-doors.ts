@@ -13,7 +13,8 @@ import type { Clock } from "../platform/clock.ts";
 import type { Log } from "../platform/log.ts";
 import type { Native } from "../platform/native.ts";
 
-const TRIAL_MS = 10_000;
+/** The start of a child counts, which takes long on a slow machine: this only ends a hang. */
+const TRIAL_MS = 60_000;
 const DOMAIN = "erofsd-doctor";
 
 export interface Trial {

@@ -2,6 +2,7 @@
 // What a cookie key stands for where somebody else chooses the keys and says what they mean:
 // nothing is resolved, only what was bound can be opened.
 
+import type { Seed } from "../cache/seed-files.ts";
 import { DaemonError } from "../errors.ts";
 import type { Binding, Bindings, Content, CookieName } from "../state/bindings.ts";
 import { isDigest } from "../units.ts";
@@ -15,6 +16,8 @@ export interface BoundNamesParts {
   readonly isOpen: (name: CookieName) => boolean;
   /** True after a takeover: what is unbound may be mounted still, and opened again. */
   readonly mayBeMounted: () => boolean;
+  /** Called before the kernel may open these objects. */
+  readonly seed: (seeds: readonly Seed[]) => Promise<void>;
 }
 
 export class BoundNames {
@@ -33,7 +36,8 @@ export class BoundNames {
       const { bindings } = this.#parts;
       const bound = await bindings.bind(name, content);
       // A size the kernel may be told at any moment is on disk by then.
-      await bindings.copenSize(name);
+      const sizeBytes = await bindings.copenSize(name);
+      await this.#seed([{ ...name, sizeBytes }, ...deviceSeeds(name, bound)]);
       return bound;
     } finally {
       unlock();
@@ -85,6 +89,10 @@ export class BoundNames {
     await this.#parts.bindings.unbind(name);
   }
 
+  async #seed(seeds: readonly Seed[]): Promise<void> {
+    await this.#parts.seed(seeds.filter((seed) => !this.#parts.isOpen(seed)));
+  }
+
   async find(name: CookieName): Promise<Found> {
     // Held until the object is served: what is told to the kernel and what is bound must agree.
     const release = await this.#locks.lock(name);
@@ -102,6 +110,7 @@ export class BoundNames {
     if (bound !== undefined && (bound.unbound !== true || mayBeMounted() || isOpen(name))) {
       if (!(await streams.isComplete(bound))) throw unknown(name, "what it was bound to is gone");
       const stream = await streams.open(bound.stream);
+      await this.#seed(deviceSeeds(name, bound));
       return { stream, copenSize: await bindings.copenSize(name), release };
     }
     const digest = `sha256:${name.cookieKey}`;
@@ -110,6 +119,13 @@ export class BoundNames {
       throw unknown(name, "no image is bound to it, nor is it a blob of one");
     return { stream: await streams.open(record), copenSize: record.size, release };
   }
+}
+
+/** The blobs of a Nydus image, as its bootstrap names them. */
+function deviceSeeds({ volumeKey }: CookieName, { devices }: Binding): Seed[] {
+  return devices.map(({ digest, size }) => {
+    return { volumeKey, cookieKey: digest.slice("sha256:".length), sizeBytes: size };
+  });
 }
 
 function unknown({ cookieKey }: CookieName, detail: string): DaemonError {

@@ -210,6 +210,11 @@ export class Engine {
     return count;
   }
 
+  /** Of what is opened from now on; `windowBytesMax` is not the smaller one. */
+  setWindows(windowBytes: number, windowBytesMax: number): void {
+    Object.assign(this.#parts.limits, { windowBytes, windowBytesMax });
+  }
+
   get load(): EngineLoad {
     let flights = 0;
     for (const flow of this.#flows.values())

@@ -33,6 +33,8 @@ export interface Facts {
   readonly compressed: boolean;
   /** In the device table's order. */
   readonly devices: readonly BlobLocation[];
+  /** What a bare mount opens them by, "" where a slot has no tag. */
+  readonly tags: readonly string[];
 }
 
 /** Faults: image_invalid, image_unsupported, and whatever fetching the head can fail with. */
@@ -50,7 +52,11 @@ export async function inspectPrimary(head: PinnedHead, inspection: Inspection): 
   const slots = await deviceSlots(head, superblock, where);
   const matched = matchDevices(superblock, slots, { bootstrap: stream, devices }, where);
   if (!inspection.isDigestKey) refuseForeignTags(matched, where);
-  return { compressed: superblock.compressed, devices: matched.map(({ layer }) => layer) };
+  return {
+    compressed: superblock.compressed,
+    devices: matched.map(({ layer }) => layer),
+    tags: matched.map(({ tag }) => tag),
+  };
 }
 
 async function deviceSlots(

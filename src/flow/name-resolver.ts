@@ -27,7 +27,9 @@ import {
   isSameImage,
 } from "../state/bindings.ts";
 import { type Digest, isDigest } from "../units.ts";
+import type { Seed } from "../cache/seed-files.ts";
 import type { Engine } from "./engine.ts";
+import { deviceSeeds } from "./device-seeds.ts";
 import { inspectPrimary } from "./inspect-image.ts";
 import { NameLocks } from "./name-locks.ts";
 import type { PinnedHead } from "./stream-flow.ts";
@@ -72,6 +74,8 @@ export interface NameResolverParts {
   readonly servesCompressed: boolean;
   /** Prepared images whose first bytes may wait for their mounts, one buffer each. */
   readonly heldHeadsMax: number;
+  /** Called before the kernel may open these objects. */
+  readonly seed: (seeds: readonly Seed[]) => Promise<void>;
 }
 
 /** What to answer an OPEN with. `release` must be called once the object is served, or is not. */
@@ -119,12 +123,13 @@ export class NameResolver {
       unlock();
     };
     try {
-      const current = await this.#current(name, bindings.get(name));
+      let current = await this.#current(name, bindings.get(name));
       await this.#checkServable(name, current);
       if (current.inspected === undefined) {
         head = await this.#pinHead(current);
-        await this.#inspect(name, current, head);
+        current = await this.#inspect(name, current, head);
       }
+      await this.#seed(deviceSeeds(name, current));
       return await this.#found(current.stream, await bindings.copenSize(name), release);
     } catch (error) {
       release();
@@ -137,6 +142,33 @@ export class NameResolver {
    * binding. Its superblock has been read, and `devices` are in its device table's order.
    */
   async prepare(
+    reference: string,
+    options: { fsid: string | undefined; signal: AbortSignal },
+  ): Promise<CookieName & { readonly binding: Binding }> {
+    const prepared = await this.#prepare(reference, options);
+    const { bindings } = this.#parts;
+    const primary = { ...prepared, sizeBytes: await bindings.copenSize(prepared) };
+    // Whoever registers an image mounts it with devices named by content.
+    const devices = deviceSeeds(prepared, { ...prepared.binding, inspected: undefined });
+    await this.#seed([primary, ...devices]);
+    return prepared;
+  }
+
+  /** Only when nothing is cached of it any more. Fault: image_in_use when it has been opened. */
+  async forget(name: CookieName): Promise<void> {
+    const unlock = await this.#locks.lock(name);
+    try {
+      if (this.#parts.engine.isOpen(name.volumeKey, name.cookieKey)) {
+        const detail = "it was opened meanwhile";
+        throw new DaemonError({ code: "image_in_use", name: name.cookieKey, detail });
+      }
+      await this.#parts.bindings.forget(name);
+    } finally {
+      unlock();
+    }
+  }
+
+  async #prepare(
     reference: string,
     options: { fsid: string | undefined; signal: AbortSignal },
   ): Promise<CookieName & { readonly binding: Binding }> {
@@ -184,6 +216,11 @@ export class NameResolver {
       head.release();
       throw error;
     }
+  }
+
+  async #seed(seeds: readonly Seed[]): Promise<void> {
+    const { engine, seed } = this.#parts;
+    await seed(seeds.filter(({ volumeKey, cookieKey }) => !engine.isOpen(volumeKey, cookieKey)));
   }
 
   #knownAs(
@@ -327,8 +364,11 @@ export class NameResolver {
       { key: name.cookieKey, stream: current.stream.digest },
       "a raw EROFS layer: its bytes cannot be verified piece by piece",
     );
-    const { compressed, devices } = facts;
-    return bindings.bind(name, { ...current, devices: [...devices], inspected: { compressed } });
+    const { compressed, devices, tags } = facts;
+    const inspected = tags.some((tag) => tag !== "")
+      ? { compressed, tags: [...tags] }
+      : { compressed };
+    return bindings.bind(name, { ...current, devices: [...devices], inspected });
   }
 
   #holdHead(cookieKey: string, head: PinnedHead): void {

@@ -11,6 +11,7 @@ import { constants } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { DaemonError, asDaemonError } from "../errors.ts";
+import { errnoNameOf } from "../platform/errno-name.ts";
 import type { Log } from "../platform/log.ts";
 import { fault } from "../platform/native-binding.ts";
 import type { Native } from "../platform/native.ts";
@@ -128,6 +129,8 @@ export async function startKeeper(options: KeeperOptions, onLost: OnLost): Promi
   const times = ["--grace-seconds", String(graceSeconds), "--daemon-pid", String(process.pid)];
   const child = spawn(path, ["--socket", socketPath].concat(times), {
     detached: true,
+    // It outlives us, and has no use for credentials in the environment.
+    env: {},
     stdio: ["ignore", "pipe", "ignore"],
   });
   child.unref();
@@ -239,11 +242,6 @@ async function talk(
 
 function isNobodyThere(error: unknown): boolean {
   return ["ENOENT", "ENOTDIR", "ECONNREFUSED"].includes(errnoNameOf(error) ?? "");
-}
-
-function errnoNameOf(error: unknown): string | undefined {
-  const isCall = error instanceof DaemonError && error.fault.code === "syscall_failed";
-  return isCall ? error.fault.errnoName : undefined;
 }
 
 class WatchedKeeper implements KeeperLink {

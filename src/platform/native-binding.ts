@@ -22,6 +22,13 @@ export interface Binding {
   fanotifyMark(group: number, flags: number, mask: number, fd: number): number;
   readEvents(group: number, buffer: Uint8Array): number;
   isOpenElsewhere(fd: number): number;
+  setAttribute(path: string, name: string, bytes: Uint8Array): Promise<number>;
+  getAttribute(
+    path: string,
+    name: string,
+    bytesMax: number,
+  ): Promise<readonly [result: number, bytes: Uint8Array]>;
+  renameNew(from: string, to: string): Promise<number>;
   memfdCreate(name: string, bytes: number): number;
   mapShared(fd: number): Uint8Array | number;
   occupyFd(number: number): number;

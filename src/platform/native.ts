@@ -154,6 +154,12 @@ export interface Native {
     bytesMax: number,
     fd?: number,
   ): Promise<Received>;
+  /** lsetxattr(2), off the event loop. */
+  setAttribute(path: string, name: string, bytes: Uint8Array): Promise<void>;
+  /** lgetxattr(2), off the event loop. Faults: ENODATA when it has none, ERANGE above `bytesMax`. */
+  getAttribute(path: string, name: string, bytesMax: number): Promise<Uint8Array>;
+  /** renameat2(2), off the event loop; EEXIST when `to` is there: nothing is ever replaced. */
+  renameNew(from: string, to: string): Promise<void>;
   /**
    * Sends one datagram, with `fd` when there is one, to the unix socket whose sun_path is
    * `address`; never waits (EAGAIN: the receiver's queue is full). `fd` stays the caller's.
@@ -211,6 +217,7 @@ export function loadNative(options: NativeOptions): Native {
     decode: (job) => decode(decoders, job),
     decodeMany: (batch) => decodeMany(decoders, batch),
     ...socketCalls(binding),
+    ...fileCalls(binding),
     ...takeoverCalls(binding),
     allocateAligned: (bytes) => binding.allocateAligned(bytes, true),
     layout: () => binding.layout(),
@@ -251,6 +258,24 @@ function takeoverCalls(binding: Binding): Pick<Native, "memfdCreate" | "mapShare
       const result = binding.occupyFd(number);
       if (result === -constants.errno.EINVAL || result === -constants.errno.EMFILE) return false;
       return checked("dup", result) === 1;
+    },
+  };
+}
+
+type FileCalls = Pick<Native, "setAttribute" | "getAttribute" | "renameNew">;
+
+function fileCalls(binding: Binding): FileCalls {
+  return {
+    async setAttribute(path, name, bytes) {
+      checked("lsetxattr", await binding.setAttribute(path, name, bytes), path);
+    },
+    async getAttribute(path, name, bytesMax) {
+      const [result, bytes] = await binding.getAttribute(path, name, bytesMax);
+      checked("lgetxattr", result, path);
+      return bytes;
+    },
+    async renameNew(from, to) {
+      checked("renameat2", await binding.renameNew(from, to), to);
     },
   };
 }

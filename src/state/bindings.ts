@@ -43,7 +43,13 @@ const binding = z.strictObject({
   stream: streamRecord,
   devices: z.array(streamRecord),
   /** What the superblock said when it was read; absent until then. */
-  inspected: z.strictObject({ compressed: z.boolean() }).optional(),
+  inspected: z
+    .strictObject({
+      compressed: z.boolean(),
+      /** Of the device slots, in their order; absent when none has one. */
+      tags: z.array(z.string()).optional(),
+    })
+    .optional(),
   /** How it is filled where that was said for this image; absent: as the configuration says. */
   fill: z.enum(["on-demand", "background"]).optional(),
   /** No longer to be opened anew; what is mounted is served on. */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Looking at a daemon that really serves: its metrics on both sockets, what its log at level trace
-// says of one read, and that no output of it ever has a secret.
+// Looking at a daemon that really serves: its metrics on both sockets, and what its log at level trace
+// says of one read.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -87,7 +87,9 @@ beyondSmoke("whole images", () => {
   before(async () => {
     const started = await startRegistry();
     registry = started;
-    rig = await Rig.beside(started, '[kernel]\ndoor = "full"\n');
+    // No cachefiles, and this kernel has no pre-content events.
+    const limits = '[limits]\nopen_timeout = "2m"\nread_timeout = "2m"\n';
+    rig = await Rig.beside(started, `[kernel]\ndevice = "/nowhere"\n${limits}`);
   });
   afterEach(() => rig.umountAll());
   after(async () => {
@@ -102,6 +104,15 @@ beyondSmoke("whole images", () => {
   const images = names
     .map((name) => catalogue.get(name))
     .filter((image) => READS_COMPRESSED || !image.compressed);
+
+  test("are what a daemon serves that finds no door, and it says so in one line", {
+    timeout,
+  }, () => {
+    const lines = rig.daemon.log.filter(({ msg }) => msg.startsWith("no door to load images"));
+    strictEqual(lines.length, 1);
+    match(String(lines[0]?.["cachefiles"]), /nowhere does not exist/);
+    strictEqual(rig.daemon.log.find(({ msg }) => msg === "ready")?.["door"], "full");
+  });
 
   test("need neither registry nor daemon once they are mounted", {
     timeout: 4 * timeout,

@@ -5,7 +5,12 @@
 import { request } from "node:http";
 import { join } from "node:path";
 import { onTestFinished } from "vitest";
-import { parseConfig } from "../../src/config/config.ts";
+import type { CachedFile } from "../../src/cache/prune.ts";
+import { viewConfig } from "../../src/config/config-view.ts";
+import { type LiveEffects, changeLive } from "../../src/config/live-config.ts";
+import { cacheOperations } from "../../src/control/cache-operations.ts";
+import type { CookieName } from "../../src/state/bindings.ts";
+import { type Config, parseConfig } from "../../src/config/config.ts";
 import type { ControlOperations } from "../../src/control/control-operations.ts";
 import { Activity } from "../../src/control/activity.ts";
 import { EventHub } from "../../src/control/event-hub.ts";
@@ -55,6 +60,16 @@ export class ControlRig {
   readonly mounting = new FakeMounting();
   readonly mounts: Mounts;
   readonly prefetches: Prefetches;
+  readonly config: Config;
+  /** What a door keeps; a file's id is its key. */
+  cachedFiles: CachedFile[] = [];
+  mountPoints: string[] = [];
+  readonly taken: unknown[] = [];
+  readonly effects: LiveEffects = {
+    logLevel: (level) => this.taken.push(level),
+    prefetchBandwidth: (bytes) => this.taken.push(bytes),
+    windows: (...windows) => this.taken.push(windows),
+  };
   /** How often it was told that what is to be filled has changed. */
   fillLooks = 0;
 
@@ -67,6 +82,7 @@ export class ControlRig {
     names.bindings.observer = bindingObserver(this.events);
     this.handler = observedHandler(new Admission(names.opener, engine), this.events);
     const text = `[cache]\ndir = "${folder}"\n${options.config ?? ""}`;
+    this.config = parseConfig(text, "test");
     const version = "1.2.3";
     const recorder = new TraceRecorder({ engine, clock, version, unixMs: Date.now });
     this.prefetches = prefetchesOf(names, folder, this.log);
@@ -99,7 +115,7 @@ export class ControlRig {
       files: undefined,
       mounts: this.mounts,
       clock,
-      config: parseConfig(text, "test"),
+      config: this.config,
       version,
       names: names.names,
       bindings: names.bindings,
@@ -128,6 +144,20 @@ export class ControlRig {
       activity: () => new Activity(clock).report(engine),
       metrics: () => Promise.resolve({ contentType: "text/plain", text: "up 1\n" }),
       trace: recorder.record.bind(recorder),
+      cache: cacheOperations({
+        cached: { list: () => Promise.resolve(this.cachedFiles), isOf: isFileOf },
+        images,
+        bindings: names.bindings,
+        names: names.names,
+        prefetches: this.prefetches,
+        isOpen: ({ volumeKey, cookieKey }) => engine.isOpen(volumeKey, cookieKey),
+        mountsOf: () => Promise.resolve(this.mountPoints),
+        unixMs: Date.now,
+      }),
+      changeConfig: (changes) => {
+        changeLive(this.config, changes, this.effects);
+        return viewConfig(this.config);
+      },
       prefetch: prefetchOperations({
         prefetches: this.prefetches,
         names: names.names,
@@ -186,6 +216,10 @@ export interface ControlRigOptions {
   readonly limits?: Partial<ControlLimits>;
   /** By which door images are mounted; default: cachefiles alone. */
   readonly pick?: MountDoors["pick"];
+}
+
+function isFileOf({ id }: { readonly id: string }, { cookieKey }: CookieName): boolean {
+  return id === cookieKey;
 }
 
 const pickCachefiles: MountDoors["pick"] = (wish) => {

@@ -22,6 +22,8 @@ export interface DaemonStart {
   readonly config?: string;
   /** Lines of TOML that come before all sections. */
   readonly first?: string;
+  /** Variables beside those that we have ourselves. */
+  readonly environment?: Readonly<Record<string, string>>;
   /** The ready line is awaited, so it must be logged. */
   readonly logLevel?: "trace" | "debug" | "info";
   /** Default: `serve`. Of a supervisor `pid` is its own; status() has the daemon's. */
@@ -68,7 +70,10 @@ export async function startDaemon(start: DaemonStart): Promise<RunningDaemon> {
   );
   const startMs = performance.now();
   const args = [start.program, start.command ?? "serve", "--config", configPath];
-  const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(process.execPath, args, {
+    stdio: ["ignore", "pipe", "inherit"],
+    env: { ...process.env, ...start.environment },
+  });
   const log = new LogReader(child);
   await log.until((line) => line.msg === "ready");
   return {

@@ -5,6 +5,7 @@
 import { dirname, join } from "node:path";
 import { DaemonError, type Fault } from "../../src/errors.ts";
 import { NameResolver, type NameResolverParts } from "../../src/flow/name-resolver.ts";
+import type { Seed } from "../../src/cache/seed-files.ts";
 import { Opener } from "../../src/flow/open-image.ts";
 import { cancelledBy } from "../../src/platform/clock.ts";
 import type {
@@ -31,6 +32,8 @@ export class NamesRig {
   readonly flow = new FlowRig();
   readonly resolved: { reference: string; options: FetchOptions }[] = [];
   readonly failures: { key: string; error: DaemonError }[] = [];
+  /** Cache files that were asked for before an OPEN. */
+  readonly seeded: Seed[] = [];
   readonly bindings: Bindings;
   readonly names: NameResolver;
   readonly streams: Streams;
@@ -58,6 +61,7 @@ export class NamesRig {
       live: (key) => engine.liveStream(key),
     });
     this.names = new NameResolver({
+      seed: async (seeds) => void this.seeded.push(...seeds),
       ...common,
       bindings,
       streams: this.streams,

@@ -49,6 +49,18 @@ export class ScriptedNative implements Native {
     return Promise.reject(new Error("nothing is decoded at the kernel's door"));
   }
 
+  setAttribute(): Promise<void> {
+    return Promise.reject(new Error("no file is touched by name at the kernel's door"));
+  }
+
+  getAttribute(): Promise<Uint8Array> {
+    return Promise.reject(new Error("no file is touched by name at the kernel's door"));
+  }
+
+  renameNew(): Promise<void> {
+    return Promise.reject(new Error("no file is touched by name at the kernel's door"));
+  }
+
   decode(): Promise<void> {
     return Promise.reject(new Error("nothing is decoded at the kernel's door"));
   }

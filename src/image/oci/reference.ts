@@ -104,11 +104,24 @@ type Failer = (detail: string) => DaemonError;
 function failer(reference: string): Failer {
   const shown = reference.length > 200 ? `${reference.slice(0, 200)}...` : reference;
   return (detail) =>
-    new DaemonError({ code: "reference_invalid", reference: printable(shown), detail });
+    new DaemonError({
+      code: "reference_invalid",
+      reference: printable(withoutUser(shown)),
+      detail,
+    });
+}
+
+/** As in a URL: what stands before the host is a password as like as not. */
+function withoutUser(text: string): string {
+  if (text.startsWith(LAYOUT_PREFIX) || text.startsWith(BOOTSTRAP_PREFIX)) return text;
+  return text.replace(/^.*@(?=[^@]*\/)/, "[secret]@");
 }
 
 function parseRegistry(text: string, fail: Failer): RegistryReference {
   const { rest, digest } = splitDigest(text, fail);
+  if (withoutUser(rest) !== rest) {
+    throw fail("it has no place for credentials: see `erofsd login --help`");
+  }
   const slash = rest.indexOf("/");
   const host = slash === -1 ? "" : rest.slice(0, slash).toLowerCase();
   if (!looksLikeHost(host)) {

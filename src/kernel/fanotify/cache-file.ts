@@ -12,6 +12,7 @@ import { basename } from "node:path";
 import { promisify } from "node:util";
 import { BlockSet } from "../../cache/block-set.ts";
 import { DaemonError } from "../../errors.ts";
+import { errnoNameOf } from "../../platform/errno-name.ts";
 import { OwnedFd } from "../../platform/owned-fd.ts";
 import { BLOCK_BYTES, type Extent, alignUp } from "../../units.ts";
 import { type KeyName, RECORD_SUFFIX } from "./names.ts";
@@ -20,7 +21,6 @@ import {
   type CacheFileParts,
   type OpenedFile,
   createFile,
-  errnoNameOf,
   openMounted,
   openTrusted,
 } from "./stored-file.ts";

@@ -5,7 +5,7 @@
 import type { Log } from "../../platform/log.ts";
 import type { Native } from "../../platform/native.ts";
 import { MARK_ADD, MARK_REMOVE, PRE_ACCESS } from "./codec.ts";
-import { errnoNameOf } from "./stored-file.ts";
+import { errnoNameOf } from "../../platform/errno-name.ts";
 
 export class Marks {
   readonly #native: Pick<Native, "fanotifyMark">;

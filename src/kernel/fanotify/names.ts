@@ -72,6 +72,11 @@ export function cacheFileName(key: KeyName, sizeBytes: number): string {
   return `${stem(key)}-${sizeBytes}`;
 }
 
+/** What the names of all files of a key begin with. */
+export function cacheFileStart(key: KeyName): string {
+  return `${stem(key)}-`;
+}
+
 /** What a key gives to the names of its files. */
 export function stem({ volumeKey, cookieKey }: KeyName): string {
   if (isDigest(cookieKey)) return `d-${cookieKey.slice("sha256:".length)}`;

@@ -40,7 +40,8 @@ const LINK_GONE_MS = 250;
 
 export class OpenFiles {
   readonly #parts: OpenFilesParts;
-  readonly #room: CacheRoom;
+  /** What is kept on disk, open or not. */
+  readonly room: CacheRoom;
   /** By key: on its way, or open. */
   readonly #opening = new Map<string, Promise<OpenEntry>>();
   readonly #entries = new Map<string, OpenEntry>();
@@ -61,11 +62,11 @@ export class OpenFiles {
     this.#marks = new Marks(parts);
     const isMounted = this.#isMounted.bind(this);
     this.#orphans = new OrphanFiles({ ...parts, marks: this.#marks, isMounted });
-    this.#room = new CacheRoom(parts);
+    this.room = new CacheRoom(parts);
     this.#unserved = new UnservedFiles({
       ...parts,
       stopping: this.#stopping.signal,
-      room: this.#room,
+      room: this.room,
       orphans: this.#orphans,
       pathOf: ({ key, sizeBytes }) => this.#pathOf(key, sizeBytes),
       serve: this.#serve.bind(this),
@@ -94,9 +95,7 @@ export class OpenFiles {
     );
   }
 
-  get objects(): FileObject[] {
-    return [...this.#entries.values()].map(({ object }) => object);
-  }
+  readonly objects = () => [...this.#entries.values()].map(({ object }) => object);
 
   /**
    * Opens what a daemon before us left and is still mounted; nothing else is opened meanwhile.
@@ -212,7 +211,7 @@ export class OpenFiles {
   async #openFile(key: KeyName, sizeBytes: number, left?: LeftOpen): Promise<CacheFile> {
     const { native, clock, log } = this.#parts;
     const path = this.#pathOf(key, sizeBytes);
-    const parts = { native, clock, log, room: this.#room, path, key, sizeBytes };
+    const parts = { native, clock, log, room: this.room, path, key, sizeBytes };
     if (left === undefined) return CacheFile.open(parts);
     if (left.left.sizeBytes !== sizeBytes) {
       const detail = `it is mounted with ${left.left.sizeBytes} bytes, and stands for ${sizeBytes}`;
@@ -342,7 +341,7 @@ export class OpenFiles {
   #end(error: DaemonError): void {
     this.#stopping.abort(error);
     this.#cancelLook?.();
-    this.#room.stop();
+    this.room.stop();
     for (const { pending, refuse } of this.#opens) {
       pending.preempt(() => {
         refuse(error);

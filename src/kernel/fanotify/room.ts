@@ -43,7 +43,7 @@ export interface CacheRoomParts {
   readonly limits: RoomLimits;
 }
 
-interface CachedFile {
+export interface CachedFile {
   readonly path: string;
   readonly name: string;
   readonly bytes: number;
@@ -121,6 +121,18 @@ export class CacheRoom {
       this.#cancelLook = undefined;
       void this.#look();
     });
+  }
+
+  /** Every cache file, with its record. */
+  list(): Promise<CachedFile[]> {
+    return this.#files();
+  }
+
+  /** False when it is in use. */
+  async drop(file: CachedFile): Promise<boolean> {
+    const isGone = await this.#delete(file);
+    this.used();
+    return isGone;
   }
 
   stop(): void {

@@ -27,7 +27,7 @@ import type { LeftFile } from "./left-files.ts";
 import type { KeyName } from "./names.ts";
 import type { OpenedFile } from "./open-entry.ts";
 import { OpenFiles } from "./open-files.ts";
-import type { RoomLimits } from "./room.ts";
+import type { CacheRoom, RoomLimits } from "./room.ts";
 
 /** Reads of the group per readiness, so that answers and network data get their turn in between. */
 const READS_PER_TURN_MAX = 4;
@@ -94,6 +94,11 @@ export class FanotifySession implements KernelDoor, FileDoor {
       if (this.#stopped) return;
       for (const access of early) this.#access(access);
     });
+  }
+
+  /** What is kept on disk, open or not. */
+  get room(): Pick<CacheRoom, "list" | "drop"> {
+    return this.#files.room;
   }
 
   get objectCount(): number {
@@ -267,7 +272,7 @@ export class FanotifySession implements KernelDoor, FileDoor {
   // is, the bytes it waits for are there when they are in every file.
   #serveAnyFile(access: Access): void {
     const { extent } = access;
-    const fills = this.#files.objects.map(async (object) => {
+    const fills = this.#files.objects().map(async (object) => {
       const whole = { offset: 0, length: object.sizeBytes };
       const part = withinFile(object, extent.length === 0 ? whole : extent);
       if (part.length > 0) await this.fill(object, part);

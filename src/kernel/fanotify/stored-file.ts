@@ -6,8 +6,8 @@ import { close, constants, fstat, ftruncate, open } from "node:fs";
 import { rm } from "node:fs/promises";
 import { promisify } from "node:util";
 import { BlockSet } from "../../cache/block-set.ts";
-import { DaemonError } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
+import { errnoNameOf } from "../../platform/errno-name.ts";
 import type { Log } from "../../platform/log.ts";
 import type { Native } from "../../platform/native.ts";
 import { BLOCK_BYTES, type Extent, alignUp } from "../../units.ts";
@@ -34,6 +34,8 @@ export interface CacheFileParts {
   readonly sizeBytes: number;
 }
 
+type TrustParts = Omit<CacheFileParts, "room">;
+
 export interface OpenedFile {
   readonly fd: number;
   readonly id: string;
@@ -43,7 +45,7 @@ export interface OpenedFile {
 }
 
 /** Undefined when there is no file that may be trusted; what was there is deleted. */
-export async function openTrusted(parts: CacheFileParts): Promise<OpenedFile | undefined> {
+export async function openTrusted(parts: TrustParts): Promise<OpenedFile | undefined> {
   const { path, key, log, sizeBytes } = parts;
   const record = await loadRecord(`${path}${RECORD_SUFFIX}`, { ...key, sizeBytes });
   const fd = await openThere(path);
@@ -85,7 +87,7 @@ async function openThere(path: string): Promise<number | string | undefined> {
 
 /** As checkFile; `fd` is closed unless it is in what is returned. */
 async function checkAndKeep(
-  parts: CacheFileParts,
+  parts: TrustParts,
   record: FileRecord | string,
   fd: number,
 ): Promise<OpenedFile | string> {
@@ -100,7 +102,7 @@ async function checkAndKeep(
 
 /** Or why it is not trusted. */
 async function checkFile(
-  { native, sizeBytes }: CacheFileParts,
+  { native, sizeBytes }: TrustParts,
   record: FileRecord | string,
   fd: number,
 ): Promise<OpenedFile | string> {
@@ -171,12 +173,4 @@ async function newFile(
 /** The `id` of the CacheFile that an fd is open on. */
 export function fileId({ dev, ino }: { readonly dev: bigint; readonly ino: bigint }): string {
   return `${dev}:${ino}`;
-}
-
-/** Of a fault of the addon, or an error of Node. */
-export function errnoNameOf(error: unknown): string | undefined {
-  if (error instanceof DaemonError) {
-    return error.fault.code === "syscall_failed" ? error.fault.errnoName : undefined;
-  }
-  return error instanceof Error && "code" in error ? String(error.code) : undefined;
 }

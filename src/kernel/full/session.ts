@@ -14,7 +14,7 @@ import type { FileObject } from "../fanotify/file-object.ts";
 import type { KeyName } from "../fanotify/names.ts";
 import type { OpenedFile } from "../fanotify/open-entry.ts";
 import { OpenFiles } from "../fanotify/open-files.ts";
-import type { RoomLimits } from "../fanotify/room.ts";
+import type { CacheRoom, RoomLimits } from "../fanotify/room.ts";
 import type { KernelDoor, KernelHandler } from "../transport.ts";
 
 export interface FullParts {
@@ -46,6 +46,11 @@ export class FullSession implements KernelDoor, FileDoor {
   start(handler: KernelHandler): void {
     this.#handler = handler;
     this.#files.start(handler);
+  }
+
+  /** What is kept on disk, open or not. */
+  get room(): Pick<CacheRoom, "list" | "drop"> {
+    return this.#files.room;
   }
 
   get objectCount(): number {

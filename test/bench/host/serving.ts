@@ -54,6 +54,7 @@ export async function serve(home: string, configText: string) {
   const openTimeoutMs = config.limits.open_timeout;
   const bootstrapBytesMax = config.limits.bootstrap;
   const names = new NameResolver({
+    seed: () => Promise.resolve(),
     clock,
     log,
     engine,

@@ -31,8 +31,12 @@ test.each(["with space", "a/b", "ü", ""])(
 test.each([
   ["with space", "E2TB6tE1OsM5SoB100"],
   ["plain", "Dplain"],
-  ["\t", undefined],
-  ["a b ", undefined],
+  ["\t", "T9"],
+  ["a b ", "S61206220"],
+  ["\x7f", "D\x7f"],
+  ["ü", "Tbcc3"],
+  ["x".repeat(253), undefined],
+  [`/${"y".repeat(189)}`, undefined],
 ])("looking for %j finds %s", (cookieKey, name) => {
   expect(encodedObjectFile("/c", { volumeKey: "erofs,dom", cookieKey })?.name).toBe(name);
 });

@@ -4,6 +4,7 @@
 
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import type { Seed } from "../../../src/cache/seed-files.ts";
 import { BoundNames, type BoundNamesParts } from "../../../src/flow/bound-names.ts";
 import { rawStream } from "../../../src/flow/streams.ts";
 import { Bindings, type Content, type StreamRecord } from "../../../src/state/bindings.ts";
@@ -37,6 +38,7 @@ async function rig(more: Partial<BoundNamesParts> = {}) {
     },
   };
   const names = new BoundNames({
+    seed: () => Promise.resolve(),
     bindings,
     streams,
     isOpen: () => false,
@@ -73,6 +75,27 @@ test("until what was found is served nobody binds the name, nor is it kept from 
   isOpen = true;
   release();
   expect(await binding).toBe("key_refused");
+});
+
+test("what is bound has its cache files put in place, devices again when its primary is opened", async () => {
+  const seeded: Seed[][] = [];
+  const open = new Set<string>();
+  const { names } = await rig({
+    isOpen: ({ cookieKey }) => open.has(cookieKey),
+    async seed(seeds) {
+      seeded.push([...seeds]);
+    },
+  });
+  const { stream, ...rest } = content("a", 4);
+  const blob: StreamRecord = { ...stream, digest: asDigest("b".repeat(64)), format: "rafs" };
+  await names.bind(NAME, { ...rest, stream, devices: [blob] });
+  const primary = { ...NAME, sizeBytes: 4 * BLOCK_BYTES };
+  const device = { volumeKey: "erofs,one", cookieKey: "b".repeat(64), sizeBytes: 4 * BLOCK_BYTES };
+  expect(seeded).toEqual([[primary, device]]);
+  (await names.find(NAME)).release();
+  open.add(device.cookieKey);
+  (await names.find(NAME)).release();
+  expect(seeded.slice(1)).toEqual([[device], []]);
 });
 
 test("after a takeover a name that may be mounted keeps its content", async () => {

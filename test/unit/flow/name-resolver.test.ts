@@ -42,6 +42,40 @@ describe("a reference that is prepared", () => {
     expect(binding.devices.map(({ digest }) => digest)).toEqual(digests.toReversed());
   });
 
+  test("has its cache files put in place, by the names and sizes that its mount will have", async () => {
+    const rig = await NamesRig.make();
+    const device = patternBytes(6000, 8);
+    const { digest, size } = rig.flow.blob(device);
+    const image = rig.image({ devices: [device], tags: [digest.slice(7)] });
+    rig.publish(TAG, image);
+    await rig.settled(prepare(rig, "mine"));
+    const { binding } = await rig.settled(prepare(rig));
+    const seeded = (cookieKey: string, sizeBytes: number) => ({
+      volumeKey: VOLUME,
+      cookieKey,
+      sizeBytes,
+    });
+    expect(
+      rig.seeded.map(({ volumeKey, cookieKey, sizeBytes }) => ({
+        volumeKey,
+        cookieKey,
+        sizeBytes,
+      })),
+    ).toEqual([
+      seeded("mine", binding.stream.size),
+      seeded(digest, size),
+      seeded(image.manifestDigest, binding.stream.size),
+      seeded(digest, size),
+    ]);
+    rig.seeded.length = 0;
+    // A bare mount: its primary is being opened already, its device is not.
+    const open = await rig.opened("mine");
+    expect([open.copenSize, rig.seeded]).toEqual([
+      binding.stream.size,
+      [seeded(digest.slice(7), size)],
+    ]);
+  });
+
   test("and never mounted gives its buffer back after a while", async () => {
     const rig = await NamesRig.make();
     rig.publish(TAG, rig.image());

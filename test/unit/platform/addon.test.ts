@@ -11,7 +11,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { MESSAGE_BYTES_MAX, OPCODE } from "../../../src/kernel/cachefiles/codec.ts";
 import { addon } from "./addon.ts";
 
-const { EAGAIN, EBADF, EINVAL, ENOENT, ENOTTY, EPERM } = osConstants.errno;
+const { EAGAIN, EBADF, EEXIST, EINVAL, ENODATA, ENOENT, ENOTTY, EPERM, ERANGE } = osConstants.errno;
 const bytes = new Uint8Array(4096);
 const noop = (): void => undefined;
 const pool = new addon.WriterPool(1, 1, noop);
@@ -229,4 +229,18 @@ test("the kernel's layout is what the parser expects", () => {
     readOffsetOffset: 0,
     readLengthOffset: 8,
   });
+});
+
+test("attributes are set and read, and a rename replaces nothing", async () => {
+  const [one, two] = [join(directory, "one"), join(directory, "two")];
+  for (const path of [one, two]) closeSync(openSync(path, "w"));
+  expect(await addon.setAttribute(one, "user.erofsd", bytes.subarray(0, 3))).toBe(0);
+  expect(await addon.getAttribute(one, "user.erofsd", 3)).toEqual([3, new Uint8Array(3)]);
+  expect(await addon.getAttribute(one, "user.erofsd", 2)).toEqual([-ERANGE, new Uint8Array()]);
+  expect(await addon.getAttribute(two, "user.erofsd", 2)).toEqual([-ENODATA, new Uint8Array()]);
+  expect(await addon.renameNew(one, two)).toBe(-EEXIST);
+  expect(await addon.renameNew(one, `${two}-new`)).toBe(0);
+  expect(await addon.renameNew(one, `${two}-new`)).toBe(-ENOENT);
+  expect(() => addon.renameNew("a\0b", two)).toThrow(RangeError);
+  expect(() => addon.getAttribute(two, "user.erofsd", 0)).toThrow(RangeError);
 });

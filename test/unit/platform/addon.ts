@@ -38,6 +38,9 @@ export interface Addon {
   readEvents(...args: readonly unknown[]): number;
   isOpenElsewhere(...args: readonly unknown[]): number;
   allocateAligned(...args: readonly unknown[]): Uint8Array;
+  setAttribute(...args: readonly unknown[]): Promise<number>;
+  getAttribute(...args: readonly unknown[]): Promise<readonly [number, Uint8Array]>;
+  renameNew(...args: readonly unknown[]): Promise<number>;
   isAligned(...args: readonly unknown[]): boolean;
   layout(): Record<string, number | string>;
   FdWatcher: new (...args: readonly unknown[]) => RawWatcher;

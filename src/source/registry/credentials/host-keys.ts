@@ -29,8 +29,10 @@ export function parseHostKey(text: string): HostKey | undefined {
   if (text.length > LENGTH_MAX) return undefined;
   const rest = text.replace(/^https?:\/\//i, "");
   const slash = rest.indexOf("/");
-  const host = canonicalHost(slash === -1 ? rest : rest.slice(0, slash));
-  if (!HOST.test(host)) return undefined;
+  const written = slash === -1 ? rest : rest.slice(0, slash);
+  // As it is written: of two ports the canonical form has lost one.
+  if (!HOST.test(written.toLowerCase())) return undefined;
+  const host = canonicalHost(written);
   const path = slash === -1 ? "" : trimSlashes(rest.slice(slash));
   // With a scheme it is a URL of the registry's API, whose path says nothing.
   if (path === "" || rest !== text || /^v[12](?:\/|$)/.test(path)) return { host, path: "" };

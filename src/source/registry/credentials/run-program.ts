@@ -32,7 +32,8 @@ export function runProgram(run: ProgramRun): Promise<ProgramEnd> {
     }
     const child = spawn(path, ["get"], {
       cwd: "/",
-      env: environment,
+      // A proxy it may need; the passwords of other registries are not its business.
+      env: { ...environment, EROFSD_REGISTRY_AUTH: undefined },
       stdio: ["pipe", "pipe", "ignore"],
       detached: true,
     });

@@ -71,7 +71,7 @@ describe("a registry reference", () => {
     ["a..example/app", /not a host/],
     ["http://registry.example/app", /port/],
     ["[::1/app", /not a host|not a port/],
-    ["user@registry.example/app", /host/],
+    ["user@registry.example/app", /no place for credentials/],
     ["registry.example/a\nb", /control/],
     [`registry.example/${"a".repeat(256)}`, /not a repository/],
     ["x".repeat(5000), /too long/],
@@ -80,6 +80,15 @@ describe("a registry reference", () => {
     expect(fault.code).toBe("reference_invalid");
     expect("detail" in fault ? fault.detail : "").toMatch(reason);
   });
+
+  it.each(["user:pass-word@h.example/app", "https://u:pass-word/@@h.example/app@sha256:0"])(
+    "%j is refused without what may be a password",
+    (text) => {
+      const error: unknown = faultOf(() => parseReference(text));
+      expect(JSON.stringify(error)).toContain("[secret]@h.example/app");
+      expect(JSON.stringify(error)).not.toContain("pass-word");
+    },
+  );
 
   it("is parsed in linear time", () => {
     // Expressions of the usual packages take hours for this one.

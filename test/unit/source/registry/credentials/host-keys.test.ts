@@ -25,12 +25,20 @@ describe("a key", () => {
     expect(parseHostKey(text)).toEqual({ host, path });
   });
 
-  it.each(["", "/", "https://", "user:secret@host", "a b", "host/UPPER", "host:port", "-a"])(
-    "%j names no host",
-    (text) => {
-      expect(parseHostKey(text)).toBeUndefined();
-    },
-  );
+  it.each([
+    "",
+    "/",
+    "https://",
+    "user:secret@host",
+    "a b",
+    "host/UPPER",
+    "host:port",
+    "-a",
+    "h:443:443",
+    "h:5000:443",
+  ])("%j names no host", (text) => {
+    expect(parseHostKey(text)).toBeUndefined();
+  });
 });
 
 describe("a repository", () => {

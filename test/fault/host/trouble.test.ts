@@ -7,12 +7,12 @@
 import { mkdir, readFile, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, beforeAll, expect, test } from "vitest";
-import { writeNoise } from "../kernel/images/trees.ts";
-import { mkfsErofs } from "../support/mkfs.ts";
-import { type SeededRandom, seededRandom } from "../support/seeded-random.ts";
-import { Site, buildDaemon, end, must } from "../host/support/site.ts";
-import { type Outage, SHORT_FAULTS, longStall, pause, signal, suffer } from "./support/faults.ts";
-import { type FailedRead, type Mounted, Readers } from "./support/readers.ts";
+import { writeNoise } from "../../kernel/images/trees.ts";
+import { mkfsErofs } from "../../support/mkfs.ts";
+import { type SeededRandom, seededRandom } from "../../support/seeded-random.ts";
+import { Site, buildDaemon, end, must } from "../../host/support/site.ts";
+import { type Outage, SHORT_FAULTS, longStall, pause, signal, suffer } from "../support/faults.ts";
+import { type FailedRead, type Mounted, Readers } from "../support/readers.ts";
 
 const KILLS = Number(process.env["EROFSD_FAULT_KILLS"] ?? 15);
 const SEED = Number(process.env["EROFSD_FAULT_SEED"] ?? Math.floor(Math.random() * 1e9));

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+// make-man.js PATH: writes the manual page there. SOURCE_DATE_EPOCH dates it.
+
+import { writeFile } from "node:fs/promises";
+import { packageVersion } from "../../src/platform/package-root.ts";
+import { manPage } from "./man-page.ts";
+
+const [path] = process.argv.slice(2);
+if (path === undefined) throw new Error("usage: make-man.js PATH");
+const epoch = process.env["SOURCE_DATE_EPOCH"];
+const date = epoch === undefined ? new Date() : new Date(Number(epoch) * 1000);
+await writeFile(path, manPage(await packageVersion(), date));
