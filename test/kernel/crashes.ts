@@ -4,7 +4,7 @@
 
 import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
 import { readFile, readdir } from "node:fs/promises";
-import { after, before, test } from "node:test";
+import { after, before } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { RunningRegistry } from "../support/docker-registry.ts";
 import { seededRandom } from "../support/seeded-random.ts";
@@ -12,7 +12,7 @@ import { type Mounted, Readers } from "../fault/support/readers.ts";
 import { Way } from "../support/way.ts";
 import { Rig, catalogue, startRegistry } from "./support/rig.ts";
 import { dropCaches, expectSameTree } from "./support/run.ts";
-import { SLOWNESS, TIER, beyondSmoke } from "./support/settings.ts";
+import { SLOWNESS, TIER, beyondSmoke, fullTest } from "./support/settings.ts";
 
 const isFull = TIER === "full";
 const KILLS = Number(process.env["EROFSD_FAULT_KILLS"] ?? (isFull ? 15 : 3));
@@ -46,8 +46,7 @@ beyondSmoke("a daemon that is killed again and again", () => {
   });
 
   for (const command of ["serve", "supervise"] as const) {
-    if (!isFull && command === "serve") continue;
-    test(`${command}, ${KILLS} times: readers wait, no byte is wrong, what is cached survives`, {
+    fullTest(`${command}, ${KILLS} times: readers wait, no byte is wrong, what is cached survives`, {
       timeout,
     }, async () => {
       const rig = await Rig.start(CONFIG, command);
