@@ -46,17 +46,21 @@ beyondSmoke("a daemon that is killed again and again", () => {
   });
 
   for (const command of ["serve", "supervise"] as const) {
-    fullTest(`${command}, ${KILLS} times: readers wait, no byte is wrong, what is cached survives`, {
-      timeout,
-    }, async () => {
-      const rig = await Rig.start(CONFIG, command);
-      try {
-        await killedUnderReaders(rig, command);
-      } finally {
-        await rig.stop();
-      }
-      deepStrictEqual(await keepersOf(rig.cacheDir), []);
-    });
+    fullTest(
+      `${command}, ${KILLS} times: readers wait, no byte is wrong, what is cached survives`,
+      {
+        timeout,
+      },
+      async () => {
+        const rig = await Rig.start(CONFIG, command);
+        try {
+          await killedUnderReaders(rig, command);
+        } finally {
+          await rig.stop();
+        }
+        deepStrictEqual(await keepersOf(rig.cacheDir), []);
+      },
+    );
   }
 
   async function killedUnderReaders(rig: Rig, command: "serve" | "supervise"): Promise<void> {
