@@ -32,7 +32,7 @@ export interface CountingDoor extends KernelDoor {
   /** Of what a daemon before us left open nothing is unknown any more. */
   readonly areAllKnown: boolean;
   /** Somebody would miss the door's fds, were they gone. */
-  readonly isNeeded: boolean;
+  isNeeded(): Promise<boolean>;
   /** Looks whether the kernel still answers, and takes what it asks; `onFatal` when it does not. */
   probe(): void;
   /** Kernel messages taken, by kind, and the bytes that reads asked for. */

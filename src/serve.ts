@@ -146,7 +146,7 @@ async function shutDown(
 ): Promise<void> {
   const { door, keeping, engine, opener } = rooms;
   const error = new DaemonError({ code: "stopping" });
-  const isLeft = isUpgrade || (keeping.isKept && door.isNeeded);
+  const isLeft = isUpgrade || (keeping.isKept && (await door.isNeeded()));
   if (isLeft) {
     door.pause();
     keeping.handOver();

@@ -18,17 +18,20 @@
 #include "keeper.h"
 
 enum { STEADY_MS = 10000, BACKOFF_MIN_MS = 100, BACKOFF_MAX_MS = 10000, EXIT_NOT_FOUND = 127 };
+// Of a daemon that did serve: readers wait for the next one.
+enum { SERVED_BACKOFF_MAX_MS = 1000 };
 
 static char** command;
 static int signals = -1;
 static sigset_t handled, before;
 static pid_t daemon_pid;
-static bool ever_ready, stopping;
+static bool ever_ready, is_ready, stopping;
 static long long started_ms, due_ms, backoff_ms;
 
 static void start(void) {
   due_ms = 0;
   started_ms = now_ms();
+  is_ready = false;
   daemon_pid = fork();
   if (daemon_pid == 0) {
     sigprocmask(SIG_SETMASK, &before, NULL);
@@ -50,6 +53,7 @@ static bool on_exit_of(int how, int* status) {
   if (stopping || !ever_ready || *status == 0) return true;
   const long long now = now_ms();
   if (now - started_ms >= STEADY_MS) backoff_ms = 0;
+  if (is_ready && backoff_ms > SERVED_BACKOFF_MAX_MS) backoff_ms = SERVED_BACKOFF_MAX_MS;
   if (WIFSIGNALED(how)) {
     fprintf(stderr, "erofsd-keeper: the daemon was ended by signal %d", WTERMSIG(how));
   } else {
@@ -115,6 +119,7 @@ bool supervise_step(int* status) {
 
 void supervise_ready(pid_t daemon) {
   ever_ready = true;
+  is_ready = true;
   if (daemon == daemon_pid) return;
   daemon_pid = daemon;
   started_ms = now_ms();

@@ -15,6 +15,7 @@ import "./reading.ts";
 import "./names.ts";
 import "./seeding.ts";
 import "./lifecycle.ts";
+import "./crashes.ts";
 import "./control.ts";
 import "./prefetch.ts";
 import "./mounts.ts";

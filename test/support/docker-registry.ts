@@ -17,7 +17,7 @@ export interface RunningRegistry {
   readonly host: string;
   readonly storage: string;
   /** Ends the process and waits for it; removes the storage when it was not the caller's. */
-  stop(): Promise<void>;
+  stop(signal?: NodeJS.Signals): Promise<void>;
 }
 
 export interface RegistryStart {
@@ -61,10 +61,10 @@ export async function startDockerRegistry(start: RegistryStart = {}): Promise<Ru
   return {
     host,
     storage,
-    async stop() {
+    async stop(signal = "SIGTERM") {
       if (child.exitCode === null && child.signalCode === null) {
         const ended = once(child, "exit");
-        child.kill("SIGTERM");
+        child.kill(signal);
         await ended;
       }
       await rm(home, { recursive: true, force: true });

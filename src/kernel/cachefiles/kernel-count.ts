@@ -8,6 +8,8 @@ import type { Clock } from "../../platform/clock.ts";
 
 const PATH = "/proc/fs/fscache/caches";
 const LOOK_EVERY_MS = 500;
+const SETTLE_MS = 50;
+const SETTLE_TRIES = 10;
 
 /** Undefined when the kernel does not tell. */
 export async function kernelObjectCount(): Promise<number | undefined> {
@@ -47,6 +49,17 @@ export class KernelObjects {
   /** There are none but those the session knows. */
   get areAllKnown(): boolean {
     return this.#counted <= this.#parts.known();
+  }
+
+  /** Counts anew, and for a moment again while some are left: an unmount's end comes after it. */
+  async settle(): Promise<void> {
+    for (let tries = SETTLE_TRIES; tries > 0; tries -= 1) {
+      this.#counted = (await kernelObjectCount()) ?? 1;
+      if (this.#counted === 0) return;
+      await new Promise<void>((resolve) => {
+        this.#parts.clock.after(SETTLE_MS, resolve);
+      });
+    }
   }
 
   stop(): void {

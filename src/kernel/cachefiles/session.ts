@@ -107,7 +107,8 @@ export class CachefilesSession implements KernelDoor {
     return this.#kernelObjects?.count ?? this.#objects.size;
   }
 
-  get isNeeded(): boolean {
+  async isNeeded(): Promise<boolean> {
+    await this.#kernelObjects?.settle();
     return this.objectCount > 0;
   }
 

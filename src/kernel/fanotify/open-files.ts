@@ -7,7 +7,7 @@
 // find a file with holes that is not marked.
 
 import { randomBytes } from "node:crypto";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { DaemonError, asDaemonError, invariant } from "../../errors.ts";
 import { sleep } from "../../platform/clock.ts";
 import type { Extent } from "../../units.ts";
@@ -29,6 +29,7 @@ import {
 import { type PendingOpen, type Told, requestOpen } from "./open-request.ts";
 import { OrphanFiles, isOpenElsewhere } from "./orphan-files.ts";
 import { CacheRoom } from "./room.ts";
+import { UnservedFiles } from "./unserved-files.ts";
 
 /** How often it is asked whether files are still in use. */
 const LOOK_EVERY_MS = 1000;
@@ -50,6 +51,7 @@ export class OpenFiles {
   readonly #stopping = new AbortController();
   readonly #marks: Marks;
   readonly #orphans: OrphanFiles;
+  readonly #unserved: UnservedFiles;
   #adopted: Promise<void> = Promise.resolve();
   #handler: KernelHandler | undefined;
   #ids = 0;
@@ -61,6 +63,17 @@ export class OpenFiles {
     const isMounted = this.#isMounted.bind(this);
     this.#orphans = new OrphanFiles({ ...parts, marks: this.#marks, isMounted });
     this.room = new CacheRoom(parts);
+    this.#unserved = new UnservedFiles({
+      ...parts,
+      stopping: this.#stopping.signal,
+      room: this.room,
+      orphans: this.#orphans,
+      pathOf: ({ key, sizeBytes }) => this.#pathOf(key, sizeBytes),
+      serve: this.#serve.bind(this),
+      onLess: () => {
+        parts.onCount(this.count);
+      },
+    });
   }
 
   start(handler: KernelHandler): void {
@@ -69,7 +82,7 @@ export class OpenFiles {
   }
 
   get count(): number {
-    return this.#entries.size + this.#orphans.count;
+    return this.#entries.size + this.#orphans.count + this.#unserved.count;
   }
 
   /** As it is now. What is complete and mounted needs nobody. */
@@ -77,6 +90,7 @@ export class OpenFiles {
     const entries = [...this.#entries.values()];
     return (
       this.#orphans.count > 0 ||
+      this.#unserved.count > 0 ||
       entries.some(({ object, file }) => !object.isComplete && this.#isMounted(file.fd.number))
     );
   }
@@ -85,42 +99,17 @@ export class OpenFiles {
 
   /**
    * Opens what a daemon before us left and is still mounted; nothing else is opened meanwhile.
-   * Never rejects: what cannot be served is told, and its accesses are refused.
+   * Never rejects: what cannot be served is told and tried again, and its accesses are refused.
    */
   adopt(left: readonly LeftFile[], adoption: Adoption): Promise<void> {
-    const all = left.map((file) =>
-      this.#adopt(file, adoption).catch((error: unknown) => {
-        this.#parts.log.error({ err: error, key: file.key.cookieKey }, "a mount cannot be served");
-      }),
-    );
-    this.#adopted = Promise.all(all).then(() => {
+    this.#adopted = this.#unserved.adopt(left, adoption).then(() => {
       this.#parts.onCount(this.count);
     });
     return this.#adopted;
   }
 
-  async #adopt(left: LeftFile, adoption: Adoption): Promise<void> {
-    const path = this.#pathOf(left.key, left.sizeBytes);
-    const letGo = await this.room.keep(basename(path));
-    try {
-      await this.#adoptFile(path, left, adoption);
-    } finally {
-      letGo();
-    }
-  }
-
-  async #adoptFile(path: string, left: LeftFile, adoption: Adoption): Promise<void> {
-    const opened = await adoption.open(path, left.file);
-    if (opened === undefined) {
-      await forgetLeft(left);
-      return;
-    }
-    this.#orphans.add(opened.fd, left);
-    if (!opened.isMounted) {
-      await this.#orphans.look();
-      return;
-    }
-    const entry = await this.#opened(left.key, { left, fd: opened.fd });
+  async #serve(left: LeftFile, fd: number): Promise<void> {
+    const entry = await this.#opened(left.key, { left, fd });
     entry.isOpening = false;
   }
 
@@ -140,6 +129,8 @@ export class OpenFiles {
   async open(key: KeyName): Promise<OpenedFile> {
     const id = idOf(key);
     await this.#adopted;
+    const problem = this.#unserved.problem(id);
+    if (problem !== undefined) throw problem;
     for (;;) {
       this.#stopping.signal.throwIfAborted();
       const known = this.#entries.get(id);
@@ -253,7 +244,10 @@ export class OpenFiles {
       if (left !== undefined && object.isComplete) this.#unmark(object);
       this.#mark(entry);
       if (groupFd === undefined) return entry;
-      await links.note({ key: object, sizeBytes: object.sizeBytes, file: file.id });
+      // The note of what is mounted is there: a full disk must not spoil it.
+      if (left === undefined) {
+        await links.note({ key: object, sizeBytes: object.sizeBytes, file: file.id });
+      }
       await links.add(false);
       return entry;
     } catch (error) {

@@ -31,9 +31,9 @@ export class OrphanFiles {
     this.#files.set(fd, left);
   }
 
-  /** It is served from now on, and the fd the caller's. */
-  take(fd: number): void {
-    this.#files.delete(fd);
+  /** It is served from now on, and the fd the caller's; false when it was not here. */
+  take(fd: number): boolean {
+    return this.#files.delete(fd);
   }
 
   /** Lets go of what nobody has mounted; true when there was such a file. */

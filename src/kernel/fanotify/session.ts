@@ -109,8 +109,8 @@ export class FanotifySession implements KernelDoor, FileDoor {
     return this.#early === undefined;
   }
 
-  get isNeeded(): boolean {
-    return this.#files.isAnyMarkedMounted;
+  isNeeded(): Promise<boolean> {
+    return Promise.resolve(this.#files.isAnyMarkedMounted);
   }
 
   /** Takes what is readable, though nobody said that it is; ends the session as a failed read does. */

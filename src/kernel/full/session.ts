@@ -62,8 +62,8 @@ export class FullSession implements KernelDoor, FileDoor {
   }
 
   /** What is mounted is whole. */
-  get isNeeded(): boolean {
-    return false;
+  isNeeded(): Promise<boolean> {
+    return Promise.resolve(false);
   }
 
   /** Nothing comes that could wait. */

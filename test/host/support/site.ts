@@ -5,7 +5,6 @@
 
 import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, readFile, readdir, rm } from "node:fs/promises";
-import { type Socket, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -18,11 +17,13 @@ import { type RunningRegistry, startDockerRegistry } from "../../support/docker-
 import { freePort } from "../../support/port.ts";
 import { pushImage } from "../../support/push.ts";
 import { FIXTURES } from "../../support/rafs-fixtures.ts";
+import { type Weather, Way } from "../../support/way.ts";
 
 const run = promisify(execFile);
 const root = new URL(findPackageRoot()).pathname;
 export const program = join(root, "dist/cli/erofsd.js");
 const LIMIT_MS = 60_000;
+const LIMITS = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
 const LIST = `${FIXTURES}make/list.py`;
 
 /** Compiles the daemon, as users get it. */
@@ -98,6 +99,10 @@ export interface SiteOptions {
   readonly config?: string;
   /** Lines of the section `kernel`; default: the fanotify door. */
   readonly kernel?: string;
+  /** Of the sections `registry` and `limits`; default: one attempt, and 20 s for a read. */
+  readonly limits?: string;
+  /** How the network before the registry is; default: as good as it gets. */
+  readonly weather?: Weather;
 }
 
 export interface CacheFilesystem {
@@ -126,7 +131,8 @@ export class Site {
   daemon: RunningDaemon;
   #registry: RunningRegistry | undefined;
   readonly #registryPort: number;
-  readonly #way: Way;
+  /** The network before the registry. */
+  readonly way: Way;
   readonly #options: SiteOptions;
   #mounts = 0;
 
@@ -144,7 +150,7 @@ export class Site {
     this.daemon = parts.daemon;
     this.#registry = parts.registry;
     this.#registryPort = parts.registryPort;
-    this.#way = parts.way;
+    this.way = parts.way;
   }
 
   static async start(options: SiteOptions = {}): Promise<Site> {
@@ -153,7 +159,7 @@ export class Site {
     const registryPort = await freePort();
     const storage = join(home, "registry");
     const registry = await startDockerRegistry({ storage, port: registryPort });
-    const way = await Way.start(registryPort);
+    const way = await Way.start(registryPort, options.weather);
     const daemon = await Site.#startDaemon(join(home, "cache"), options);
     return new Site({ home, daemon, registry, registryPort, way, options });
   }
@@ -161,7 +167,7 @@ export class Site {
   static #startDaemon(cacheDir: string, options: SiteOptions, cache = ""): Promise<RunningDaemon> {
     const { logLevel = "debug", config = "", command = "serve" } = options;
     const kernel = `[kernel]\n${options.kernel ?? 'door = "fanotify"'}`;
-    const engine = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
+    const engine = options.limits ?? LIMITS;
     return startDaemon({
       program,
       cacheDir,
@@ -176,7 +182,7 @@ ${engine}`,
 
   /** Spoken to by the daemon; it can be stopped and paused. */
   get host(): string {
-    return `127.0.0.1:${this.#way.port}`;
+    return this.way.host;
   }
 
   get registryHost(): string {
@@ -186,7 +192,7 @@ ${engine}`,
   async stop(): Promise<void> {
     await this.umountAll();
     await this.daemon.stop();
-    await this.#way.stop();
+    await this.way.stop();
     await this.#registry?.stop();
     const mounts = await listMounts();
     if (mounts.some(({ mountPoint }) => mountPoint === this.cacheDir)) {
@@ -195,9 +201,9 @@ ${engine}`,
     await rm(this.home, { recursive: true, force: true });
   }
 
-  async stopRegistry(): Promise<void> {
-    this.#way.cut();
-    await this.#registry?.stop();
+  async stopRegistry(signal: NodeJS.Signals = "SIGTERM"): Promise<void> {
+    this.way.cut();
+    await this.#registry?.stop(signal);
     this.#registry = undefined;
   }
 
@@ -208,7 +214,7 @@ ${engine}`,
 
   /** No byte comes from it any more, though it seems to be there. */
   pauseRegistry(isPaused: boolean): void {
-    this.#way.pause(isPaused);
+    this.way.set({ stalls: isPaused });
   }
 
   /** Ends the daemon in order and starts another, with whatever happens `between`; `cache`: TOML. */
@@ -300,66 +306,5 @@ ${engine}`,
       return objects.length === 0;
     };
     await this.until("nothing is open", isIdle, 40_000);
-  }
-}
-
-/** A relay before the registry: bytes pass until it is paused or cut. */
-class Way {
-  readonly #sockets = new Set<Socket>();
-  readonly #server;
-  #isPaused = false;
-
-  private constructor(target: number) {
-    this.#server = createServer((client) => {
-      const upstream = connect(target, "127.0.0.1");
-      for (const [from, to] of [
-        [client, upstream],
-        [upstream, client],
-      ] as const) {
-        this.#sockets.add(from);
-        from.pipe(to);
-        if (this.#isPaused) from.pause();
-        from.on("error", () => to.destroy());
-        from.on("close", () => {
-          this.#sockets.delete(from);
-          to.destroy();
-        });
-      }
-    });
-  }
-
-  static async start(target: number): Promise<Way> {
-    const way = new Way(target);
-    await new Promise<void>((resolve) => {
-      way.#server.listen(0, "127.0.0.1", resolve);
-    });
-    return way;
-  }
-
-  get port(): number {
-    const address = this.#server.address();
-    if (address === null || typeof address === "string") throw new Error("it does not listen");
-    return address.port;
-  }
-
-  pause(isPaused: boolean): void {
-    this.#isPaused = isPaused;
-    for (const socket of this.#sockets) {
-      if (isPaused) socket.pause();
-      else socket.resume();
-    }
-  }
-
-  cut(): void {
-    for (const socket of this.#sockets) socket.destroy();
-  }
-
-  async stop(): Promise<void> {
-    this.cut();
-    await new Promise<void>((resolve) => {
-      this.#server.close(() => {
-        resolve();
-      });
-    });
   }
 }

@@ -7,7 +7,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Status } from "../../../src/control/schema.ts";
-import { type LogLine, type RunningDaemon, startDaemon } from "../../support/daemon.ts";
+import {
+  type DaemonStart,
+  type LogLine,
+  type RunningDaemon,
+  startDaemon,
+} from "../../support/daemon.ts";
 import { type RunningRegistry, startDockerRegistry } from "../../support/docker-registry.ts";
 import { Catalogue, type TestImage } from "../images/catalogue.ts";
 import { type Ended, erofsd, must, run } from "./run.ts";
@@ -25,23 +30,30 @@ export function startRegistry(port?: number): Promise<RunningRegistry> {
   return startDockerRegistry({ storage, ...(port === undefined ? {} : { port }) });
 }
 
+interface RigOptions {
+  readonly config: string | undefined;
+  readonly command: DaemonStart["command"];
+}
+
 export class Rig {
   daemon: RunningDaemon;
   readonly cacheDir: string;
   readonly #config: string | undefined;
+  readonly #command: DaemonStart["command"];
   readonly #mounts = new Set<string>();
   /** Lines of the log before the last attempt to mount are of earlier ones. */
   #complaintsFrom = 0;
 
-  private constructor(daemon: RunningDaemon, cacheDir: string, config: string | undefined) {
+  private constructor(daemon: RunningDaemon, cacheDir: string, options: RigOptions) {
     this.daemon = daemon;
     this.cacheDir = cacheDir;
-    this.#config = config;
+    this.#config = options.config;
+    this.#command = options.command;
   }
 
-  static async start(config?: string): Promise<Rig> {
+  static async start(config?: string, command: DaemonStart["command"] = "serve"): Promise<Rig> {
     const cacheDir = join(await mkdtemp(join(DISK, "rig-")), "cache");
-    return new Rig(await startIn(cacheDir, config), cacheDir, config);
+    return new Rig(await startIn(cacheDir, { config, command }), cacheDir, { config, command });
   }
 
   /** Starts a rig for a suite. When it fails the registry is stopped: the process would wait for it. */
@@ -57,7 +69,8 @@ export class Rig {
   /** Starts a daemon again, on the same cache. The one before must have ended. */
   async restart(): Promise<void> {
     this.#complaintsFrom = 0;
-    this.daemon = await startIn(this.cacheDir, this.#config);
+    const options = { config: this.#config, command: this.#command };
+    this.daemon = await startIn(this.cacheDir, options);
   }
 
   /** Takes away what a failed test left mounted. */
@@ -195,12 +208,16 @@ function difference(before: Status, after: Status): Cost {
   };
 }
 
-function startIn(cacheDir: string, config: string | undefined): Promise<RunningDaemon> {
+function startIn(
+  cacheDir: string,
+  { config, command = "serve" }: RigOptions,
+): Promise<RunningDaemon> {
   const slow = SLOWNESS > 1 ? SLOW_LIMITS : undefined;
   const lines = config ?? slow;
   return startDaemon({
     program: PROGRAM,
     cacheDir,
+    command,
     ...(lines === undefined ? {} : { config: lines }),
   });
 }

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// What goes wrong around a daemon, one thing at a time, and for how long.
+
+import { rm, statfs } from "node:fs/promises";
+import { join } from "node:path";
+import type { SeededRandom } from "../../support/seeded-random.ts";
+import { type Site, end, must, program } from "../../host/support/site.ts";
+
+/** While it lasts, milliseconds since 1970; `excuses`: reads may fail, however short it is. */
+export interface Outage {
+  readonly name: string;
+  readonly startMs: number;
+  readonly endMs: number;
+  readonly excuses: boolean;
+}
+
+export interface Fault {
+  readonly name: string;
+  readonly excuses?: boolean;
+  readonly run: (site: Site, random: SeededRandom) => Promise<void>;
+}
+
+export const pause = (ms: number): Promise<void> =>
+  new Promise((resolve) => {
+    setTimeout(resolve, ms);
+  });
+
+const SHORT_MS = 2000;
+
+function weather(name: string, of: Parameters<Site["way"]["set"]>[0], ms = SHORT_MS): Fault {
+  return {
+    name,
+    async run({ way }) {
+      way.set(of);
+      await pause(ms);
+      way.clear();
+    },
+  };
+}
+
+/** Each shorter than a read's deadline but `longStall`. */
+export const SHORT_FAULTS: readonly Fault[] = [
+  weather("the network stalls", { stalls: true }),
+  weather("the network is slow", { bytesPerSecond: 100_000 }),
+  weather("answers are cut", { truncatesAt: 150_000 }),
+  weather("connections are refused", { refuses: true }),
+  {
+    name: "the registry is killed and started again",
+    async run(site) {
+      await site.stopRegistry("SIGKILL");
+      await pause(SHORT_MS / 2);
+      await site.startRegistry();
+    },
+  },
+  {
+    name: "the daemon is stopped and continued",
+    async run(site, random) {
+      // Between two daemons there is none to stop.
+      const status = await site.daemon.status().catch(() => undefined);
+      if (status === undefined || !signal(status.pid, "SIGSTOP")) return;
+      await pause(random.between(200, SHORT_MS));
+      signal(status.pid, "SIGCONT");
+    },
+  },
+  {
+    name: "the daemon is upgraded",
+    async run(site) {
+      // It fails when the daemon is killed meanwhile.
+      await end(process.execPath, [program, "upgrade", "--socket", site.daemon.socketPath]);
+    },
+  },
+  {
+    name: "the cache disk is full",
+    excuses: true,
+    async run(site) {
+      const filler = join(site.cacheDir, "filler");
+      const { bavail, bsize } = await statfs(site.cacheDir);
+      await must("fallocate", ["-l", String(Math.max(1, bavail - 2) * bsize), filler]);
+      await pause(SHORT_MS);
+      await rm(filler);
+    },
+  },
+];
+
+/** Longer than a read's deadline: reads may fail while it lasts. */
+export const longStall = (ms: number): Fault =>
+  weather("the network stalls for longer than a read may wait", { stalls: true }, ms);
+
+export async function suffer(site: Site, fault: Fault, random: SeededRandom): Promise<Outage> {
+  const startMs = Date.now();
+  await fault.run(site, random);
+  return { name: fault.name, startMs, endMs: Date.now(), excuses: fault.excuses === true };
+}
+
+/** Of a process that may be gone. */
+export function signal(pid: number, name: NodeJS.Signals): boolean {
+  try {
+    return process.kill(pid, name);
+  } catch {
+    return false;
+  }
+}
