@@ -3,8 +3,7 @@
 //
 //   config -> log -> addon -> what was left by another daemon -> serving -> ending -> shutDown
 
-import { stat } from "node:fs/promises";
-import { type Config, DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "./config/config.ts";
+import { type Config, loadConfigOrDefault } from "./config/config.ts";
 import { observedHandler } from "./control/observe.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
 import { Life } from "./life.ts";
@@ -24,7 +23,7 @@ const LEFT_DRAIN_MS = 1000;
 
 /** Runs until a signal ends it; resolves with the exit status. Rejects when it cannot start. */
 export async function serve(options: { configPath: string | undefined }): Promise<number> {
-  const config = await readConfig(options.configPath);
+  const config = await loadConfigOrDefault(options.configPath);
   const root = await createLog(config.log);
   try {
     return await runDaemon(config, root);
@@ -35,14 +34,6 @@ export async function serve(options: { configPath: string | undefined }): Promis
   } finally {
     root.flush();
   }
-}
-
-async function readConfig(path: string | undefined): Promise<Config> {
-  if (path !== undefined) return loadConfig(path);
-  const hasDefault = await stat(DEFAULT_CONFIG_PATH).catch(() => undefined);
-  return hasDefault === undefined
-    ? parseConfig("", "built-in defaults")
-    : loadConfig(DEFAULT_CONFIG_PATH);
 }
 
 async function runDaemon(config: Config, { log }: RootLog): Promise<number> {

@@ -4,9 +4,8 @@
 import type { Argv } from "yargs";
 import { DaemonError } from "../errors.ts";
 import { bytesOf } from "./prefetch-words.ts";
-import { jsonOption, socketOptions, socketPath } from "./socket-options.ts";
+import { IMAGE_NAME, imageName, jsonOption, socketOptions, socketPath } from "./socket-options.ts";
 
-const NAME = "an fsid, a reference or a manifest's digest, as `erofsd images` lists them";
 const DOWN_TO = "what may stay, such as 20GiB; what was used last does";
 
 /** Adds them to `parser`. */
@@ -52,12 +51,7 @@ export function addCacheCommands(parser: Argv): Argv {
     .command(
       "rmi <name>",
       "forget an image that is not mounted, and what is cached of it alone",
-      (y) =>
-        jsonOption(socketOptions(y)).positional("name", {
-          type: "string",
-          demandOption: true,
-          describe: NAME,
-        }),
+      (y) => imageName(jsonOption(socketOptions(y))),
       async (given) => {
         const { removeImage } = await import("./cache-command.ts");
         const { name, json } = given;
@@ -68,7 +62,11 @@ export function addCacheCommands(parser: Argv): Argv {
 
 function pruneOptions(y: Argv) {
   return jsonOption(socketOptions(y))
-    .option("image", { type: "string", requiresArg: true, describe: `of this image: ${NAME}` })
+    .option("image", {
+      type: "string",
+      requiresArg: true,
+      describe: `of this image: ${IMAGE_NAME}`,
+    })
     .option("older-than", {
       type: "string",
       requiresArg: true,

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Options that several commands have, and where the daemon's socket is.
 
-import { readFile } from "node:fs/promises";
 import type { Argv } from "yargs";
-import { DEFAULT_CONFIG_PATH, DEFAULT_SOCKET_PATH, loadConfig } from "../config/config.ts";
+import { DEFAULT_SOCKET_PATH, loadConfigOrDefault } from "../config/config.ts";
 
 /** `--json`, for commands that print data. */
 export function jsonOption<T>(y: Argv<T>) {
@@ -31,8 +30,17 @@ export async function socketPath(given: {
   config?: string | undefined;
 }) {
   if (given.socket !== undefined) return given.socket;
-  if (given.config !== undefined) return (await loadConfig(given.config)).control.socket;
-  const hasDefault = await readFile(DEFAULT_CONFIG_PATH).catch(() => undefined);
-  if (hasDefault === undefined) return DEFAULT_SOCKET_PATH;
-  return (await loadConfig(DEFAULT_CONFIG_PATH)).control.socket;
+  return (await loadConfigOrDefault(given.config)).control.socket;
+}
+
+export const IMAGE_NAME =
+  "an fsid, a reference or a manifest's digest, as `erofsd images` lists them";
+
+/** `<name>`, for commands about one image that the daemon knows. */
+export function imageName<T>(y: Argv<T>) {
+  return y.positional("name", {
+    type: "string",
+    demandOption: true,
+    describe: IMAGE_NAME,
+  });
 }

@@ -3,9 +3,9 @@
 // starts it again when it dies. The keeper is a C program of a few pages (native/keeper), so a
 // supervisor costs no second Node.js.
 
-import { mkdir, stat, unlink } from "node:fs/promises";
+import { mkdir, unlink } from "node:fs/promises";
 import { dirname } from "node:path";
-import { DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "../config/config.ts";
+import { loadConfigOrDefault } from "../config/config.ts";
 import { DaemonError } from "../errors.ts";
 import { execute } from "../kernel/execute.ts";
 import {
@@ -22,7 +22,7 @@ export async function superviseCommand(given: {
   readonly config: string | undefined;
   readonly grace: number;
 }): Promise<never> {
-  const { cache } = await readConfig(given.config);
+  const { cache } = await loadConfigOrDefault(given.config);
   const socket = keeperSocket(cache.dir);
   await mkdir(dirname(socket), { recursive: true, mode: 0o700 }).catch((error: unknown) => {
     const detail = `cannot be created: ${error instanceof Error ? error.message : String(error)}`;
@@ -47,12 +47,4 @@ export async function superviseCommand(given: {
     ["--socket", socket, ...grace, ...kept, "--supervise", ...daemon],
     held.map(([, fd]) => fd),
   );
-}
-
-async function readConfig(path: string | undefined) {
-  if (path !== undefined) return loadConfig(path);
-  const isThere = await stat(DEFAULT_CONFIG_PATH).catch(() => undefined);
-  return isThere === undefined
-    ? parseConfig("", "built-in defaults")
-    : loadConfig(DEFAULT_CONFIG_PATH);
 }

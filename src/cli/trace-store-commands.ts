@@ -2,9 +2,9 @@
 // `erofsd trace show`, `push` and `pull`: a trace in a file, and the same beside its image in a
 // registry. They speak to the registry themselves, with the credentials of whoever calls.
 
-import { open, readFile, stat } from "node:fs/promises";
+import { open, stat } from "node:fs/promises";
 import { homedir, arch } from "node:os";
-import { DEFAULT_CONFIG_PATH, loadConfig, parseConfig } from "../config/config.ts";
+import { loadConfigOrDefault } from "../config/config.ts";
 import { DaemonError } from "../errors.ts";
 import { machinePlatform } from "../image/oci/platform.ts";
 import { type RegistryReference, formatReference, parseReference } from "../image/oci/reference.ts";
@@ -162,9 +162,7 @@ async function withRegistry<T>(
   { config: path }: Given,
   use: (registry: RegistrySource, options: FetchOptions) => Promise<T>,
 ): Promise<T> {
-  const hasDefault = await readFile(DEFAULT_CONFIG_PATH).catch(() => undefined);
-  const from = path ?? (hasDefault === undefined ? undefined : DEFAULT_CONFIG_PATH);
-  const config = from === undefined ? parseConfig("", "defaults") : await loadConfig(from);
+  const config = await loadConfigOrDefault(path);
   const registry = createRegistry({
     config,
     log: QUIET,

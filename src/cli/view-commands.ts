@@ -3,9 +3,8 @@
 
 import type { Argv } from "yargs";
 import { SHELLS } from "./completion-words.ts";
-import { jsonOption, socketOptions, socketPath } from "./socket-options.ts";
+import { imageName, jsonOption, socketOptions, socketPath } from "./socket-options.ts";
 
-const NAME = "an fsid, a reference or a manifest's digest, as `erofsd images` lists them";
 const LIVE_KEY = "log.level, prefetch.bandwidth, engine.window or engine.window_max";
 const CHECKED_FILE = "the file to check; default: the daemon's";
 const SHOWN_FILE = "show what this file would configure, without the daemon";
@@ -43,12 +42,7 @@ function addImageViews(parser: Argv): Argv {
     .command(
       "inspect <name>",
       "all that is known of an image",
-      (y) =>
-        jsonOption(socketOptions(y)).positional("name", {
-          type: "string",
-          demandOption: true,
-          describe: NAME,
-        }),
+      (y) => imageName(jsonOption(socketOptions(y))),
       async (given) => {
         const { inspectCommand } = await import("./image-commands.ts");
         const { name, json } = given;

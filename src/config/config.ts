@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The daemon's configuration: its schema, its defaults, and errors that name the key.
-// Pure but for loadConfig. The text is TOML 1.0.
+// Pure but for loadConfig and loadConfigOrDefault. The text is TOML 1.0.
 
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { distance } from "fastest-levenshtein";
 import { TomlError, parse } from "smol-toml";
 import * as z from "zod";
@@ -185,6 +185,15 @@ export async function loadConfig(path: string): Promise<Config> {
     throw new DaemonError({ code: "config_invalid", where: path, detail }, { cause: error });
   }
   return parseConfig(text, path);
+}
+
+/** That file's, or without one the default file's, if it exists, or the defaults. Fault: config_invalid. */
+export async function loadConfigOrDefault(path: string | undefined): Promise<Config> {
+  if (path !== undefined) return loadConfig(path);
+  const hasDefault = await stat(DEFAULT_CONFIG_PATH).catch(() => undefined);
+  return hasDefault === undefined
+    ? parseConfig("", "built-in defaults")
+    : loadConfig(DEFAULT_CONFIG_PATH);
 }
 
 /** Checks a config's text; `where` names it in errors. */

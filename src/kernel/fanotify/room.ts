@@ -12,6 +12,7 @@ import { DaemonError } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
 import type { Log } from "../../platform/log.ts";
 import type { Native } from "../../platform/native.ts";
+import type { CullLimits } from "../cachefiles/setup.ts";
 import { RECORD_SUFFIX, streamsDirectory } from "./names.ts";
 
 /** While files are written it is looked at so often. */
@@ -23,14 +24,8 @@ const SIZE_LEFT = 0.95;
 /** st_blocks counts in these (stat(2)). */
 const STAT_BLOCK_BYTES = 512;
 
-/** Per cent of the filesystem's blocks (b) and inodes (f) that are free. */
-export interface RoomLimits {
-  readonly brun: number;
-  readonly bcull: number;
-  readonly bstop: number;
-  readonly frun: number;
-  readonly fcull: number;
-  readonly fstop: number;
+/** Blocks (b) and inodes (f) that are free, as cachefiles has it. */
+export interface RoomLimits extends CullLimits {
   /** Bytes that the cache files may take together; undefined: what the filesystem has. */
   readonly size?: number | undefined;
 }
