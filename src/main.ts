@@ -85,6 +85,7 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
   bindings.observer = bindingObserver(events);
   const { control, ...watching } = await buildControl({
     config,
+    native,
     log,
     rooms,
     names,
@@ -202,6 +203,7 @@ function buildNames(parts: {
 
 async function buildControl(parts: {
   readonly config: Config;
+  readonly native: Native;
   readonly log: RootLog["log"];
   readonly rooms: Rooms;
   readonly names: NameResolver;
@@ -222,10 +224,10 @@ async function buildControl(parts: {
   const readiness = new Readiness();
   const stopping = new AbortController();
   const version = await packageVersion();
-  const watching = new Watching({ config, clock, log, rooms, door, version });
+  const { mounts, mountWatch } = buildMounts({ ...parts, stopping: stopping.signal });
+  const watching = new Watching({ config, clock, log, rooms, door, version, mountWatch });
   const lastFailure = failures.last.bind(failures);
   const images = new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure });
-  const mounts = buildMounts({ ...parts, stopping: stopping.signal });
   const operations = controlOperations({
     clock,
     config,

@@ -54,6 +54,9 @@ function factsOf(event: EventData): string {
   switch (event.type) {
     case "image-bound":
       return `${event.reference} is ${event.manifestDigest}, fsid ${event.fsid}`;
+    case "mounted":
+    case "unmounted":
+      return `${event.mountPoint}: ${event.reference ?? event.fsid ?? "?"}, by ${event.door}`;
     case "object-opened":
       return `${event.fsid}, ${event.sizeBytes} bytes`;
     case "object-closed":

@@ -12,7 +12,14 @@ import { listenAt, listenPrivately } from "../platform/private-socket.ts";
 import type { ControlOperations } from "./control-operations.ts";
 import { failureOf, parserFailure, statusOf } from "./failures.ts";
 import { readBody } from "./read-body.ts";
-import { type Answer, type Asked, METHODS, type Route, jsonAnswer } from "./route.ts";
+import {
+  type Answer,
+  type Asked,
+  METHODS,
+  type Route,
+  type TextAnswer,
+  jsonAnswer,
+} from "./route.ts";
 import { ROUTES } from "./routes.ts";
 import { errnoName, takePlace, unfit } from "./socket-place.ts";
 
@@ -185,7 +192,7 @@ export class ControlServer {
     { contentType, text }: Answer,
     gone: AbortSignal,
   ): Promise<void> {
-    if (typeof text === "string") {
+    if (typeof text === "string" || text instanceof Uint8Array) {
       this.#sendText(response, status, { contentType, text });
       return;
     }
@@ -199,12 +206,8 @@ export class ControlServer {
     response.end();
   }
 
-  #sendText(
-    response: ServerResponse,
-    status: number,
-    { contentType, text }: { contentType: string; text: string },
-  ): void {
-    const length = Buffer.byteLength(text);
+  #sendText(response: ServerResponse, status: number, { contentType, text }: TextAnswer): void {
+    const length = typeof text === "string" ? Buffer.byteLength(text) : text.length;
     response.writeHead(status, { "content-type": contentType, "content-length": length });
     const timer = setTimeout(() => response.destroy(), this.#limits.sendTimeoutMs);
     const taken = (): void => {
@@ -236,10 +239,15 @@ export class ControlServer {
   }
 }
 
+/** Those without parameters, by method and path. */
+const plainRoutes = new Map(ROUTES.map((route) => [`${route.method} ${route.path}`, route]));
+
 function findRoute(
   method: string,
   path: string,
 ): { readonly route: Route; readonly params: Readonly<Record<string, string>> } {
+  const plain = path.includes("{") ? undefined : plainRoutes.get(`${method} ${path}`);
+  if (plain !== undefined) return { route: plain, params: {} };
   const there = ROUTES.flatMap((route) => {
     const params = paramsOf(route.path, path);
     return params === undefined ? [] : [{ route, params }];
