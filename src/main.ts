@@ -6,6 +6,7 @@
 import { release } from "node:os";
 import { cacheServing } from "./cache-serving.ts";
 import type { Config } from "./config/config.ts";
+import { parseAddress } from "./config/listen-address.ts";
 import { Activity } from "./control/activity.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
 import { EventHub } from "./control/event-hub.ts";
@@ -16,7 +17,8 @@ import { bindingObserver, failureObserver } from "./control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
 import { prefetchOperations } from "./control/prefetch-operations.ts";
-import { ControlServer } from "./control/server.ts";
+import { ControlServer, type TCPAccess } from "./control/server.ts";
+import { TokenCheck } from "./control/token.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
 import { type CountingDoor, type OpenDoor, openDoor } from "./doors.ts";
 import { asDaemonError } from "./errors.ts";
@@ -257,8 +259,16 @@ async function buildControl(parts: {
     }),
     stopping: stopping.signal,
   });
-  const control = new ControlServer({ socketPath: config.control.socket, operations, log });
+  const { socket: socketPath } = config.control;
+  const control = new ControlServer({ socketPath, operations, log, tcp: tcpAccess(config, log) });
   return { control, readiness, events, stopping, watching };
+}
+
+function tcpAccess({ control }: Config, log: RootLog["log"]): TCPAccess | undefined {
+  const address = parseAddress(control.listen ?? "");
+  const { token_file: path } = control;
+  if (address === undefined || path === undefined) return undefined;
+  return { address, tokens: new TokenCheck({ path, clock, log }) };
 }
 
 function traceOf(engine: Engine, version: string): ControlOperations["trace"] {

@@ -9,7 +9,7 @@ import {
   type Settings,
   allCommands,
   recordCommands,
-} from "./recorded-commands.ts";
+} from "../../src/cli/recorded-commands.ts";
 
 const LINE = /.{1,78}(?: |$)|\S+/g;
 /** An option that so many commands have is told once. */
