@@ -26,8 +26,9 @@ export async function readToken(path: string): Promise<Secret> {
     throw unfit(`it cannot be read: ${errnoName(error)}`);
   });
   try {
-    const { mode, uid, size, ...facts } = await file.stat();
-    if (!facts.isFile()) throw unfit("it is no file");
+    const found = await file.stat();
+    const { mode, uid, size } = found;
+    if (!found.isFile()) throw unfit("it is no file");
     if (uid !== 0 && uid !== process.geteuid?.()) throw unfit(`it belongs to user ${uid}`);
     if ((mode & OTHERS) !== 0) {
       const now = (mode & 0o7777).toString(8);
