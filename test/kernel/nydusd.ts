@@ -222,7 +222,8 @@ beyondSmoke("in nydusd's place", () => {
           const goneMs = performance.now() - stopMs;
           const times = `answers ${listenMs} ms, runs ${runMs} ms, gone ${goneMs} ms`;
           console.log(`   ${times}`);
-          ok(listenMs < 1500 * SLOWNESS && goneMs < 600 * SLOWNESS, times);
+          // The snapshotter gives a socket up after 1.9 s at the earliest; for an end it waits.
+          ok(listenMs < 1900 * SLOWNESS && goneMs < 5000 * SLOWNESS, times);
           ok(!existsSync(daemon.apiSocket));
           strictEqual(daemon.hangups, 1, "ends of the silent connection");
         });
