@@ -9,7 +9,7 @@ import {
   type Settings,
   allCommands,
   recordCommands,
-} from "./recorded-commands.ts";
+} from "../../src/cli/recorded-commands.ts";
 
 const LINE = /.{1,78}(?: |$)|\S+/g;
 /** An option that so many commands have is told once. */
@@ -23,7 +23,8 @@ const DESCRIPTION = `The kernel can mount an EROFS or Nydus image whose bytes ar
 When somebody reads a byte that is missing, it asks a daemon: this one. It fetches the range from a
 registry, verifies it, writes it into the kernel's cache, and lets the reader go on.
 
-What asks the daemon does so over its control socket, and needs the right to write to it.`;
+What asks the daemon does so over its control socket, and needs the right to write to it; or over a
+loopback port (control.listen), and needs the token in the file that control.token_file names.`;
 
 /** What the program reads of its environment, and why. */
 export const ENVIRONMENT: ReadonlyMap<string, string> = new Map([

@@ -8,19 +8,21 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { ENVIRONMENT, manPage } from "../../../scripts/lib/man-page.ts";
 import { nydusdManPage } from "../../../scripts/lib/nydusd-man-page.ts";
-import { COMMAND_WORDS } from "../../../src/cli/completion-words.ts";
+import { commandWords } from "../../../src/cli/completion-words.ts";
+import { addCommands } from "../../../src/cli/commands.ts";
 import { DEFAULT_CONFIG_PATH, DEFAULT_SOCKET_PATH } from "../../../src/config/config.ts";
 import { ERROR_POLICY } from "../../../src/errors.ts";
 import { FLAGS } from "../../../src/nydusd/flags.ts";
 import { tempDir } from "../../support/temp-dir.ts";
 
+const COMMAND_WORDS = commandWords(addCommands);
 /** Letters that are struck twice are bold or underlined. */
 const STRUCK_TWICE = new RegExp(`.${String.fromCodePoint(8)}`, "gu");
 
 async function page(name = "erofsd", make: typeof manPage = manPage) {
   const file = join(await tempDir(), `${name}.8`);
   await writeFile(file, make("1.2.3", new Date("2020-02-01T00:00:00Z")));
-  const text = execFileSync("mandoc", ["-Tascii", "-Owidth=250", file], { encoding: "utf8" });
+  const text = execFileSync("mandoc", ["-Tascii", "-Owidth=400", file], { encoding: "utf8" });
   const read = text.replaceAll(STRUCK_TWICE, "");
   const section = (heading: string): string =>
     new RegExp(`^${heading}$([^]*?)(?=^[A-Z]|$(?![^]))`, "m").exec(read)?.[1] ?? "";
