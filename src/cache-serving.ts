@@ -19,7 +19,7 @@ import type { Rooms } from "./rooms.ts";
 export interface CacheServingParts {
   readonly config: Config;
   readonly log: RootLog["log"];
-  readonly rooms: Pick<Rooms, "engine" | "bindings">;
+  readonly rooms: Pick<Rooms, "engine" | "bindings" | "hedges">;
   readonly opened: OpenDoor;
   readonly names: NameResolver;
   readonly images: KnownImages;
@@ -33,7 +33,7 @@ export function cacheServing(parts: CacheServingParts): {
   readonly changeConfig: ControlOperations["changeConfig"];
 } {
   const { config, log, rooms, opened, names, images, mounts, prefetches, prefetcher } = parts;
-  const { engine, bindings } = rooms;
+  const { engine, bindings, hedges } = rooms;
   const cacheDir = config.cache.dir;
   const cache = cacheOperations({
     cached: cachedFilesOf(opened, { cacheDir, engine }),
@@ -51,6 +51,7 @@ export function cacheServing(parts: CacheServingParts): {
     },
     prefetchBandwidth: prefetcher.limitBandwidth.bind(prefetcher),
     windows: engine.setWindows.bind(engine),
+    hedgePercent: hedges.set.bind(hedges),
   };
   return {
     cache,

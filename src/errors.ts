@@ -52,6 +52,7 @@ export type Fault =
   | { code: "state_damaged"; path: string; detail: string }
   | { code: "daemon_unreachable"; socketPath: string; detail: string }
   | { code: "socket_in_use"; socketPath: string }
+  | { code: "token_refused"; detail: string }
   | { code: "trace_invalid"; where: string; detail: string }
   | { code: "trace_missing"; reference: string }
   | { code: "request_invalid"; field: string; detail: string }
@@ -266,6 +267,12 @@ export const ERROR_POLICY = {
     EIO,
     ENVIRONMENT,
     "another erofsd answers there; give this one its own control.socket",
+  ),
+  token_refused: policy(
+    "never",
+    EACCES,
+    USAGE,
+    "send what the daemon's control.token_file holds: `--token-file`, or Authorization: Bearer",
   ),
   trace_invalid: policy(
     "never",

@@ -90,6 +90,8 @@ export function describeFault(fault: Fault): string {
       return `no daemon answers at ${fault.socketPath}: ${fault.detail}`;
     case "socket_in_use":
       return `a running daemon answers at ${fault.socketPath}`;
+    case "token_refused":
+      return `the daemon refuses the token: ${fault.detail}`;
     case "trace_missing":
       return `the registry has no trace of ${fault.reference}`;
     case "request_invalid":

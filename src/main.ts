@@ -6,6 +6,7 @@
 import { release } from "node:os";
 import { cacheServing } from "./cache-serving.ts";
 import type { Config } from "./config/config.ts";
+import { parseAddress } from "./config/listen-address.ts";
 import { Activity } from "./control/activity.ts";
 import type { ControlOperations } from "./control/control-operations.ts";
 import { EventHub } from "./control/event-hub.ts";
@@ -16,7 +17,8 @@ import { bindingObserver, failureObserver } from "./control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
 import { prefetchOperations } from "./control/prefetch-operations.ts";
-import { ControlServer } from "./control/server.ts";
+import { ControlServer, type TCPAccess } from "./control/server.ts";
+import { TokenCheck } from "./control/token.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
 import { type CountingDoor, type OpenDoor, openDoor } from "./doors.ts";
 import { asDaemonError } from "./errors.ts";
@@ -85,6 +87,7 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
   bindings.observer = bindingObserver(events);
   const { control, ...watching } = await buildControl({
     config,
+    native,
     log,
     rooms,
     names,
@@ -202,6 +205,7 @@ function buildNames(parts: {
 
 async function buildControl(parts: {
   readonly config: Config;
+  readonly native: Native;
   readonly log: RootLog["log"];
   readonly rooms: Rooms;
   readonly names: NameResolver;
@@ -222,10 +226,10 @@ async function buildControl(parts: {
   const readiness = new Readiness();
   const stopping = new AbortController();
   const version = await packageVersion();
-  const watching = new Watching({ config, clock, log, rooms, door, version });
+  const { mounts, mountWatch } = buildMounts({ ...parts, stopping: stopping.signal });
+  const watching = new Watching({ config, clock, log, rooms, door, version, mountWatch });
   const lastFailure = failures.last.bind(failures);
   const images = new KnownImages({ bindings, engine, cacheDir: config.cache.dir, lastFailure });
-  const mounts = buildMounts({ ...parts, stopping: stopping.signal });
   const operations = controlOperations({
     clock,
     config,
@@ -255,8 +259,16 @@ async function buildControl(parts: {
     }),
     stopping: stopping.signal,
   });
-  const control = new ControlServer({ socketPath: config.control.socket, operations, log });
+  const { socket: socketPath } = config.control;
+  const control = new ControlServer({ socketPath, operations, log, tcp: tcpAccess(config, log) });
   return { control, readiness, events, stopping, watching };
+}
+
+function tcpAccess({ control }: Config, log: RootLog["log"]): TCPAccess | undefined {
+  const address = parseAddress(control.listen ?? "");
+  const { token_file: path } = control;
+  if (address === undefined || path === undefined) return undefined;
+  return { address, tokens: new TokenCheck({ path, clock, log }) };
 }
 
 function traceOf(engine: Engine, version: string): ControlOperations["trace"] {

@@ -8,6 +8,7 @@ import type { AccessBook } from "./source/registry/access.ts";
 import { createCredentialSource } from "./source/registry/credentials/create-source.ts";
 import type { CredentialEnvironment } from "./source/registry/credentials/environment.ts";
 import type { PushedCredentials } from "./source/registry/credentials/pushed.ts";
+import type { HedgeBudget } from "./source/registry/hedge-budget.ts";
 import { HostsBook } from "./source/registry/hosts-book.ts";
 import {
   type PeerOptions,
@@ -25,8 +26,10 @@ export function createRegistry(parts: {
   readonly pushed: PushedCredentials;
   readonly environment: CredentialEnvironment;
   readonly observe: RegistryObserver;
+  /** Where their share may change; default: one of its own. */
+  readonly hedges?: HedgeBudget;
 }): RegistrySource {
-  const { config, log, access, pushed, environment, observe } = parts;
+  const { config, log, access, pushed, environment, observe, hedges } = parts;
   const { credentials: configured, docker_config: dockerConfig, certs_dir } = config.registry;
   const given = { clock, log, pushed, configured, dockerConfig, environment };
   const hosts = new HostsBook({ directory: certs_dir, clock, log });
@@ -35,6 +38,7 @@ export function createRegistry(parts: {
     access,
     credentials: createCredentialSource(given),
     observe,
+    hedges,
     environment: process.env,
     upstreams: (host, plain) => hosts.upstreams(host, plain),
   });

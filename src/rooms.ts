@@ -30,6 +30,7 @@ import { compileWasmOnce } from "./platform/wasm.ts";
 import { AccessBook } from "./source/registry/access.ts";
 import { takeEnvironment } from "./source/registry/credentials/environment.ts";
 import { PushedCredentials } from "./source/registry/credentials/pushed.ts";
+import { HedgeBudget } from "./source/registry/hedge-budget.ts";
 import type { RegistryObserver } from "./source/registry/options.ts";
 import { registryMetrics } from "./source/registry/registry-metrics.ts";
 import { createSources } from "./source/sources.ts";
@@ -55,7 +56,7 @@ export type Rooms = Awaited<ReturnType<typeof buildRooms>>;
 export async function buildRooms(parts: RoomsParts, adopted = false) {
   const { config, native, log } = parts;
   const { bindings, store } = await loadState(parts, adopted);
-  const { source, counts, access, pushed, metrics } = buildSource(config, log);
+  const { source, counts, access, pushed, metrics, hedges } = buildSource(config, log);
   const slabs = buildSlabs(config, native);
   const counted = flowMetrics(metrics);
   const observe = parts.observe === undefined ? counted : observers(counted, parts.observe);
@@ -90,6 +91,7 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
     access,
     pushed,
     metrics,
+    hedges,
     seedFiles: seedFilesOf(parts, store),
     slabs,
     engine,
@@ -142,13 +144,15 @@ function buildSource(config: Config, log: Log) {
   const environment = takeEnvironment(process.env, homedir());
   const metrics = new Metrics();
   const observed = registryMetrics(metrics);
+  const hedges = new HedgeBudget({ percent: config.registry.hedge_percent });
   const source = createSources({
     async registry() {
       compileWasmOnce();
       const { createRegistry } = await import("./registry.ts");
       const { blob_dirs: directories } = config.registry;
       const observe = counting(counts, observed);
-      const registry = createRegistry({ config, log, access, pushed, environment, observe });
+      const given = { config, log, access, pushed, environment, observe, hedges };
+      const registry = createRegistry(given);
       if (directories.length === 0) return registry;
       const { withBlobDirectories } = await import("./source/blob-directories.ts");
       return withBlobDirectories(registry, { clock, log, directories });
@@ -162,7 +166,7 @@ function buildSource(config: Config, log: Log) {
       return createDirectorySource({ clock });
     },
   });
-  return { source, counts, access, pushed, metrics };
+  return { source, counts, access, pushed, metrics, hedges };
 }
 
 /** The few sums that a status has. */

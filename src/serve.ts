@@ -4,6 +4,7 @@
 //   config -> log -> addon -> what was left by another daemon -> serving -> ending -> shutDown
 
 import { type Config, loadConfigOrDefault } from "./config/config.ts";
+import { formatAddress } from "./config/listen-address.ts";
 import { observedHandler } from "./control/observe.ts";
 import { DaemonError, asDaemonError } from "./errors.ts";
 import { Life } from "./life.ts";
@@ -93,6 +94,11 @@ async function startServing(
   try {
     await rooms.control.listen(passed.get(CONTROL_SOCKET_NAME)?.[0]);
     passed.delete(CONTROL_SOCKET_NAME);
+    const address = await rooms.control.listenTCP();
+    if (address !== undefined) {
+      const where = `http://${formatAddress(address)}`;
+      log.info({ where }, "the control socket is served over TCP too, to whoever has the token");
+    }
     await rooms.watching.listen();
   } catch (error) {
     await rooms.control.close();

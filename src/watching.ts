@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who looks on while the daemon serves: metrics on its sockets, and the count of its restarts.
+// Who looks on while the daemon serves: metrics on its sockets, the count of its restarts, and
+// mounts that come and go.
 
 import { join } from "node:path";
 import type { Config } from "./config/config.ts";
@@ -9,6 +10,7 @@ import type { MetricsServer } from "./control/metrics-server.ts";
 import { daemonMetrics } from "./daemon-metrics.ts";
 import type { CountingDoor } from "./doors.ts";
 import { asDaemonError } from "./errors.ts";
+import type { MountWatch } from "./mounts/mount-watch.ts";
 import type { Clock } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
 import type { Rooms } from "./rooms.ts";
@@ -21,6 +23,7 @@ export interface WatchingParts {
   readonly rooms: Pick<Rooms, "metrics" | "engine" | "slabs">;
   readonly door: CountingDoor;
   readonly version: string;
+  readonly mountWatch: Pick<MountWatch, "start" | "stop">;
 }
 
 export class Watching {
@@ -44,8 +47,9 @@ export class Watching {
     return prometheusText(this.#parts.rooms.metrics);
   };
 
-  /** Fault: config_invalid when metrics cannot be served where the configuration says. */
+  /** Faults: syscall_failed, config_invalid when metrics cannot be served where the configuration says. */
   async listen(): Promise<void> {
+    this.#parts.mountWatch.start();
     const address = parseAddress(this.#parts.config.metrics.listen ?? "");
     if (address === undefined) return;
     const { serveMetrics } = await import("./control/metrics-server.ts");
@@ -63,6 +67,7 @@ export class Watching {
   async stop(): Promise<void> {
     this.#endMetrics();
     await this.#server?.close();
+    await this.#parts.mountWatch.stop();
     await this.#kept(() => this.#runs.ended());
   }
 

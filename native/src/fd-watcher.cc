@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// FdWatcher: tells when an fd is readable (uv_poll on the environment's loop, level-triggered).
+// FdWatcher: tells when an fd is readable (uv_poll on the environment's loop, level-triggered), or,
+// with `isPriority`, when it has an exceptional condition (POLLPRI).
 // It asks for POLLIN only: /dev/cachefiles raises POLLOUT for "short of space", for minutes. It
 // does not own the fd: stop or close the watcher before the fd is closed (both leave the epoll
 // set at once).
 //
-//   new FdWatcher(fd, onReady)  -> start() <-> stop() -> close()
+//   new FdWatcher(fd, onReady, isPriority?)  -> start() <-> stop() -> close()
 //
 // onReady(events): events > 0 = libuv's event bits, or -errno when polling failed and has stopped.
 #include "args.h"
@@ -22,7 +23,7 @@ class PollHandle : public LoopHandle {
   // A handle that polls nothing yet, or nullptr and `*error` = -errno.
   static PollHandle* New(napi_env env, int fd, FdWatcher* owner, int* error);
 
-  int Start() { return uv_poll_start(&poll_, UV_READABLE, OnPoll); }
+  int Start(int events) { return uv_poll_start(&poll_, events, OnPoll); }
   void Stop() { uv_poll_stop(&poll_); }
   void Disown() {
     owner_ = nullptr;
@@ -46,6 +47,7 @@ class FdWatcher : public Napi::ObjectWrap<FdWatcher> {
     Args args(info, "FdWatcher");
     fd_ = args.Fd(0, "fd");
     const Napi::Function on_ready = args.Function(1, "onReady");
+    if (info.Length() > 2 && args.Boolean(2, "isPriority")) events_ = UV_PRIORITIZED;
     if (!args.failed()) on_ready_ = Napi::Persistent(on_ready);
   }
 
@@ -76,6 +78,7 @@ class FdWatcher : public Napi::ObjectWrap<FdWatcher> {
 
  private:
   int fd_ = -1;
+  int events_ = UV_READABLE;
   bool running_ = false;
   bool closed_ = false;
   PollHandle* handle_ = nullptr;
@@ -123,7 +126,7 @@ Napi::Value FdWatcher::Start(const Napi::CallbackInfo& info) {
     if (handle_ == nullptr) return Result(info, error);
     handle_->on_ready().Set(info.Env(), on_ready_.Value(), "erofsd.FdWatcher");
   }
-  const int error = handle_->Start();
+  const int error = handle_->Start(events_);
   if (error == 0) SetRunning(true);
   return Result(info, error);
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// open(2), close(2), FD_CLOEXEC and a single write(2), called on the JS thread. For devices and
-// cache commands, which answer at once; bulk data goes through the writer pool.
+// open(2), close(2), FD_CLOEXEC, a single write(2) and a poll(2) that does not wait, called on the
+// JS thread. For devices and cache commands, which answer at once; bulk data goes through the
+// writer pool.
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include "args.h"
@@ -51,12 +53,24 @@ Napi::Value Write(const Napi::CallbackInfo& info) {
   return Result(info, RetryEintr([&] { return ::write(fd, bytes.data, bytes.length); }));
 }
 
+// hasPriority(fd) -> 1 when it has an exceptional condition (POLLPRI), else 0 | -errno
+Napi::Value HasPriority(const Napi::CallbackInfo& info) {
+  Args args(info, "hasPriority");
+  const int fd = args.Fd(0, "fd");
+  if (args.failed()) return info.Env().Undefined();
+  pollfd one = {fd, POLLPRI, 0};
+  const int64_t count = RetryEintr([&] { return ::poll(&one, 1, 0); });
+  if (count > 0 && (one.revents & POLLNVAL) != 0) return Result(info, -EBADF);
+  return Result(info, count > 0 && (one.revents & POLLPRI) != 0 ? 1 : count < 0 ? count : 0);
+}
+
 }  // namespace
 
 void ExportFile(Napi::Env env, Napi::Object exports) {
   exports.Set("open", Napi::Function::New(env, Open, "open"));
   exports.Set("close", Napi::Function::New(env, Close, "close"));
   exports.Set("closeOnExec", Napi::Function::New(env, CloseOnExec, "closeOnExec"));
+  exports.Set("hasPriority", Napi::Function::New(env, HasPriority, "hasPriority"));
   exports.Set("write", Napi::Function::New(env, Write, "write"));
 }
 

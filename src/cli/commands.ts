@@ -8,6 +8,7 @@ import { statusAnswer } from "../control/schema.ts";
 import { DaemonError } from "../errors.ts";
 import { packageVersion } from "../platform/package-root.ts";
 import { addCacheCommands } from "./cache-words.ts";
+import { SHELLS, commandWords } from "./completion-words.ts";
 import { addPrefetchCommands } from "./prefetch-words.ts";
 import { jsonOption, socketOptions, socketPath } from "./socket-options.ts";
 import { addTraceCommands } from "./trace-commands.ts";
@@ -64,7 +65,19 @@ export function addCommands(parser: Argv): Argv {
   const looking = addPrefetchCommands(
     addCacheCommands(addViewCommands(addImageCommands(addDaemonCommands(parser)))),
   );
-  return addTraceCommands(addCredentialCommands(looking));
+  return addCompletion(addTraceCommands(addCredentialCommands(looking)));
+}
+
+function addCompletion(parser: Argv): Argv {
+  return parser.command(
+    "completion <shell>",
+    "print a completion script for a shell",
+    (y) => y.positional("shell", { choices: SHELLS, demandOption: true }),
+    async ({ shell }) => {
+      const { completionScript } = await import("./completion.ts");
+      process.stdout.write(completionScript(shell, commandWords(addCommands)));
+    },
+  );
 }
 
 function addDaemonCommands(parser: Argv): Argv {

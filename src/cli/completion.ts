@@ -2,37 +2,51 @@
 // `erofsd completion`: scripts for shells. They need no daemon and start no program: all that they
 // know is in them.
 
-import { COMMAND_WORDS, type CommandWord, type Shell } from "./completion-words.ts";
+import type { CommandWord, Shell } from "./completion-words.ts";
 
 /** The script to source; README says where it goes. */
-export function completionScript(shell: Shell): string {
+export function completionScript(shell: Shell, commands: readonly CommandWord[]): string {
+  const words = wordsOf(commands);
   switch (shell) {
     case "bash":
-      return bash();
+      return bash(words);
     case "zsh":
-      return zsh();
+      return zsh(words);
     case "fish":
-      return fish();
+      return fish(words);
     default:
       return unreachable(shell);
   }
 }
 
-const options = COMMAND_WORDS.flatMap((command) => command.options);
-const topCommands = COMMAND_WORDS.filter(({ path }) => !path.includes(" "));
-/** Options that a word follows; the names mean the same in every command. */
-const valued = [
-  ...new Set(options.flatMap(({ name, takes }) => (takes === undefined ? [] : name))),
-];
-const filed = [...new Set(options.flatMap(({ name, takes }) => (takes === "file" ? name : [])))];
-/** Where a word is a command: `/` stands for the blank between two. */
-const steps = COMMAND_WORDS.map(({ path }) => {
-  const words = path.split(" ");
-  return `${words.slice(0, -1).join("/")}:${words.at(-1) ?? ""}`;
-});
+type Words = ReturnType<typeof wordsOf>;
+
+function wordsOf(commands: readonly CommandWord[]) {
+  const options = commands.flatMap((command) => command.options);
+  const taking = (isWanted: (takes: string) => boolean): string[] => [
+    ...new Set(options.flatMap(({ name, takes = "" }) => (isWanted(takes) ? [name] : []))),
+  ];
+  return {
+    commands,
+    top: commands.filter(({ path }) => !path.includes(" ")),
+    /** Options that a word follows; the names mean the same in every command. */
+    valued: taking((takes) => takes !== ""),
+    filed: taking((takes) => takes === "file"),
+    /** Where a word is a command: `/` stands for the blank between two. */
+    steps: commands.map(({ path }) => {
+      const words = path.split(" ");
+      return `${words.slice(0, -1).join("/")}:${words.at(-1) ?? ""}`;
+    }),
+  };
+}
 
 // Bash and zsh find the command in the same words: `at` is its path, `value` an option that waits.
-function findCommand(words: string, first: number, current: string): string {
+function findCommand(
+  { valued, steps }: Words,
+  words: string,
+  first: number,
+  current: string,
+): string {
   return `  for ((i = ${first}; i < ${current}; i++)); do
     word=\${${words}[i]}
     if [[ -n $value ]]; then value=""; continue; fi
@@ -46,8 +60,9 @@ function findCommand(words: string, first: number, current: string): string {
   done`;
 }
 
-function bash(): string {
-  const cases = COMMAND_WORDS.map((command) => {
+function bash(all: Words): string {
+  const { commands, top, filed } = all;
+  const cases = commands.map((command) => {
     const words = [...command.options.map(({ name }) => name), ...listed(command)].join(" ");
     const paths = pathFlag(command);
     return `    ${at(command)}) words="${words}"${paths === "" ? "" : `; paths=${paths}`} ;;`;
@@ -55,7 +70,7 @@ function bash(): string {
   return `# bash completion for erofsd
 _erofsd() {
   local current=\${COMP_WORDS[COMP_CWORD]} at="" value="" words="" paths="" word i
-${findCommand("COMP_WORDS", 1, "COMP_CWORD")}
+${findCommand(all, "COMP_WORDS", 1, "COMP_CWORD")}
   COMPREPLY=()
   if [[ -n $value ]]; then
     case $value in
@@ -64,7 +79,7 @@ ${findCommand("COMP_WORDS", 1, "COMP_CWORD")}
     return
   fi
   case $at in
-    "") words="--help --version ${topCommands.map(({ path }) => path).join(" ")}" ;;
+    "") words="--help --version ${top.map(({ path }) => path).join(" ")}" ;;
 ${cases.join("\n")}
   esac
   mapfile -t COMPREPLY < <(
@@ -76,21 +91,24 @@ complete -o filenames -F _erofsd erofsd
 `;
 }
 
-function zsh(): string {
+function zsh(all: Words): string {
+  const { commands, filed } = all;
   const described = (name: string, summary: string): string =>
     quoted(`${name.replaceAll(":", "\\:")}:${summary}`);
-  const cases = COMMAND_WORDS.map((command) => {
+  const cases = commands.map((command) => {
     const flags = command.options.map(({ name, summary }) => described(name, summary));
-    const words = listed(command).map((word) => described(word, summaryOf(command, word)));
+    const words = listed(command).map((word) =>
+      described(word, summaryOf(commands, command, word)),
+    );
     const paths = pathFlag(command);
     return `    ${at(command)}) flags=(${flags.join(" ")}); found=(${words.join(" ")})${paths === "" ? "" : `; paths=${paths}`} ;;`;
   });
-  const top = topCommands.map(({ path, summary }) => described(path, summary));
+  const top = all.top.map(({ path, summary }) => described(path, summary));
   return `#compdef erofsd
 _erofsd() {
   local at="" value="" paths="" word i
   local -a flags found
-${findCommand("words", 2, "CURRENT")}
+${findCommand(all, "words", 2, "CURRENT")}
   if [[ -n $value ]]; then
     case $value in
       ${filed.join("|")}) _files ;;
@@ -112,16 +130,16 @@ if [[ $funcstack[1] == _erofsd ]]; then _erofsd "$@"; else compdef _erofsd erofs
 `;
 }
 
-function fish(): string {
-  const lines = topCommands.map(({ path, summary }) => fishLine("", `-a ${path}`, summary));
-  for (const command of COMMAND_WORDS) {
+function fish({ commands, top, valued, steps }: Words): string {
+  const lines = top.map(({ path, summary }) => fishLine("", `-a ${path}`, summary));
+  for (const command of commands) {
     const here = command.path.replace(" ", "/");
     for (const { name, summary, takes } of command.options) {
       const kind = takes === "file" ? " -r -F" : takes === "text" ? " -x" : "";
       lines.push(fishLine(here, `-l ${name.slice(2)}${kind}`, summary));
     }
     for (const word of listed(command)) {
-      lines.push(fishLine(here, `-a ${word}`, summaryOf(command, word)));
+      lines.push(fishLine(here, `-a ${word}`, summaryOf(commands, command, word)));
     }
     if (command.takes === "file") lines.push(fishLine(here, "-F"));
     if (command.takes === "directory") {
@@ -171,8 +189,8 @@ function pathFlag({ takes }: CommandWord): string {
   return takes === "directory" ? "-d" : "";
 }
 
-function summaryOf({ path }: CommandWord, word: string): string {
-  return COMMAND_WORDS.find((other) => other.path === `${path} ${word}`)?.summary ?? word;
+function summaryOf(commands: readonly CommandWord[], { path }: CommandWord, word: string): string {
+  return commands.find((other) => other.path === `${path} ${word}`)?.summary ?? word;
 }
 
 /** As one word, to each of the three shells. */

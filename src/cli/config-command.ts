@@ -6,6 +6,7 @@ import { stringify } from "smol-toml";
 import { DEFAULT_CONFIG_PATH, loadConfig } from "../config/config.ts";
 import { type ConfigView, configView, viewConfig } from "../config/config-view.ts";
 import { ask } from "../control/client.ts";
+import { readToken } from "../control/token.ts";
 import { type Output, jsonLine } from "./output.ts";
 
 /** Checks a file as `serve` does. Fault: config_invalid, naming the file and what is wrong. */
@@ -15,7 +16,9 @@ export async function configCheckCommand(
 ): Promise<void> {
   const path = given.file ?? DEFAULT_CONFIG_PATH;
   const isAbsent = given.file === undefined && !(await exists(path));
-  if (!isAbsent) await loadConfig(path);
+  const config = isAbsent ? undefined : await loadConfig(path);
+  const tokenFile = config?.control.token_file;
+  if (tokenFile !== undefined) await readToken(tokenFile);
   if (given.json) output.write(jsonLine({ path, exists: !isAbsent, valid: true }));
   else output.write(`${path}: ${isAbsent ? "does not exist, the defaults are used" : "ok"}\n`);
 }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // `erofsd events`: what happens in the daemon, a line each, until Ctrl-C or the daemon's end.
 
-import { askStream } from "../control/client.ts";
+import { askStream, unreachableAt } from "../control/client.ts";
 import { type EventData, eventData } from "../control/image-schema.ts";
-import { DaemonError } from "../errors.ts";
 import { eventDataOf } from "./event-data.ts";
 import { type Output, type Style, printable, styleOf } from "./output.ts";
 
@@ -34,12 +33,7 @@ export async function eventsCommand(
     process.removeListener("SIGTERM", stop);
   }
   if (isStopped || interrupt.signal.aborted) return;
-  const { socketPath } = given;
-  throw new DaemonError({
-    code: "daemon_unreachable",
-    socketPath,
-    detail: "the events broke off",
-  });
+  throw unreachableAt(given.socketPath, "the events broke off");
 }
 
 function lineOf(event: EventData, style: Style): string {
@@ -54,6 +48,9 @@ function factsOf(event: EventData): string {
   switch (event.type) {
     case "image-bound":
       return `${event.reference} is ${event.manifestDigest}, fsid ${event.fsid}`;
+    case "mounted":
+    case "unmounted":
+      return `${event.mountPoint}: ${event.reference ?? event.fsid ?? "?"}, by ${event.door}`;
     case "object-opened":
       return `${event.fsid}, ${event.sizeBytes} bytes`;
     case "object-closed":

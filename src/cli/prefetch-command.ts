@@ -3,7 +3,7 @@
 // ends the watching; the daemon goes on.
 
 import { readFile } from "node:fs/promises";
-import { RemoteError, ask, askStream } from "../control/client.ts";
+import { RemoteError, ask, askStream, unreachableAt } from "../control/client.ts";
 import {
   type ChangePrefetch,
   type PrefetchView,
@@ -89,7 +89,7 @@ async function watched(
   if (!interrupt.signal.aborted) {
     const { socketPath } = given;
     const detail = "it stopped; the prefetch goes on when it is there again";
-    throw new DaemonError({ code: "daemon_unreachable", socketPath, detail });
+    throw unreachableAt(socketPath, detail);
   }
   if (given.cancelOnInterrupt) await cancelPrefetch({ ...given, id: first.id }, output);
   else process.stderr.write(`erofsd: prefetch ${first.id} goes on in the daemon\n`);

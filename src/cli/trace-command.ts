@@ -4,7 +4,7 @@
 
 import { rename, rm, writeFile } from "node:fs/promises";
 import * as z from "zod";
-import { askStream } from "../control/client.ts";
+import { askStream, unreachableAt } from "../control/client.ts";
 import type { ImageDetail } from "../control/image-schema.ts";
 import { fileLine } from "../control/schema.ts";
 import { DaemonError, asDaemonError } from "../errors.ts";
@@ -72,7 +72,7 @@ async function record(
   if (!END.safeParse(last).success) {
     if (!signal.aborted) {
       const detail = "the trace broke off";
-      throw new DaemonError({ code: "daemon_unreachable", socketPath, detail });
+      throw unreachableAt(socketPath, detail);
     }
     const end = JSON.stringify({ end: "interrupted", reads, dropped: 0 });
     reader.line(end);
@@ -128,7 +128,7 @@ export async function* listFiles(
     yield value;
   }
   const detail = "the list of files broke off";
-  throw new DaemonError({ code: "daemon_unreachable", socketPath, detail });
+  throw unreachableAt(socketPath, detail);
 }
 
 async function* linesOf(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<string, void> {

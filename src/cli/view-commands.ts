@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The words of the commands that only look: ps, images, inspect, events, config, version, completion.
+// The words of the commands that only look: ps, images, inspect, events, config, version.
 
 import type { Argv } from "yargs";
-import { SHELLS } from "./completion-words.ts";
+import { LIVE_KEYS } from "../config/live-config.ts";
 import { imageName, jsonOption, socketOptions, socketPath } from "./socket-options.ts";
 
-const LIVE_KEY = "log.level, prefetch.bandwidth, engine.window or engine.window_max";
+const LIVE_KEY = LIVE_KEYS.join(", ");
 const CHECKED_FILE = "the file to check; default: the daemon's";
 const SHOWN_FILE = "show what this file would configure, without the daemon";
 
@@ -101,9 +101,11 @@ function addOwnCommands(parser: Argv): Argv {
         jsonOption(socketOptions(y)).epilogue(
           "Exit status: 0 what is configured works here, 2 the configuration is wrong,\n3 this machine lacks something. Run it as root; it leaves nothing behind.",
         ),
-      async ({ json, config, socket }) => {
+      async (given) => {
         const { doctorCommand } = await import("./doctor-command.ts");
-        await doctorCommand({ json, configPath: config, socketPath: socket });
+        const { json, config, socket } = given;
+        const path = socket === undefined ? undefined : await socketPath(given);
+        await doctorCommand({ json, configPath: config, socketPath: path });
       },
     )
     .command(
@@ -113,15 +115,6 @@ function addOwnCommands(parser: Argv): Argv {
       async (given) => {
         const { versionCommand } = await import("./version-command.ts");
         await versionCommand({ json: given.json, socketPath: await socketPath(given) });
-      },
-    )
-    .command(
-      "completion <shell>",
-      "print a completion script for a shell",
-      (y) => y.positional("shell", { choices: SHELLS, demandOption: true }),
-      async ({ shell }) => {
-        const { completionScript } = await import("./completion.ts");
-        process.stdout.write(completionScript(shell));
       },
     );
 }

@@ -91,6 +91,22 @@ const p2p = z
     if (isSet) context.addIssue("it names no proxy");
   });
 
+const control = z
+  .strictObject({
+    socket: absolutePath.default(DEFAULT_SOCKET_PATH),
+    /** A loopback address where the same is served, to whoever has the token. */
+    listen: loopbackAddress.optional(),
+    token_file: absolutePath.optional(),
+  })
+  .superRefine(({ listen, token_file }, context) => {
+    if ((listen === undefined) === (token_file === undefined)) return;
+    const [key, message] =
+      listen === undefined
+        ? (["listen", "control.token_file is for it, and it is not set"] as const)
+        : (["token_file", "control.listen needs one: nobody may ask over TCP without"] as const);
+    context.addIssue({ code: "custom", message, path: [key] });
+  });
+
 export const configSchema = z.strictObject({
   cache: cache.prefault({}),
   kernel: z
@@ -103,7 +119,7 @@ export const configSchema = z.strictObject({
       domain_id: domainId.default("erofsd"),
     })
     .prefault({}),
-  control: z.strictObject({ socket: absolutePath.default(DEFAULT_SOCKET_PATH) }).prefault({}),
+  control: control.prefault({}),
   /** `listen`: a loopback address where metrics are for whoever is on this machine. */
   metrics: z.strictObject({ listen: loopbackAddress.optional() }).prefault({}),
   log: z

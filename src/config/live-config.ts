@@ -13,6 +13,7 @@ export interface LiveEffects {
   prefetchBandwidth(bytesPerSecond: number): void;
   /** Of what is opened from now on. */
   windows(windowBytes: number, windowBytesMax: number): void;
+  hedgePercent(percent: number): void;
 }
 
 type Put = (config: Config, value: unknown) => void;
@@ -23,7 +24,12 @@ const LIVE: ReadonlyMap<string, Put> = new Map<string, Put>([
   ["prefetch.bandwidth", (config, value) => Object.assign(config.prefetch, { bandwidth: value })],
   ["engine.window", (config, value) => Object.assign(config.engine, { window: value })],
   ["engine.window_max", (config, value) => Object.assign(config.engine, { window_max: value })],
+  [
+    "registry.hedge_percent",
+    (config, value) => Object.assign(config.registry, { hedge_percent: value }),
+  ],
 ]);
+export const LIVE_KEYS: readonly string[] = [...LIVE.keys()];
 
 /**
  * Changes `config` by `section.key`: all of it, or nothing. Fault: request_invalid, naming the key.
@@ -38,7 +44,7 @@ export function changeLive(
     if (schema === undefined) throw invalid(key, "unknown key");
     const put = LIVE.get(key);
     if (put === undefined) {
-      const live = [...LIVE.keys()].join(", ");
+      const live = LIVE_KEYS.join(", ");
       throw invalid(
         key,
         `it takes effect at a start alone: restart with it in the file (${live} are live)`,
@@ -53,6 +59,7 @@ export function changeLive(
   effects.prefetchBandwidth(config.prefetch.bandwidth);
   const { window, window_max: most } = config.engine;
   effects.windows(window, Math.max(window, most));
+  effects.hedgePercent(config.registry.hedge_percent);
 }
 
 function schemaOf(key: string): z.core.$ZodType | undefined {

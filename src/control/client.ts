@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The command line's side of the control socket. With Node's own client: loading another would take
+// The command line's side of the control socket, which a daemon-place.ts text names. With Node's own client: loading another would take
 // longer than most of what is asked.
 
 import { type IncomingMessage, request } from "node:http";
@@ -7,7 +7,9 @@ import { json } from "node:stream/consumers";
 import * as z from "zod";
 import { DaemonError } from "../errors.ts";
 import { failure, type Failure } from "./schema.ts";
+import { parsePlace, placeName } from "./daemon-place.ts";
 import { strangerAt } from "./socket-place.ts";
+import { readToken } from "./token.ts";
 
 /** Resolving an image may take as long as the daemon allows itself; this only ends a hang. */
 const ANSWER_TIMEOUT_MS = 120_000;
@@ -35,17 +37,17 @@ export async function ask<T>(
     readonly timeoutMs?: number;
   },
 ): Promise<T> {
-  await refuseStrangers(socketPath);
+  const to = await wayTo(socketPath);
   try {
     const body = asked.body === undefined ? undefined : JSON.stringify(asked.body);
-    const response = await send(socketPath, { timeoutMs: ANSWER_TIMEOUT_MS, ...asked, body });
+    const response = await send(to, { timeoutMs: ANSWER_TIMEOUT_MS, ...asked, body });
     const value: unknown = await json(response);
     if (response.statusCode === 200) return asked.answer.parse(value);
     throw new RemoteError(failure.parse(value));
   } catch (error) {
     if (error instanceof RemoteError) throw error;
     const detail = explain(error);
-    throw new DaemonError({ code: "daemon_unreachable", socketPath, detail }, { cause: error });
+    throw unreachableAt(socketPath, detail, error);
   }
 }
 
@@ -58,21 +60,21 @@ export async function* askStream(
   path: string,
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array, void> {
-  await refuseStrangers(socketPath);
+  const to = await wayTo(socketPath);
   try {
-    const response = await send(socketPath, { method: "GET", path, signal });
+    const response = await send(to, { method: "GET", path, signal });
     if (response.statusCode !== 200) throw new RemoteError(failure.parse(await json(response)));
     for await (const piece of response) if (piece instanceof Uint8Array) yield piece;
   } catch (error) {
     if (signal.aborted) return;
     if (error instanceof RemoteError) throw error;
     const detail = explain(error);
-    throw new DaemonError({ code: "daemon_unreachable", socketPath, detail }, { cause: error });
+    throw unreachableAt(socketPath, detail, error);
   }
 }
 
 function send(
-  socketPath: string,
+  to: WayTo,
   of: {
     readonly method: string;
     readonly path: string;
@@ -83,11 +85,12 @@ function send(
   },
 ): Promise<IncomingMessage> {
   const { method, path, body, timeoutMs, signal } = of;
-  const headers = body === undefined ? {} : { "content-length": Buffer.byteLength(body) };
+  const length = body === undefined ? {} : { "content-length": Buffer.byteLength(body) };
+  const headers = { ...length, ...to.headers };
   return new Promise((resolve, reject) => {
     const sent = request(
       {
-        socketPath,
+        ...to.at,
         method,
         path,
         headers,
@@ -103,11 +106,28 @@ function send(
   });
 }
 
+interface WayTo {
+  readonly at: { readonly socketPath: string } | { readonly host: string; readonly port: number };
+  readonly headers: Readonly<Record<string, string>>;
+}
+
 /** What is said here may be a password: another user's socket is not spoken to. */
-async function refuseStrangers(socketPath: string): Promise<void> {
-  const detail = await strangerAt(socketPath);
-  if (detail !== undefined)
-    throw new DaemonError({ code: "daemon_unreachable", socketPath, detail });
+async function wayTo(text: string): Promise<WayTo> {
+  const place = parsePlace(text);
+  if (!("socketPath" in place)) {
+    const token = await readToken(place.tokenFile);
+    const { host, port } = place;
+    return { at: { host, port }, headers: { authorization: `Bearer ${token.reveal()}` } };
+  }
+  const detail = await strangerAt(place.socketPath);
+  if (detail !== undefined) throw unreachableAt(text, detail);
+  return { at: place, headers: {} };
+}
+
+/** For a `place` as daemon-place.ts writes it. */
+export function unreachableAt(place: string, detail: string, cause?: unknown): DaemonError {
+  const fault = { code: "daemon_unreachable", socketPath: placeName(place), detail } as const;
+  return new DaemonError(fault, { cause });
 }
 
 function explain(error: unknown): string {

@@ -7,7 +7,7 @@ import type { ActivityAnswer } from "./activity-schema.ts";
 import type { ImageHistory } from "./history-schema.ts";
 import type { CacheUsage, ImageDetail, ImageSummary } from "./image-schema.ts";
 import type { ChangeConfig, PruneRequest, PrunedAnswer, RemovedImage } from "./cache-schema.ts";
-import type { MadeMountAnswer, MountFacts, MountRequest } from "./mount-schema.ts";
+import type { MadeMountAnswer, MountRequest } from "./mount-schema.ts";
 import type {
   ChangePrefetch,
   PrefetchView,
@@ -23,6 +23,7 @@ import type {
   RegisteredImage,
   Status,
 } from "./schema.ts";
+import type { TextAnswer } from "./route.ts";
 import type { TraceWish } from "./trace-recorder.ts";
 
 export interface ControlOperations {
@@ -38,8 +39,8 @@ export interface ControlOperations {
   image(name: string): Promise<ImageDetail>;
   /** Mounts an image; `signal` ends the wait alone. */
   mount(request: MountRequest, signal: AbortSignal): Promise<MadeMountAnswer>;
-  /** What is mounted and about to be, whoever did it. */
-  mounts(): Promise<readonly MountFacts[]>;
+  /** What is mounted and about to be, whoever did it: a mountsAnswer. */
+  mounts(): Promise<TextAnswer>;
   /** Faults: mount_unknown, mount_busy. */
   unmount(mountPoint: string, options: { lazy: boolean }): Promise<{ mountPoint: string }>;
   /** Where its files lie, lines of JSON as they are found. Faults: image_unknown, image_*, those of its source. */

@@ -2,6 +2,7 @@
 // What the control socket says of images, of the cache, and of what happens.
 
 import * as z from "zod";
+import { DOORS } from "../config/config.ts";
 import { failure } from "./schema.ts";
 
 const bytes = z.int().nonnegative();
@@ -87,6 +88,14 @@ const at = z.strictObject({
   /** RFC 3339. */
   at: z.string(),
 });
+/** Of the image what the daemon knows of it. */
+const mountFacts = {
+  mountPoint: z.string(),
+  door: z.enum(DOORS),
+  fsid: z.string().optional(),
+  reference: z.string().optional(),
+  manifestDigest: z.string().optional(),
+};
 const objectFacts = { fsid: z.string(), volume: z.string() };
 
 /** GET /v1/events: the `data:` of each event; `event:` is its `type`. */
@@ -97,6 +106,8 @@ export const eventData = z.discriminatedUnion("type", [
     reference: z.string(),
     manifestDigest: z.string(),
   }),
+  at.extend({ type: z.literal("mounted"), ...mountFacts }),
+  at.extend({ type: z.literal("unmounted"), ...mountFacts }),
   at.extend({ type: z.literal("object-opened"), ...objectFacts, sizeBytes: bytes }),
   at.extend({ type: z.literal("object-closed"), ...objectFacts }),
   at.extend({ type: z.literal("open-failed"), fsid: z.string(), failure }),

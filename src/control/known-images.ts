@@ -11,6 +11,8 @@ import type { Binding, Bindings, CookieName, StreamRecord } from "../state/bindi
 import type { ImageDetail, ImageSummary } from "./image-schema.ts";
 import type { PastFailure } from "./schema.ts";
 
+/** Files that the disk is asked for at once. */
+const STATS_MAX = 16;
 const DOMAIN_PREFIX = "erofs,";
 /** What the kernel keeps of a device's tag: `sha256:` and 57 digits. */
 const TAG_LENGTH = 64;
@@ -45,6 +47,12 @@ export class KnownImages {
     return bound.map((known) => summaryOf(known, this.#streamsOf(known, cached)));
   }
 
+  /** Of each of these images, in their order, what is on this machine, in bytes. */
+  async cachedBytesOf(images: readonly Known[]): Promise<number[]> {
+    const cached = await this.#cachedOf(images);
+    return images.map((known) => summaryOf(known, this.#streamsOf(known, cached)).cachedBytes);
+  }
+
   /** Fault: image_unknown. Where several fit, an fsid counts before a reference, and the newest. */
   find(name: string): Known {
     const all = [...this.#parts.bindings.all()];
@@ -75,10 +83,12 @@ export class KnownImages {
     const { engine, cacheDir } = this.#parts;
     const open = new Map(engine.openObjects.map((each) => [idOf(each), each]));
     const onDisk = new Map<string, number>();
-    for (const name of images.flatMap(namesOf)) {
-      const id = idOf(name);
-      if (open.has(id) || onDisk.has(id)) continue;
-      onDisk.set(id, await cachedOnDisk(cacheDir, name));
+    const names = new Map(images.flatMap(namesOf).map((name) => [idOf(name), name]));
+    const closed = [...names].filter(([id]) => !open.has(id));
+    for (let at = 0; at < closed.length; at += STATS_MAX) {
+      const some = closed.slice(at, at + STATS_MAX);
+      const bytes = await Promise.all(some.map(([, name]) => cachedOnDisk(cacheDir, name)));
+      for (const [index, [id]] of some.entries()) onDisk.set(id, bytes[index] ?? 0);
     }
     return { open, onDisk };
   }

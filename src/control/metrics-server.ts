@@ -2,10 +2,9 @@
 // Metrics, and nothing else, on a loopback TCP port: for a Prometheus that cannot ask a unix socket.
 // Whoever is on this machine may read them; there is nothing in them that may not be read.
 
-import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
-import { type ListenAddress, formatAddress } from "../config/listen-address.ts";
-import { DaemonError } from "../errors.ts";
-import { errnoName } from "./socket-place.ts";
+import { type IncomingMessage, type ServerResponse, createServer } from "node:http";
+import type { ListenAddress } from "../config/listen-address.ts";
+import { listenAtAddress } from "./tcp-listening.ts";
 
 const PATH = "/metrics";
 const CONNECTIONS_MAX = 16;
@@ -51,11 +50,8 @@ export async function serveMetrics(
     void answer(request, response);
   });
   server.maxConnections = CONNECTIONS_MAX;
-  await listen(server, address);
-  const bound = server.address();
-  const port = typeof bound === "object" && bound !== null ? bound.port : address.port;
   return {
-    address: { ...address, port },
+    address: await listenAtAddress(server, address, "metrics.listen"),
     close: async () => {
       const closed = new Promise<void>((resolve) => {
         server.close(() => {
@@ -71,15 +67,4 @@ export async function serveMetrics(
 function sayText(response: ServerResponse, status: number, text: string): void {
   response.writeHead(status, { "content-type": "text/plain; charset=utf-8" });
   response.end(text);
-}
-
-function listen(server: Server, address: ListenAddress): Promise<void> {
-  const { host, port } = address;
-  return new Promise((resolve, reject) => {
-    server.once("error", (error) => {
-      const detail = `${formatAddress(address)} cannot be listened at: ${errnoName(error)}`;
-      reject(new DaemonError({ code: "config_invalid", where: "metrics.listen", detail }));
-    });
-    server.listen({ host, port }, resolve);
-  });
 }

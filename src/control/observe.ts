@@ -3,6 +3,7 @@
 
 import type { DaemonError } from "../errors.ts";
 import type { KernelHandler, OpenRequest } from "../kernel/transport.ts";
+import type { OurMount } from "../mounts/mount-list.ts";
 import type { Binding, CookieName } from "../state/bindings.ts";
 import type { EventHub } from "./event-hub.ts";
 import { failureOf } from "./failures.ts";
@@ -31,6 +32,22 @@ export function bindingObserver(events: EventHub) {
     const { reference, manifestDigest } = bound;
     const isNew = before?.manifestDigest !== manifestDigest || before.unbound === true;
     if (isNew) events.publish({ type: "image-bound", fsid, reference, manifestDigest });
+  };
+}
+
+/** For MountWatch: tells of mounts that come and go. */
+export function mountObserver(events: EventHub) {
+  return (type: "mounted" | "unmounted", mount: OurMount): void => {
+    const { mountPoint, door, fsid = mount.image?.cookieKey, image } = mount;
+    events.publish({
+      type,
+      mountPoint,
+      door,
+      ...(fsid === undefined ? {} : { fsid }),
+      ...(image === undefined
+        ? {}
+        : { reference: image.binding.reference, manifestDigest: image.binding.manifestDigest }),
+    });
   };
 }
 

@@ -14,7 +14,11 @@ export interface OpenApiDocument {
   readonly openapi: string;
   readonly info: object;
   readonly paths: Readonly<Record<string, Readonly<Record<string, object>>>>;
-  readonly components: { readonly schemas: Readonly<Record<string, object>> };
+  readonly components: {
+    readonly schemas: Readonly<Record<string, object>>;
+    readonly securitySchemes: Readonly<Record<string, object>>;
+  };
+  readonly security: readonly object[];
 }
 
 /** `routes` as an OpenAPI 3.1 document; `version` is the daemon's. */
@@ -29,13 +33,19 @@ export function openApiDocument(routes: readonly Route[], version: string): Open
     info: {
       title: "erofsd control socket",
       version,
-      description: "HTTP/1.1 on a unix socket that root alone may use.",
+      description:
+        "HTTP/1.1 on a unix socket that root alone may use, and, where control.listen is set, on a loopback port: there every request needs the token.",
       license: { name: "Apache-2.0", identifier: "Apache-2.0" },
     },
     paths,
     components: {
       schemas: { Error: schemaOf(failure, "output"), Event: schemaOf(eventData, "output") },
+      securitySchemes: {
+        token: { type: "http", scheme: "bearer", description: "What control.token_file holds." },
+      },
     },
+    // Nothing on the unix socket, the token over TCP.
+    security: [{}, { token: [] }],
   };
 }
 

@@ -94,7 +94,7 @@ export interface OperationsParts {
         ): Promise<MountFiles>;
       }
     | undefined;
-  readonly mounts: Pick<Mounts, "create" | "list" | "pending" | "remove">;
+  readonly mounts: Pick<Mounts, "create" | "list" | "pending" | "remove" | "revision">;
   readonly images: KnownImages;
   readonly failures: FailureLog;
   readonly pushed: PushedCredentials;
@@ -143,7 +143,7 @@ export function controlOperations(parts: OperationsParts): ControlOperations {
     imageFiles: parts.imageFiles,
     imageHistory: parts.imageHistory,
     events: (signal) => events.listen(signal),
-    ...mountOperations(parts.mounts, () => images.list()),
+    ...mountOperations(parts),
     ...credentialOperations(parts.pushed),
     ...parts.prefetch,
     ...parts.cache,

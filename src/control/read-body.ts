@@ -15,6 +15,8 @@ export async function readBody(
   request: IncomingMessage,
   bytesMax: number,
 ): Promise<string | undefined> {
+  const { "content-length": length, "transfer-encoding": coding } = request.headers;
+  if (length === undefined && coding === undefined) return undefined;
   const pieces: Uint8Array[] = [];
   let bytes = 0;
   try {

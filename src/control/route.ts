@@ -20,7 +20,12 @@ export interface Asked {
 /** An answer with status 200; a text that comes in pieces goes on until its end. */
 export interface Answer {
   readonly contentType: string;
-  readonly text: string | AsyncIterable<string>;
+  readonly text: string | Uint8Array | AsyncIterable<string>;
+}
+
+/** One that is all there; as bytes it may be given again and again. */
+export interface TextAnswer extends Answer {
+  readonly text: string | Uint8Array;
 }
 
 interface Head {
@@ -92,6 +97,23 @@ export function jsonRoute<
   };
 }
 
+/** An operation whose answer is JSON text already, as `answer` says. */
+export function writtenRoute(
+  head: Head,
+  answer: z.ZodType<object>,
+  run: (operations: ControlOperations) => Promise<TextAnswer>,
+): Route {
+  return {
+    ...head,
+    takes: TAKES_NOTHING,
+    gives: { contentType: JSON_TYPE, schema: answer },
+    async respond(operations, asked) {
+      checkedAll(TAKES_NOTHING, asked);
+      return run(operations);
+    },
+  };
+}
+
 /** An operation that gives text of its own kind, maybe in pieces. */
 export function textRoute<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodType>(
   head: Head & { readonly contentType: string; readonly event?: z.ZodType },
@@ -112,7 +134,7 @@ export function textRoute<P extends z.ZodObject, Q extends z.ZodObject, B extend
 }
 
 /** `body` as the text of an answer, with a line's end for whoever looks at it with curl. */
-export function jsonAnswer(body: object): Answer & { readonly text: string } {
+export function jsonAnswer(body: object): TextAnswer & { readonly text: string } {
   return { contentType: JSON_TYPE, text: `${JSON.stringify(body)}\n` };
 }
 

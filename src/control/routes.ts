@@ -17,7 +17,7 @@ import {
   unmounted,
 } from "./mount-schema.ts";
 import { prefetchRoutes } from "./prefetch-routes.ts";
-import { type Route, TAKES_NOTHING, jsonRoute, textRoute } from "./route.ts";
+import { type Route, TAKES_NOTHING, jsonRoute, textRoute, writtenRoute } from "./route.ts";
 import {
   dropCredentials,
   droppedAnswer,
@@ -172,11 +172,10 @@ const upgradeRoute = jsonRoute(
 );
 
 const mountRoutes: readonly Route[] = [
-  jsonRoute(
+  writtenRoute(
     get("/v1/mounts", "listMounts", "what is mounted, whoever did it, and what is about to be"),
-    TAKES_NOTHING,
     mountsAnswer,
-    async (operations) => ({ mounts: [...(await operations.mounts())] }),
+    (operations) => operations.mounts(),
   ),
   jsonRoute(
     {

@@ -1,20 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-// The control socket: HTTP/1.1 on a unix socket, mode 0600 (socket-place.ts says who gets in).
+// The control socket: HTTP/1.1 on a unix socket, mode 0600 (socket-place.ts says who gets in), and,
+// where that is configured, on a loopback port, for whoever has the token (token.ts).
 // Whatever goes wrong is answered with one JSON object, also what Node's parser refuses. A client
 // that is slow, or asks too much, is answered with an error and costs a bounded amount of memory.
 
 import { once } from "node:events";
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
 import type { Duplex } from "node:stream";
+import type { ListenAddress } from "../config/listen-address.ts";
 import { DaemonError, asDaemonError } from "../errors.ts";
 import type { Log } from "../platform/log.ts";
 import { listenAt, listenPrivately } from "../platform/private-socket.ts";
 import type { ControlOperations } from "./control-operations.ts";
 import { failureOf, parserFailure, statusOf } from "./failures.ts";
 import { readBody } from "./read-body.ts";
-import { type Answer, type Asked, METHODS, type Route, jsonAnswer } from "./route.ts";
+import {
+  type Answer,
+  type Asked,
+  METHODS,
+  type Route,
+  type TextAnswer,
+  jsonAnswer,
+} from "./route.ts";
 import { ROUTES } from "./routes.ts";
 import { errnoName, takePlace, unfit } from "./socket-place.ts";
+import { listenAtAddress } from "./tcp-listening.ts";
+import type { TokenCheck } from "./token.ts";
 
 export interface ControlLimits {
   readonly bodyBytesMax: number;
@@ -41,8 +52,15 @@ export const CONTROL_LIMITS: ControlLimits = {
   closeGraceMs: 200,
 };
 
+/** Where the same is served over TCP. */
+export interface TCPAccess {
+  readonly address: ListenAddress;
+  readonly tokens: Pick<TokenCheck, "check" | "load">;
+}
+
 export class ControlServer {
   readonly #server: Server;
+  readonly #tcp: { readonly server: Server; readonly access: TCPAccess } | undefined;
   readonly #socketPath: string;
   readonly #operations: ControlOperations;
   readonly #log: Log;
@@ -55,26 +73,33 @@ export class ControlServer {
     readonly operations: ControlOperations;
     readonly log: Log;
     readonly limits?: Partial<ControlLimits>;
+    readonly tcp?: TCPAccess | undefined;
   }) {
     this.#socketPath = parts.socketPath;
     this.#operations = parts.operations;
     this.#log = parts.log;
     this.#limits = { ...CONTROL_LIMITS, ...parts.limits };
+    this.#server = this.#makeServer();
+    const { tcp } = parts;
+    this.#tcp = tcp && { server: this.#makeServer(tcp), access: tcp };
+  }
+
+  #makeServer(tcp?: TCPAccess): Server {
     const { headersTimeoutMs: headersTimeout, requestTimeoutMs: requestTimeout } = this.#limits;
     const connectionsCheckingInterval = Math.min(1000, headersTimeout);
     const timeouts = { headersTimeout, requestTimeout, connectionsCheckingInterval };
     const serve = (request: IncomingMessage, response: ServerResponse): void => {
-      void this.#serve(request, response);
+      void this.#serve(request, response, tcp);
     };
     // There is one host here, whatever a client calls it.
-    this.#server = createServer({ ...timeouts, requireHostHeader: false }, serve);
+    const server = createServer({ ...timeouts, requireHostHeader: false }, serve);
     // Node would refuse it with an empty body; RFC 9110 lets us ignore what is expected.
-    this.#server.on("checkExpectation", serve);
-    this.#server.maxConnections = this.#limits.connectionsMax;
-    this.#server.on("clientError", (error, socket) => {
+    server.on("checkExpectation", serve);
+    server.maxConnections = this.#limits.connectionsMax;
+    server.on("clientError", (error, socket) => {
       this.#refuse(socket, parserFailure(error, this.#limits.headersTimeoutMs));
     });
-    this.#server.on("connect", (request: IncomingMessage, socket: Duplex) => {
+    server.on("connect", (request: IncomingMessage, socket: Duplex) => {
       const path = request.url ?? "";
       const fault = {
         code: "method_unsupported",
@@ -84,6 +109,7 @@ export class ControlServer {
       } as const;
       this.#refuse(socket, { status: 405, error: new DaemonError(fault) });
     });
+    return server;
   }
 
   /**
@@ -105,13 +131,25 @@ export class ControlServer {
     });
   }
 
+  /** Where the configuration says so, over TCP too: there. Faults: config_invalid, also for a token file that will not do. */
+  async listenTCP(): Promise<ListenAddress | undefined> {
+    if (this.#tcp === undefined) return undefined;
+    const { server, access } = this.#tcp;
+    await access.tokens.load();
+    return await listenAtAddress(server, access.address, "control.listen");
+  }
+
   /** Streams that have ended get a moment to say so; everything else is cut off. */
   async close(): Promise<void> {
-    const closed = new Promise<void>((resolve) => {
-      this.#server.close(() => {
-        resolve();
-      });
-    });
+    const servers = [this.#server, ...(this.#tcp === undefined ? [] : [this.#tcp.server])];
+    const closed = servers.map(
+      (server) =>
+        new Promise<void>((resolve) => {
+          server.close(() => {
+            resolve();
+          });
+        }),
+    );
     if (this.#responses.size > 0) {
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, this.#limits.closeGraceMs);
@@ -121,12 +159,16 @@ export class ControlServer {
         };
       });
     }
-    this.#server.closeAllConnections();
-    await closed;
+    for (const server of servers) server.closeAllConnections();
+    await Promise.all(closed);
   }
 
   // Never rejects: what goes wrong is answered.
-  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  async #serve(
+    request: IncomingMessage,
+    response: ServerResponse,
+    tcp: TCPAccess | undefined,
+  ): Promise<void> {
     const isBusy = this.#responses.size >= this.#limits.requestsMax;
     this.#responses.add(response);
     const gone = new AbortController();
@@ -140,6 +182,7 @@ export class ControlServer {
         const detail = `${this.#limits.requestsMax} requests are under way already`;
         throw new DaemonError({ code: "daemon_busy", detail });
       }
+      await tcp?.tokens.check(request.headers.authorization);
       const answer = await this.#answer(request, gone.signal);
       await this.#send(response, 200, answer, gone.signal);
     } catch (error) {
@@ -172,6 +215,7 @@ export class ControlServer {
     if (error.fault.code === "method_unsupported") {
       response.setHeader("allow", error.fault.allowed.join(", "));
     }
+    if (code === "token_refused") response.setHeader("www-authenticate", 'Bearer realm="erofsd"');
     if (code === "daemon_busy") response.setHeader("retry-after", "1");
     // What is unread of a body would be taken for the next request.
     if (!request.complete) response.setHeader("connection", "close");
@@ -185,7 +229,7 @@ export class ControlServer {
     { contentType, text }: Answer,
     gone: AbortSignal,
   ): Promise<void> {
-    if (typeof text === "string") {
+    if (typeof text === "string" || text instanceof Uint8Array) {
       this.#sendText(response, status, { contentType, text });
       return;
     }
@@ -199,12 +243,8 @@ export class ControlServer {
     response.end();
   }
 
-  #sendText(
-    response: ServerResponse,
-    status: number,
-    { contentType, text }: { contentType: string; text: string },
-  ): void {
-    const length = Buffer.byteLength(text);
+  #sendText(response: ServerResponse, status: number, { contentType, text }: TextAnswer): void {
+    const length = typeof text === "string" ? Buffer.byteLength(text) : text.length;
     response.writeHead(status, { "content-type": contentType, "content-length": length });
     const timer = setTimeout(() => response.destroy(), this.#limits.sendTimeoutMs);
     const taken = (): void => {
@@ -236,10 +276,15 @@ export class ControlServer {
   }
 }
 
+/** Those without parameters, by method and path. */
+const plainRoutes = new Map(ROUTES.map((route) => [`${route.method} ${route.path}`, route]));
+
 function findRoute(
   method: string,
   path: string,
 ): { readonly route: Route; readonly params: Readonly<Record<string, string>> } {
+  const plain = path.includes("{") ? undefined : plainRoutes.get(`${method} ${path}`);
+  if (plain !== undefined) return { route: plain, params: {} };
   const there = ROUTES.flatMap((route) => {
     const params = paramsOf(route.path, path);
     return params === undefined ? [] : [{ route, params }];

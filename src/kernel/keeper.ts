@@ -282,6 +282,8 @@ class WatchedKeeper implements KeeperLink {
     this.#expected = true;
     const signal = AbortSignal.timeout(BYE_LIMIT_MS);
     const closed = once(this.#socket, "close", { signal }).catch(() => undefined);
+    // Nothing else may be left that keeps the process until the answer.
+    this.#socket.ref();
     this.#socket.write("bye\n");
     await closed;
     this.#socket.destroy();

@@ -16,7 +16,7 @@ import { cookieKeyProblem, volumePartProblem } from "../kernel/cachefiles/keys.t
 import type { MountChild } from "../kernel/mount-child.ts";
 import type { MountOrder } from "../kernel/mount-orders.ts";
 import { unfit } from "../kernel/mount-point.ts";
-import { type MountEntry, listMounts } from "../kernel/mountinfo.ts";
+import type { MountEntry } from "../kernel/mountinfo.ts";
 import type { MountDoors, MountWay } from "../mount-doors.ts";
 import type { Log } from "../platform/log.ts";
 import type { Binding, Bindings, CookieName } from "../state/bindings.ts";
@@ -34,7 +34,7 @@ export interface MountsParts {
   /** The kernel's part of a mount takes at most so long, ms. */
   readonly openTimeoutMs: number;
   readonly names: Pick<NameResolver, "prepare">;
-  readonly bindings: Pick<Bindings, "all" | "setFill">;
+  readonly bindings: Pick<Bindings, "all" | "revision" | "setFill">;
   /** Looks again what is to be filled in the background. */
   readonly fill: () => void;
   readonly doors: Pick<MountDoors, "pick">;
@@ -43,7 +43,8 @@ export interface MountsParts {
   readonly failureSince: (cookieKey: string, sinceMs: number) => DaemonError | undefined;
   /** Aborts when the daemon stops. */
   readonly stopping: AbortSignal;
-  readonly listEntries?: () => Promise<MountEntry[]>;
+  /** What is mounted; the same array again means that nothing has changed. */
+  readonly listEntries: () => Promise<readonly MountEntry[]>;
 }
 
 export interface MountWish {
@@ -80,6 +81,15 @@ interface UnderWay extends PendingMount {
 export class Mounts {
   readonly #parts: MountsParts;
   readonly #underWay = new Set<UnderWay>();
+  /** Another number after every change of what is under way, but for its progress. */
+  #revision = 0;
+  #listed:
+    | {
+        readonly entries: readonly MountEntry[];
+        readonly revision: number;
+        readonly mounts: Promise<readonly OurMount[]>;
+      }
+    | undefined;
 
   constructor(parts: MountsParts) {
     this.#parts = parts;
@@ -109,14 +119,28 @@ export class Mounts {
     const abort = new AbortController();
     const pending: UnderWay = { wish, abort, work: undefined, ...nothing };
     this.#underWay.add(pending);
-    pending.work = this.#create(pending).finally(() => this.#underWay.delete(pending));
+    this.#revision += 1;
+    pending.work = this.#create(pending).finally(() => {
+      this.#underWay.delete(pending);
+      this.#revision += 1;
+    });
     return pending.work;
   }
 
-  /** What is mounted, whoever did it. */
-  async list(): Promise<OurMount[]> {
-    const { bindings, cacheDir, listEntries = listMounts } = this.#parts;
-    return listOurMounts({ entries: await listEntries(), images: bindings.all(), cacheDir });
+  /** What is mounted, whoever did it; the same array as long as nothing has changed. */
+  async list(): Promise<readonly OurMount[]> {
+    const { bindings, cacheDir, listEntries } = this.#parts;
+    const entries = await listEntries();
+    const { revision } = bindings;
+    const listed = this.#listed;
+    if (listed?.entries === entries && listed.revision === revision) return listed.mounts;
+    const mounts = listOurMounts({ entries, images: bindings.all(), cacheDir });
+    this.#listed = { entries, revision, mounts };
+    return mounts;
+  }
+
+  get revision(): number {
+    return this.#revision;
   }
 
   /** What is about to be. */
@@ -165,7 +189,7 @@ export class Mounts {
   }
 
   async #checkOurs(target: string): Promise<void> {
-    const { listEntries = listMounts } = this.#parts;
+    const { listEntries } = this.#parts;
     const isThere = ({ mountPoint }: { mountPoint: string }): boolean => mountPoint === target;
     const here = (await listEntries()).findLast(isThere);
     const ours = (await this.list()).findLast(isThere);
@@ -186,8 +210,10 @@ export class Mounts {
       this.#claim(pending, target);
       const way = await doors.pick(wish.door);
       pending.door = way.kind;
+      this.#revision += 1;
       const image = await names.prepare(wish.reference, { fsid: undefined, signal });
       pending.image = image;
+      this.#revision += 1;
       if (wish.fill !== undefined) {
         await this.#parts.bindings.setFill(image, wish.fill);
         this.#parts.fill();

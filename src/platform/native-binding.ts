@@ -22,6 +22,7 @@ export interface Binding {
   fanotifyMark(group: number, flags: number, mask: number, fd: number): number;
   readEvents(group: number, buffer: Uint8Array): number;
   isOpenElsewhere(fd: number): number;
+  hasPriority(fd: number): number;
   setAttribute(path: string, name: string, bytes: Uint8Array): Promise<number>;
   getAttribute(
     path: string,
@@ -47,6 +48,7 @@ export interface Binding {
   FdWatcher: new (
     fd: number,
     onReady: (events: number) => void,
+    isPriority?: boolean,
   ) => { start(): number; stop(): unknown; close(): unknown };
   WriterPool: MakePool<WriterPool>;
   DecoderPool: MakePool<DecoderPool>;

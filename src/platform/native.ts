@@ -101,6 +101,10 @@ export interface Native {
   occupyFd(number: number): boolean;
   /** Calls `onReady` while `fd` is readable (level-triggered), with libuv's events or -errno. */
   watch(fd: number, onReady: (events: number) => void): FdWatcher;
+  /** As `watch`, whenever `fd` has an exceptional condition (POLLPRI): of mountinfo, a change. */
+  watchPriority(fd: number, onReady: (events: number) => void): FdWatcher;
+  /** One poll(2) that does not wait: whether `fd` has an exceptional condition. */
+  hasPriority(fd: number): boolean;
   /**
    * Writes all of it. Address, length and file offset are multiples of 4096, else it rejects
    * with a RangeError and writes nothing. `bytes` must stay unchanged until it settles.
@@ -196,11 +200,9 @@ export function loadNative(options: NativeOptions): Native {
       void checked("fanotify_mark", binding.fanotifyMark(group, flags, mask, fd)),
     readEvents: (group, buffer) => checked("read", binding.readEvents(group, buffer)),
     isOpenElsewhere: (fd) => checked("fcntl", binding.isOpenElsewhere(fd)) === 1,
-    watch(fd, onReady) {
-      const watcher = new binding.FdWatcher(fd, onReady);
-      checked("epoll_ctl", watcher.start());
-      return { close: () => void watcher.close() };
-    },
+    watch: (fd, onReady) => watchFd(binding, fd, { onReady, isPriority: false }),
+    watchPriority: (fd, onReady) => watchFd(binding, fd, { onReady, isPriority: true }),
+    hasPriority: (fd) => checked("poll", binding.hasPriority(fd)) === 1,
     async pwriteAligned(fd, bytes, { bytesOffset, length, fileOffset }) {
       await pool.run("pwrite", (jobs) =>
         jobs.pwrite(fd, bytes, bytesOffset, length, fileOffset, BLOCK_BYTES),
@@ -225,6 +227,16 @@ export function loadNative(options: NativeOptions): Native {
       await Promise.all([pool.destroy(), decoders.destroy()]);
     },
   };
+}
+
+function watchFd(
+  binding: Binding,
+  fd: number,
+  of: { readonly onReady: (events: number) => void; readonly isPriority: boolean },
+): FdWatcher {
+  const watcher = new binding.FdWatcher(fd, of.onReady, of.isPriority);
+  checked("epoll_ctl", watcher.start());
+  return { close: () => void watcher.close() };
 }
 
 function socketCalls(

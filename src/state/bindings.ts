@@ -138,6 +138,11 @@ export class Bindings {
     this.#changes += 1;
   }
 
+  /** Another number after every change. */
+  get revision(): number {
+    return this.#changes;
+  }
+
   get(name: CookieName): Binding | undefined {
     return this.#volumes.get(name.volumeKey)?.get(name.cookieKey);
   }

@@ -47,7 +47,6 @@ describe("erofsd doctor", () => {
   test(
     "says which doors work, and leaves nothing behind",
     async () => {
-      const mounts = await readFile("/proc/self/mountinfo", "utf8");
       const ended = await doctor("", "--json");
       expect([ended.code, ended.stderr]).toEqual([0, ""]);
       const { chosen, doors, findings } = report.parse(JSON.parse(ended.stdout));
@@ -61,7 +60,7 @@ describe("erofsd doctor", () => {
       expect(findings.filter(({ verdict }) => verdict === "bad")).toEqual([]);
       expect(findings.find(({ what }) => what === "daemon")).toMatchObject({ verdict: "note" });
       expect(await readdir(join(home, "cache"))).toEqual([]);
-      expect(await readFile("/proc/self/mountinfo", "utf8")).toBe(mounts);
+      expect(await readFile("/proc/self/mountinfo", "utf8")).not.toContain(home);
     },
     timeout,
   );

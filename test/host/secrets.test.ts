@@ -11,6 +11,7 @@ import * as z from "zod";
 import { unmount } from "../../src/kernel/mount.ts";
 import { listMounts } from "../../src/kernel/mountinfo.ts";
 import { type RunningDaemon, startDaemon } from "../support/daemon.ts";
+import { freePort } from "../support/port.ts";
 import { type SecretSite, WAYS, secretOf, startSecretSite } from "./support/secret-site.ts";
 import { buildDaemon, end, must, program } from "./support/site.ts";
 
@@ -25,6 +26,8 @@ const seen: [where: string, text: string][] = [];
 const processes = new Map<string, string>();
 const watch = new AbortController();
 let watching: Promise<void>;
+/** The control API over TCP. */
+let url: string;
 let events: ReturnType<typeof end>;
 
 const curl = (path: string, ...more: string[]) =>
@@ -39,10 +42,14 @@ beforeAll(async () => {
   await buildDaemon();
   home = await mkdtemp(join(tmpdir(), "erofsd-secrets-"));
   site = await startSecretSite(home);
+  const address = `127.0.0.1:${await freePort()}`;
+  url = `http://${address}`;
+  await writeFile(join(home, "token"), secretOf("control-token"), { mode: 0o600 });
   daemon = await startDaemon({
     program,
     cacheDir: join(home, "cache"),
     logLevel: "trace",
+    control: `listen = "${address}"\ntoken_file = "${home}/token"`,
     config: await writeConfig(),
     environment: {
       EROFSD_REGISTRY_AUTH: auths(site.hostOf("environment"), "environment"),
@@ -124,9 +131,13 @@ async function watchProcesses(): Promise<void> {
   }
 }
 
-async function login(way: string, host: string): Promise<void> {
+async function login(
+  way: string,
+  host: string,
+  by: readonly string[] = ["--username", way, "--password-stdin"],
+): Promise<void> {
   const script = `printf %s "$0" | "$@"`;
-  const words = ["login", host, "--username", way, "--password-stdin"];
+  const words = ["login", host, ...by];
   const rest = [process.execPath, program, ...words, "--socket", daemon.socketPath];
   const ended = await end("sh", ["-c", script, secretOf(way), ...rest]);
   expect(ended.code).toBe(0);
@@ -138,6 +149,7 @@ test(
   async () => {
     await login("login", site.hostOf("login"));
     await login("token", site.hostOf("token"));
+    await login("bearer", site.hostOf("bearer"), ["--token-stdin"]);
     for (const [way, reference] of site.references) {
       const directory = join(home, `mount-${way}`);
       await mkdir(directory);
@@ -177,6 +189,19 @@ test(
     const refused = await curl("/v1/credentials", "-d", body);
     expect(refused.stdout).toContain('"code"');
     seen.push(["error of POST /v1/credentials", refused.stdout]);
+    for (const token of [secretOf("control-token"), `${secretOf("control-token")}x`]) {
+      const header = join(home, "header");
+      await writeFile(header, `authorization: Bearer ${token}\n`);
+      for (const path of ["/v1/config", "/v1/none"]) {
+        const { stdout } = await end("curl", ["-si", "-H", `@${header}`, `${url}${path}`]);
+        expect(stdout).toMatch(/^HTTP\/1.1 (200|404|401) /);
+        seen.push([`GET ${path} over TCP`, stdout]);
+      }
+    }
+    const words = ["ps", "--socket", url, "--token-file", join(home, "token")];
+    const ps = await end(process.execPath, [program, ...words]);
+    expect(ps.code).toBe(0);
+    seen.push(["ps over TCP", ps.stdout + ps.stderr]);
   },
   timeout,
 );
@@ -216,7 +241,7 @@ function isNeeded(where: string, spelling: string): boolean {
 }
 
 function spellings(): string[] {
-  const ways = [...WAYS, "proxy", "url", "reference"];
+  const ways = [...WAYS, "proxy", "url", "reference", "control-token"];
   const passwords = ways.flatMap((way) => [
     secretOf(way),
     // Of base64 what does not depend on where it ends.

@@ -82,7 +82,7 @@ beyondSmoke("in nydusd's place", () => {
     );
   }
 
-  test(
+  fullTest(
     `killed with ${MANY} images bound, of which one never reached the supervisor`,
     { timeout },
     () =>
@@ -136,7 +136,7 @@ beyondSmoke("in nydusd's place", () => {
       }),
   );
 
-  test("renewed credentials are used at once, and by the next daemon", { timeout }, () =>
+  fullTest("renewed credentials are used at once, and by the next daemon", { timeout }, () =>
     withSite(async (site) => {
       const daemons = [await site.start(SUPERVISED)];
       await watched(daemons, async () => {
@@ -161,7 +161,7 @@ beyondSmoke("in nydusd's place", () => {
     }),
   );
 
-  test("nobody asks the new daemon for a takeover: it serves all the same", { timeout }, () =>
+  fullTest("nobody asks the new daemon for a takeover: it serves all the same", { timeout }, () =>
     withSite(async (site) => {
       const daemons = [await site.start(SUPERVISED)];
       await watched(daemons, async () => {
@@ -203,7 +203,7 @@ beyondSmoke("in nydusd's place", () => {
     }),
   );
 
-  test(
+  fullTest(
     "answers soon after its start, and is gone soon after SIGTERM, with its socket",
     { timeout },
     () =>
@@ -222,14 +222,15 @@ beyondSmoke("in nydusd's place", () => {
           const goneMs = performance.now() - stopMs;
           const times = `answers ${listenMs} ms, runs ${runMs} ms, gone ${goneMs} ms`;
           console.log(`   ${times}`);
-          ok(listenMs < 1500 * SLOWNESS && goneMs < 600 * SLOWNESS, times);
+          // The snapshotter gives a socket up after 1.9 s at the earliest; for an end it waits.
+          ok(listenMs < 1900 * SLOWNESS && goneMs < 5000 * SLOWNESS, times);
           ok(!existsSync(daemon.apiSocket));
           strictEqual(daemon.hangups, 1, "ends of the silent connection");
         });
       }),
   );
 
-  test("refuses what it cannot do in one line, with status 1", { timeout }, async () => {
+  fullTest("refuses what it cannot do in one line, with status 1", { timeout }, async () => {
     for (const [words, said] of [
       [["fuse", "--mountpoint", "/mnt"], 'mode "fuse" is not served'],
       [["singleton", "--apisock", "/tmp/x.sock"], "--fscache is missing"],
@@ -243,7 +244,7 @@ beyondSmoke("in nydusd's place", () => {
     }
   });
 
-  test("outlives the reader of its log", { timeout }, () =>
+  fullTest("outlives the reader of its log", { timeout }, () =>
     withSite(async (site) => {
       const args = site.args(ALONE);
       const shell = ["-c", `"$0" "$@" 2>&1 | head -n 1`, process.execPath, NYDUSD, ...args];

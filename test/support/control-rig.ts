@@ -69,6 +69,7 @@ export class ControlRig {
     logLevel: (level) => this.taken.push(level),
     prefetchBandwidth: (bytes) => this.taken.push(bytes),
     windows: (...windows) => this.taken.push(windows),
+    hedgePercent: (percent) => this.taken.push(percent),
   };
   /** How often it was told that what is to be filled has changed. */
   fillLooks = 0;

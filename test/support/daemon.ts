@@ -18,6 +18,8 @@ export interface DaemonStart {
   readonly cacheDir: string;
   /** Further lines of its [cache]. */
   readonly cache?: string;
+  /** Further lines of its [control]. */
+  readonly control?: string;
   /** Further lines of TOML, after the sections this file writes. */
   readonly config?: string;
   /** Lines of TOML that come before all sections. */
@@ -64,6 +66,7 @@ export async function startDaemon(start: DaemonStart): Promise<RunningDaemon> {
       `[cache]\ndir = ${JSON.stringify(start.cacheDir)}`,
       start.cache ?? "",
       `[control]\nsocket = ${JSON.stringify(socketPath)}`,
+      start.control ?? "",
       `[log]\nlevel = "${start.logLevel ?? "info"}"\nformat = "json"`,
       start.config ?? "",
     ].join("\n"),

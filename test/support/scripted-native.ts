@@ -152,6 +152,14 @@ export class ScriptedNative implements Native {
     );
   }
 
+  watchPriority(): FdWatcher {
+    throw new Error("not scripted");
+  }
+
+  hasPriority(): boolean {
+    throw new Error("not scripted");
+  }
+
   sendWithFd(): Promise<void> {
     return Promise.reject(new Error("not scripted"));
   }

@@ -5,14 +5,20 @@
 const SAVED_MAX = 10;
 
 export class HedgeBudget {
-  readonly #share: number;
-  #saved: number;
+  #share = 0;
+  #saved = 0;
 
   /** Hedges per hundred demand requests; 0 for none at all. */
   constructor({ percent }: { readonly percent: number }) {
-    this.#share = percent / 100;
+    this.set(percent);
+  }
+
+  /** From now on; what is saved stays, unless it is none at all. */
+  set(percent: number): void {
     // The first late request after a start need not wait for thirty others.
-    this.#saved = percent > 0 ? 1 : 0;
+    if (this.#share === 0) this.#saved = percent > 0 ? 1 : 0;
+    this.#share = percent / 100;
+    if (percent === 0) this.#saved = 0;
   }
 
   /** A demand request was made. */

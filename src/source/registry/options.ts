@@ -6,6 +6,7 @@ import type { Clock, Random } from "../../platform/clock.ts";
 import type { AccessBook, ProxyProfile } from "./access.ts";
 import type { BreakerState } from "./breaker.ts";
 import type { CredentialSource } from "./credentials/credential-source.ts";
+import type { HedgeBudget } from "./hedge-budget.ts";
 import type { Via } from "./latency-history.ts";
 import type { Environment } from "./system-roots.ts";
 import type { Upstream } from "./upstream.ts";
@@ -91,6 +92,8 @@ export interface RegistryParts {
   readonly upstreams?: (host: string, plain: Upstream) => Promise<readonly Upstream[]>;
   /** A peer-to-peer proxy for repositories whose profile names none. */
   readonly peers?: PeerOptions | undefined;
+  /** Default: one of its own, with `options.hedgePercent`. */
+  readonly hedges?: HedgeBudget | undefined;
   readonly observe?: RegistryObserver;
   readonly log?: RegistryLog;
 }

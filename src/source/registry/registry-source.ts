@@ -138,7 +138,7 @@ class UpstreamsSource implements RegistrySource {
       clock,
       http,
       history: this.#history,
-      hedges: new HedgeBudget({ percent: this.#options.hedgePercent }),
+      hedges: parts.hedges ?? new HedgeBudget({ percent: this.#options.hedgePercent }),
       peers: this.#peers,
       observe: this.#observe,
     });

@@ -7,6 +7,7 @@ import { benchBeside } from "./beside.ts";
 import { benchCold } from "./cold.ts";
 import { benchEvents } from "./events.ts";
 import { BenchSite } from "./site.ts";
+import { benchTraced } from "./traced.ts";
 import { benchWarm } from "./warm.ts";
 
 const WORKLOADS: Readonly<Record<string, (report: Report, site: BenchSite) => Promise<void>>> = {
@@ -32,5 +33,6 @@ export async function benchFanotify(
       await site.stop();
     }
   }
+  if (isWanted("traced")) await benchTraced(report, home);
   if (isWanted("nydus3")) await benchBeside(report, home);
 }

@@ -23,7 +23,7 @@ export const secretOf = (way: string): string => `Zq9-${way}-9qZ`;
 
 /** Those that have a user of their own at the registry, by that name. */
 export const PASSWORD_WAYS = ["config", "docker", "environment", "login", "program"] as const;
-export const WAYS = [...PASSWORD_WAYS, "token", "signed", "mirror", "peers"] as const;
+export const WAYS = [...PASSWORD_WAYS, "token", "bearer", "signed", "mirror", "peers"] as const;
 export type Way = (typeof WAYS)[number];
 
 const PERL = "print crypt($ARGV[0], q($2b$04$CCCCCCCCCCCCCCCCCCCCC.))";
@@ -66,10 +66,17 @@ export async function startSecretSite(home: string): Promise<SecretSite> {
     asked.mirror += 1;
     return passOn(request.url ?? "", request, answer, open.host);
   });
+  const bearer = await listen((request, answer) => {
+    const isIt = request.headers.authorization === `Bearer ${secretOf("bearer")}`;
+    if (isIt) return passOn(request.url ?? "", request, answer, open.host);
+    const wanted = { "www-authenticate": 'Bearer realm="http://127.0.0.1:9/"' };
+    return void answer.writeHead(401, wanted).end();
+  });
   const echo = await listen(tellBack);
   const peers = await startForwardProxy();
   const hostOf = (way: Way): string => {
     if (way === "token") return withTokens.host;
+    if (way === "bearer") return hostOfServer(bearer);
     if (way === "signed") return hostOfServer(signed);
     if (way === "mirror") return "mirrored.invalid:5000";
     if (way === "peers") return open.host;
@@ -87,7 +94,7 @@ export async function startSecretSite(home: string): Promise<SecretSite> {
       return { ...asked, peers: peers.asked };
     },
     async stop() {
-      for (const server of [signed, mirror, echo]) {
+      for (const server of [signed, mirror, bearer, echo]) {
         server.closeAllConnections();
         server.close();
       }

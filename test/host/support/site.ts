@@ -99,6 +99,8 @@ export interface SiteOptions {
   readonly config?: string;
   /** Lines of the section `kernel`; default: the fanotify door. */
   readonly kernel?: string;
+  /** Further lines of the section `control`. */
+  readonly control?: string;
   /** Of the sections `registry` and `limits`; default: one attempt, and 20 s for a read. */
   readonly limits?: string;
   /** How the network before the registry is; default: as good as it gets. */
@@ -177,6 +179,7 @@ export class Site {
       config: `${kernel}
 ${engine}`,
       cache,
+      control: options.control ?? "",
     });
   }
 

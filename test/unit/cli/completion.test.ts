@@ -5,17 +5,19 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
-import { COMMAND_WORDS, SHELLS } from "../../../src/cli/completion-words.ts";
+import { SHELLS, commandWords } from "../../../src/cli/completion-words.ts";
 import { completionScript } from "../../../src/cli/completion.ts";
-import { runCommand } from "../../../src/cli/commands.ts";
+import { addCommands, runCommand } from "../../../src/cli/commands.ts";
 import { tempDir } from "../../support/temp-dir.ts";
+
+const COMMAND_WORDS = commandWords(addCommands);
 
 /** What bash offers for the last of these words. */
 async function offered(...words: string[]): Promise<string[]> {
   const directory = await tempDir();
   await mkdir(join(directory, "a directory"));
   await writeFile(join(directory, "afile"), "");
-  await writeFile(join(directory, "script"), completionScript("bash"));
+  await writeFile(join(directory, "script"), completionScript("bash", COMMAND_WORDS));
   const program = [
     "source ./script",
     `COMP_WORDS=(erofsd "$@"); COMP_CWORD=$#`,
@@ -34,7 +36,13 @@ describe("bash", () => {
     expect(await offered("m")).toEqual(["mount"]);
     expect(await offered("in")).toEqual(["inspect"]);
     expect(await offered("")).toContain("completion");
-    expect(await offered("images", "--")).toEqual(["--help", "--json", "--socket", "--config"]);
+    expect(await offered("images", "--")).toEqual([
+      "--help",
+      "--socket",
+      "--token-file",
+      "--config",
+      "--json",
+    ]);
   });
 
   test("offers commands of commands, also after options with values", async () => {
@@ -55,7 +63,7 @@ describe("bash", () => {
 
 describe("the scripts", () => {
   test.each(SHELLS)("for %s hold every command and option", (shell) => {
-    const script = completionScript(shell);
+    const script = completionScript(shell, COMMAND_WORDS);
     for (const { path, options } of COMMAND_WORDS) {
       expect(script).toContain(path.split(" ").at(-1));
       for (const { name } of options) {
@@ -66,13 +74,13 @@ describe("the scripts", () => {
 
   test.each(SHELLS)("for %s are right for that shell", async (shell) => {
     const file = join(await tempDir(), "script");
-    await writeFile(file, completionScript(shell));
+    await writeFile(file, completionScript(shell, COMMAND_WORDS));
     const { status, stderr } = spawnSync(shell, ["-n", file], { encoding: "utf8" });
     expect([status, stderr]).toEqual([0, ""]);
   });
 });
 
-describe("the words", () => {
+describe("the words, made of the definitions,", () => {
   async function helpOf(path: string): Promise<string> {
     let text = "";
     const keep = (piece: unknown): boolean => {

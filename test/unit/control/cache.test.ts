@@ -111,17 +111,20 @@ describe("the configuration", () => {
       "log.level": "debug",
       "prefetch.bandwidth": "10MiB",
       "engine.window": "2MiB",
+      "registry.hedge_percent": 0.5,
     };
     const { json } = await change(rig, changes);
     const shown = { log: { level: "debug" }, prefetch: { bandwidth: "10MiB" } };
     expect(json).toMatchObject({ ...shown, engine: { window: "2MiB", window_max: "8MiB" } });
-    expect(rig.taken).toEqual(["debug", 10 << 20, [2 << 20, 8 << 20]]);
+    expect(json).toMatchObject({ registry: { hedge_percent: 0.5 } });
+    expect(rig.taken).toEqual(["debug", 10 << 20, [2 << 20, 8 << 20], 0.5]);
     expect((await rig.ask("GET", "/v1/config")).json).toMatchObject(shown);
   });
 
   test.each([
     [{ "cache.dir": "/tmp" }, "cache.dir", "restart"],
     [{ "log.level": "loud" }, "log.level", "Invalid option"],
+    [{ "registry.hedge_percent": 51 }, "registry.hedge_percent", "<=50"],
     [{ "log.colour": "red" }, "log.colour", "unknown key"],
     [{ "prefetch.bandwidth": 5 }, "prefetch.bandwidth", "a size as text"],
     [{}, "body", "changes nothing"],

@@ -23,7 +23,14 @@ const openApi = z.looseObject({
   openapi: z.literal("3.1.1"),
   info: z.looseObject({ title: z.string(), version: z.string() }),
   paths: z.record(z.string(), z.record(z.string(), operation)),
-  components: z.looseObject({ schemas: z.record(z.string(), schema) }),
+  components: z.looseObject({
+    schemas: z.record(z.string(), schema),
+    securitySchemes: z.looseObject({
+      token: z.looseObject({ type: z.literal("http"), scheme: z.literal("bearer") }),
+    }),
+  }),
+  // Of the socket nothing is wanted.
+  security: z.tuple([z.strictObject({}), z.strictObject({ token: z.tuple([]) })]),
 });
 type OpenApi = z.infer<typeof openApi>;
 

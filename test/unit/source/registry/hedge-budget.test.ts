@@ -27,3 +27,12 @@ it("saves up for a bad spell, but not without bound", () => {
   while (budget.take()) hedges += 1;
   expect(hedges).toBe(10);
 });
+
+it("takes another share at once", () => {
+  const budget = new HedgeBudget({ percent: 3 });
+  for (let at = 0; at < 100_000; at += 1) budget.earn();
+  budget.set(0);
+  expect(hedgesOf(budget, 1000)).toBe(0);
+  budget.set(10);
+  expect(hedgesOf(budget, 1000)).toBe(101);
+});
