@@ -68,6 +68,8 @@ export interface DoorParts {
   readonly log: Log;
   /** What a daemon before us left; the door's from now on. */
   readonly held: HeldFds;
+  /** Numbers of accesses that are unanswered, kept from being given again. */
+  readonly occupied?: ReadonlySet<number> | undefined;
   /** Told how many objects the kernel has open, whenever that changes. */
   readonly onObjects: (count: number) => void;
 }
@@ -197,7 +199,7 @@ async function adoptFanotify(
 }
 
 function fanotifyDoor(
-  { config, native, log, onObjects }: DoorParts,
+  { config, native, log, onObjects, occupied }: DoorParts,
   opened: OpenGroup & { readonly left?: readonly LeftFile[] },
 ): OpenDoor {
   const door = new FanotifySession({
@@ -209,6 +211,7 @@ function fanotifyDoor(
     readTimeoutMs: config.limits.read_timeout,
     pid: process.pid,
     onObjects,
+    occupied,
     ...opened,
   });
   return { kind: "fanotify", door, fds: { fanotify: opened.groupFd, journal: opened.journal.fd } };
