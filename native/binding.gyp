@@ -38,7 +38,7 @@
         "_FILE_OFFSET_BITS=64"
       ],
       "libraries": ["-lzstd", "-llz4", "-lz"],
-      "cflags": ["-Wall", "-Wextra", "-fvisibility=hidden"],
+      "cflags": ["-Wall", "-Wextra", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"],
       "cflags_cc": ["-std=c++17"],
       "ldflags": ["-Wl,-z,relro,-z,now"],
       "conditions": [
@@ -63,7 +63,7 @@
       ],
       # Nothing of node's: a few pages of memory are all it may take.
       "include_dirs!": ["<(node_root_dir)/include/node"],
-      "cflags": ["-std=gnu11", "-O2", "-Wall", "-Wextra"],
+      "cflags": ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"],
       "ldflags!": ["-rdynamic"],
       "ldflags": ["-Wl,-z,relro,-z,now", "-Wl,--as-needed"],
       "conditions": [["werror=='true'", { "cflags": ["-Werror"] }]]

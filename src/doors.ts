@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which door the daemon opens to the kernel: the configured one, or the first that is there.
 
+import { mkdir, rm } from "node:fs/promises";
+import { join } from "node:path";
 import type { Config } from "./config/config.ts";
 import { DaemonError, asDaemonError, invariant } from "./errors.ts";
 import { encodeCommand } from "./kernel/cachefiles/codec.ts";
 import { CachefilesSession } from "./kernel/cachefiles/session.ts";
 import { openBoundDevice } from "./kernel/cachefiles/setup.ts";
+import { tryCachefiles } from "./kernel/cachefiles/trial.ts";
 import { FanotifySession } from "./kernel/fanotify/session.ts";
 import { parseOpenPath } from "./kernel/fanotify/names.ts";
 import {
@@ -14,6 +17,7 @@ import {
   adoptGroup,
   lockFiles,
   openGroup,
+  unprepared,
   withTrialImage,
 } from "./kernel/fanotify/setup.ts";
 import type { LeftFile } from "./kernel/fanotify/left-files.ts";
@@ -104,6 +108,7 @@ export async function openDoor(parts: DoorParts): Promise<OpenDoor> {
 async function openFirst(parts: DoorParts): Promise<OpenDoor> {
   let cachefiles: DaemonError;
   try {
+    await tryDevice(parts);
     return openCachefiles(parts);
   } catch (error) {
     // One that is busy or forbidden is there: taking the other would hide that.
@@ -133,6 +138,19 @@ async function openLast(
   } catch (error) {
     if (!(error instanceof DaemonError) || error.fault.code !== "full_unsupported") throw error;
     throw new DaemonError({ code: "no_door", ...reasons, full: error.message }, { cause: error });
+  }
+}
+
+/** A kernel may have the device, and an EROFS that does not use it. */
+async function tryDevice({ config, native, log }: DoorParts): Promise<void> {
+  const directory = join(config.cache.dir, "trial");
+  await mkdir(directory, { recursive: true, mode: 0o700 }).catch((error: unknown) => {
+    throw unprepared(error, config.cache.dir);
+  });
+  try {
+    await tryCachefiles({ native, clock, log, directory }, config.kernel.device);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
   }
 }
 
@@ -182,9 +200,17 @@ function fanotifyDoor(
   { config, native, log, onObjects }: DoorParts,
   opened: OpenGroup & { readonly left?: readonly LeftFile[] },
 ): OpenDoor {
-  const cacheDir = config.cache.dir;
-  const parts = { native, clock, log, cacheDir, limits: config.cache, pid: process.pid, onObjects };
-  const door = new FanotifySession({ ...parts, ...opened });
+  const door = new FanotifySession({
+    native,
+    clock,
+    log,
+    cacheDir: config.cache.dir,
+    limits: config.cache,
+    readTimeoutMs: config.limits.read_timeout,
+    pid: process.pid,
+    onObjects,
+    ...opened,
+  });
   return { kind: "fanotify", door, fds: { fanotify: opened.groupFd, journal: opened.journal.fd } };
 }
 
@@ -193,7 +219,9 @@ export async function openFull(config: Config, native: Native, log: Log): Promis
   const cacheDir = config.cache.dir;
   let session: FullSession | undefined;
   await tryFull(native, cacheDir, (lockFd) => {
-    session = new FullSession({ native, clock, log, lockFd, cacheDir, limits: config.cache });
+    const limits = config.cache;
+    const readTimeoutMs = config.limits.read_timeout;
+    session = new FullSession({ native, clock, log, lockFd, cacheDir, limits, readTimeoutMs });
   });
   invariant(session !== undefined, "a door that was tried is open");
   return session;

@@ -58,11 +58,7 @@ export function manPage(version: string, date: Date): string {
   const commands = allCommands(program);
   const common = commonOptions(commands);
   const lines = [
-    `.Dd ${date.toLocaleDateString("en-US", { dateStyle: "long", timeZone: "UTC" })}`,
-    ".Dt EROFSD 8",
-    `.Os erofsd ${version}`,
-    ".Sh NAME",
-    ".Nm erofsd",
+    ...pageHead({ name: "erofsd", version, date }),
     `.Nd ${PURPOSE.toLowerCase().replace(/\.$/, "")}`,
     ".Sh SYNOPSIS",
     ".Nm",
@@ -99,9 +95,21 @@ export function manPage(version: string, date: Date): string {
     "The daemon's log tells more.",
     ".Sh SEE ALSO",
     ".Xr systemctl 1 ,",
+    ".Xr erofsd-nydusd 8 ,",
     ".Xr mount 8",
   ];
   return `${lines.join("\n")}\n`;
+}
+
+/** What every page of section 8 begins with, up to its name. */
+export function pageHead(of: { name: string; version: string; date: Date }): string[] {
+  return [
+    `.Dd ${of.date.toLocaleDateString("en-US", { dateStyle: "long", timeZone: "UTC" })}`,
+    `.Dt ${of.name.toUpperCase()} 8`,
+    `.Os erofsd ${of.version}`,
+    ".Sh NAME",
+    `.Nm ${of.name}`,
+  ];
 }
 
 /** One that only has others below it is told by these. */
@@ -202,14 +210,14 @@ function tagged(heading: string, entries: readonly (readonly [string, string])[]
 }
 
 /** What begins with a word that is not a value gets a capital. */
-function sentence(text: string): string {
+export function sentence(text: string): string {
   const [first = ""] = /^[a-z]+(?=[ ;.]|$)/.exec(text) ?? [];
   const capital = first.slice(0, 1).toUpperCase() + text.slice(first.slice(0, 1).length);
   return /[.!?]$/.test(capital) ? capital : `${capital}.`;
 }
 
 /** Text lines of roff: a sentence a line, nothing in them that roff would take for its own. */
-function prose(text: string): string[] {
+export function prose(text: string): string[] {
   return text
     .replaceAll(/\s+/g, " ")
     .trim()

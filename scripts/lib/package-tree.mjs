@@ -103,7 +103,7 @@ async function copyTree(from, to, isWanted) {
     const copy = join(to, at);
     await mkdir(dirname(copy), { recursive: true });
     await cp(path, copy);
-    const isProgram = from.endsWith("dist") && /^cli\/erofsd(-nydusd|-mount)?\.js$/.test(at);
+    const isProgram = from.endsWith("dist") && /^cli\/erofsd(-nydusd)?\.js$/.test(at);
     await chmod(copy, isProgram ? 0o755 : 0o644);
   }
 }

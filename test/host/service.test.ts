@@ -53,7 +53,7 @@ beforeEach(async () => {
     [
       `[cache]\ndir = "${home}/cache"`,
       `[control]\nsocket = "${home}/erofsd.sock"`,
-      '[kernel]\ndoor = "fanotify"\nallow_unsafe = true',
+      '[kernel]\ndoor = "fanotify"',
     ].join("\n"),
   );
 });

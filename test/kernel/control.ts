@@ -14,11 +14,11 @@ import { readyAnswer } from "../../src/control/schema.ts";
 import type { RunningRegistry } from "../support/docker-registry.ts";
 import { Rig, catalogue, startRegistry } from "./support/rig.ts";
 import { erofsd, must } from "./support/run.ts";
-import { PROGRAM, SLOWNESS, beyondSmoke } from "./support/settings.ts";
+import { PROGRAM, SLOWNESS, fullOnly } from "./support/settings.ts";
 
 const timeout = 60_000 * SLOWNESS;
 
-beyondSmoke("the control API", () => {
+fullOnly("the control API", () => {
   let registry: RunningRegistry;
   let rig: Rig;
   before(async () => {

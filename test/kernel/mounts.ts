@@ -9,7 +9,14 @@ import { type MountFacts, mountsAnswer } from "../../src/control/mount-schema.ts
 import type { RunningRegistry } from "../support/docker-registry.ts";
 import { Rig, catalogue, startRegistry } from "./support/rig.ts";
 import { dropCaches, erofsd, expectSameTree, must } from "./support/run.ts";
-import { PROGRAM, READS_COMPRESSED, SLOWNESS, TIER, beyondSmoke } from "./support/settings.ts";
+import {
+  PROGRAM,
+  READS_COMPRESSED,
+  SLOWNESS,
+  TIER,
+  beyondSmoke,
+  fullOnly,
+} from "./support/settings.ts";
 
 const timeout = 60_000 * SLOWNESS;
 
@@ -18,7 +25,7 @@ async function mountsOf(rig: Rig): Promise<readonly MountFacts[]> {
   return (await ask(rig.daemon.socketPath, asked)).mounts;
 }
 
-beyondSmoke("mounts over the control API", () => {
+fullOnly("mounts over the control API", () => {
   let registry: RunningRegistry;
   let rig: Rig;
   before(async () => {

@@ -131,29 +131,37 @@ beyondSmoke("names", () => {
     return String(headers["docker-content-digest"]);
   }
 
-  test("a mount in another domain is refused, and the log says which domain is served", {
-    timeout,
-  }, async () => {
-    const target = await rig.directory();
-    const ended = await rig.tryBareMount(`${registry.host}/test/plain:v1`, target, "other");
-    notStrictEqual(ended.status, 0);
-    const line = await rig.complaint("key_refused");
-    match(line, /volume "erofs,other"; this daemon serves domain_id=erofsd alone/);
-  });
+  fullTest(
+    "a mount in another domain is refused, and the log says which domain is served",
+    {
+      timeout,
+    },
+    async () => {
+      const target = await rig.directory();
+      const ended = await rig.tryBareMount(`${registry.host}/test/plain:v1`, target, "other");
+      notStrictEqual(ended.status, 0);
+      const line = await rig.complaint("key_refused");
+      match(line, /volume "erofs,other"; this daemon serves domain_id=erofsd alone/);
+    },
+  );
 
-  test("an unknown reference fails its mount, and the log names the host and the repository", {
-    timeout,
-  }, async () => {
-    const target = await rig.directory();
-    const reference = `${registry.host}/test/nothing:v1`;
-    notStrictEqual((await rig.tryBareMount(reference, target)).status, 0);
-    const line = await rig.complaint("manifest_not_found");
-    ok(line.includes(registry.host) && line.includes("test/nothing"), line);
-    if (!isFull) return;
-    const told = await rig.tryMount(reference, target);
-    strictEqual(told.status, 4, told.stderr);
-    ok(told.stderr.includes(registry.host) && told.stderr.includes("test/nothing"), told.stderr);
-  });
+  fullTest(
+    "an unknown reference fails its mount, and the log names the host and the repository",
+    {
+      timeout,
+    },
+    async () => {
+      const target = await rig.directory();
+      const reference = `${registry.host}/test/nothing:v1`;
+      notStrictEqual((await rig.tryBareMount(reference, target)).status, 0);
+      const line = await rig.complaint("manifest_not_found");
+      ok(line.includes(registry.host) && line.includes("test/nothing"), line);
+      if (!isFull) return;
+      const told = await rig.tryMount(reference, target);
+      strictEqual(told.status, 4, told.stderr);
+      ok(told.stderr.includes(registry.host) && told.stderr.includes("test/nothing"), told.stderr);
+    },
+  );
 
   fullTest(
     "a registry that nobody runs fails its mount with the host's name",

@@ -12,7 +12,7 @@ import { FIXTURES, parseFixture, readFixture } from "../support/rafs-fixtures.ts
 import { expectTree, nydusImage } from "./support/nydus-images.ts";
 import { Rig, catalogue, startRegistry } from "./support/rig.ts";
 import { dropCaches } from "./support/run.ts";
-import { SLOWNESS, beyondSmoke, fullTest } from "./support/settings.ts";
+import { SLOWNESS, beyondSmoke, fullOnly, fullTest } from "./support/settings.ts";
 
 const timeout = 60_000 * SLOWNESS;
 
@@ -66,27 +66,31 @@ beyondSmoke("Nydus images that share a blob", () => {
     }
   });
 
-  test("a hostile bootstrap is refused with its reason, and its neighbour reads right", {
-    timeout,
-  }, async () => {
-    const { reference, expectation } = nydusImage("nydus-lz4");
-    const honest = await rig.mount(reference);
-    const forged = await hostile("nydus-lz4");
-    const target = await rig.directory();
-    notStrictEqual((await rig.tryBareMount(forged, target)).status, 0);
-    match(await rig.complaint("image_invalid"), /contradicts/);
-    const ended = await rig.tryMount(forged, target);
-    strictEqual(ended.status, 5, ended.stderr);
-    match(ended.stderr, /contradicts/);
-    await expectTree(honest, expectation);
-    await dropCaches();
-    await expectTree(honest, expectation);
-    await rig.umount(honest);
-    await rig.untilIdle();
-  });
+  fullTest(
+    "a hostile bootstrap is refused with its reason, and its neighbour reads right",
+    {
+      timeout,
+    },
+    async () => {
+      const { reference, expectation } = nydusImage("nydus-lz4");
+      const honest = await rig.mount(reference);
+      const forged = await hostile("nydus-lz4");
+      const target = await rig.directory();
+      notStrictEqual((await rig.tryBareMount(forged, target)).status, 0);
+      match(await rig.complaint("image_invalid"), /contradicts/);
+      const ended = await rig.tryMount(forged, target);
+      strictEqual(ended.status, 5, ended.stderr);
+      match(ended.stderr, /contradicts/);
+      await expectTree(honest, expectation);
+      await dropCaches();
+      await expectTree(honest, expectation);
+      await rig.umount(honest);
+      await rig.untilIdle();
+    },
+  );
 });
 
-beyondSmoke('integrity = "require"', () => {
+fullOnly('integrity = "require"', () => {
   fullTest("mounts Nydus images and refuses raw layers by name", { timeout }, async () => {
     const registry = await startRegistry();
     const rig = await Rig.beside(registry, '[engine]\nintegrity = "require"');

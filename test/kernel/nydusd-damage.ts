@@ -15,7 +15,7 @@ import { Site } from "./nydusd-site.ts";
 import { watched } from "./nydusd-steps.ts";
 import { nydusImage } from "./support/nydus-images.ts";
 import { dropCaches, must } from "./support/run.ts";
-import { SLOWNESS, TIER, beyondSmoke, fullTest } from "./support/settings.ts";
+import { SLOWNESS, fullOnly, fullTest } from "./support/settings.ts";
 
 const timeout = 60_000 * SLOWNESS;
 const IMAGES = [
@@ -53,7 +53,7 @@ const CASES: readonly {
   { of: "nydusd-images.json", damages: [cut, turnBit], says: /the journal of images is damaged/ },
 ];
 
-beyondSmoke("damaged state in nydusd's place", () => {
+fullOnly("damaged state in nydusd's place", () => {
   let site: Site;
   before(async () => {
     site = await Site.make();
@@ -75,7 +75,7 @@ beyondSmoke("damaged state in nydusd's place", () => {
   };
 
   for (const { of, damages, says } of CASES) {
-    for (const damage of TIER === "full" ? damages : damages.slice(1, 2)) {
+    for (const damage of damages) {
       test(`${of}, ${damage.name}: said in one line, and all images are served`, {
         timeout,
       }, async () => {

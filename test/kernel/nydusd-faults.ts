@@ -11,7 +11,7 @@ import { bindImage } from "./nydusd-images.ts";
 import type { Nydusd } from "./nydusd-process.ts";
 import { Site } from "./nydusd-site.ts";
 import { type FilesRead, nydusImage, readFiles } from "./support/nydus-images.ts";
-import { SLOWNESS, TIER, beyondSmoke, fullTest } from "./support/settings.ts";
+import { SLOWNESS, beyondSmoke, fullTest } from "./support/settings.ts";
 
 const timeout = 60_000 * SLOWNESS;
 const NEIGHBOUR = nydusImage("lz4-sha256");
@@ -68,25 +68,28 @@ beyondSmoke("a registry behind nydusd's place that is not right", () => {
     await site.umount(target);
   });
 
-  test("a missing blob whose chunk infos are in it: the bind says so", { timeout }, async () => {
-    const blob = await site.blobOf("none-sha256");
-    site.registry.missing.add(blob);
-    await site.snapshot("3", "none-sha256");
-    const refused = await daemon.ask("PUT", "/api/v2/blobs", site.body("3"));
-    strictEqual(refused.status, 500);
-    match(JSON.stringify(refused.body), /CreateBlobObject.*has no blob sha256:/);
-    notStrictEqual((await site.tryMount(fsidOf("3"), "/mnt")).status, 0);
-    site.registry.missing.clear();
-    strictEqual((await daemon.ask("PUT", "/api/v2/blobs", site.body("3"))).status, 204);
-    const target = await site.mount(fsidOf("3"));
-    await site.expectTree(target);
-    await site.umount(target);
-    await neighbourReads();
-  });
+  fullTest(
+    "a missing blob whose chunk infos are in it: the bind says so",
+    { timeout },
+    async () => {
+      const blob = await site.blobOf("none-sha256");
+      site.registry.missing.add(blob);
+      await site.snapshot("3", "none-sha256");
+      const refused = await daemon.ask("PUT", "/api/v2/blobs", site.body("3"));
+      strictEqual(refused.status, 500);
+      match(JSON.stringify(refused.body), /CreateBlobObject.*has no blob sha256:/);
+      notStrictEqual((await site.tryMount(fsidOf("3"), "/mnt")).status, 0);
+      site.registry.missing.clear();
+      strictEqual((await daemon.ask("PUT", "/api/v2/blobs", site.body("3"))).status, 204);
+      const target = await site.mount(fsidOf("3"));
+      await site.expectTree(target);
+      await site.umount(target);
+      await neighbourReads();
+    },
+  );
 
   for (const [at, name] of ["nydus-lz4", "nydus-batch", "nydus-zran"].entries()) {
-    if (TIER !== "full" && name !== "nydus-batch") continue;
-    test(`${name} with bits turned: EIO for what needs it`, { timeout }, async () => {
+    fullTest(`${name} with bits turned: EIO for what needs it`, { timeout }, async () => {
       const id = String(10 + at);
       const image = readFixture(name);
       const [blob] = parseFixture(image.bootstrap).blobs;

@@ -82,7 +82,7 @@ beyondSmoke("in nydusd's place", () => {
     );
   }
 
-  test(
+  fullTest(
     `killed with ${MANY} images bound, of which one never reached the supervisor`,
     { timeout },
     () =>
@@ -136,7 +136,7 @@ beyondSmoke("in nydusd's place", () => {
       }),
   );
 
-  test("renewed credentials are used at once, and by the next daemon", { timeout }, () =>
+  fullTest("renewed credentials are used at once, and by the next daemon", { timeout }, () =>
     withSite(async (site) => {
       const daemons = [await site.start(SUPERVISED)];
       await watched(daemons, async () => {
@@ -161,7 +161,7 @@ beyondSmoke("in nydusd's place", () => {
     }),
   );
 
-  test("nobody asks the new daemon for a takeover: it serves all the same", { timeout }, () =>
+  fullTest("nobody asks the new daemon for a takeover: it serves all the same", { timeout }, () =>
     withSite(async (site) => {
       const daemons = [await site.start(SUPERVISED)];
       await watched(daemons, async () => {
@@ -203,7 +203,7 @@ beyondSmoke("in nydusd's place", () => {
     }),
   );
 
-  test(
+  fullTest(
     "answers soon after its start, and is gone soon after SIGTERM, with its socket",
     { timeout },
     () =>
@@ -230,7 +230,7 @@ beyondSmoke("in nydusd's place", () => {
       }),
   );
 
-  test("refuses what it cannot do in one line, with status 1", { timeout }, async () => {
+  fullTest("refuses what it cannot do in one line, with status 1", { timeout }, async () => {
     for (const [words, said] of [
       [["fuse", "--mountpoint", "/mnt"], 'mode "fuse" is not served'],
       [["singleton", "--apisock", "/tmp/x.sock"], "--fscache is missing"],
@@ -244,7 +244,7 @@ beyondSmoke("in nydusd's place", () => {
     }
   });
 
-  test("outlives the reader of its log", { timeout }, () =>
+  fullTest("outlives the reader of its log", { timeout }, () =>
     withSite(async (site) => {
       const args = site.args(ALONE);
       const shell = ["-c", `"$0" "$@" 2>&1 | head -n 1`, process.execPath, NYDUSD, ...args];

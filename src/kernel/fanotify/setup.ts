@@ -157,7 +157,8 @@ async function prepareDirectories(cacheDir: string): Promise<void> {
   }
 }
 
-function unprepared(error: unknown, path: string): unknown {
+/** The fault that says why `path` cannot be a cache directory; one that says so is left as it is. */
+export function unprepared(error: unknown, path: string): unknown {
   if (error instanceof DaemonError && error.fault.code === "cache_dir_unsuitable") return error;
   const detail = `cannot be prepared: ${error instanceof Error ? error.message : String(error)}`;
   return new DaemonError({ code: "cache_dir_unsuitable", path, detail }, { cause: error });

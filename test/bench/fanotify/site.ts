@@ -110,7 +110,7 @@ export class Mounted {
     const daemon = await startDaemon({
       program: PROGRAM,
       cacheDir: join(home, "cache"),
-      config: `[kernel]\ndoor = "fanotify"\nallow_unsafe = true\n${of.config}`,
+      config: `[kernel]\ndoor = "fanotify"\n${of.config}`,
     });
     const startMs = performance.now();
     const socket = ["--socket", daemon.socketPath];

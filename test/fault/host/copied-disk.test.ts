@@ -215,7 +215,7 @@ function noFile(extents: readonly Extent[]): (error: unknown) => number[] {
 /** A daemon that starts on it shows every file of every image as it is. */
 async function checkDaemonOn(site: Site, copied: Copied): Promise<void> {
   await withCopy(copied, async (cacheDir) => {
-    const config = '[kernel]\ndoor = "fanotify"\nallow_unsafe = true';
+    const config = '[kernel]\ndoor = "fanotify"';
     const daemon = await startDaemon({ program, cacheDir, config });
     try {
       for (const [index, { reference, tree }] of copied.images.entries()) {

@@ -218,6 +218,10 @@ function startIn(
     program: PROGRAM,
     cacheDir,
     command,
+    // Trying doors starts a program, which takes seconds there.
+    ...(slow === undefined || config?.includes("[kernel]") === true
+      ? {}
+      : { first: 'kernel.door = "cachefiles"' }),
     ...(lines === undefined ? {} : { config: lines }),
   });
 }

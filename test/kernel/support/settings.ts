@@ -36,3 +36,8 @@ export function fullTest(
 export function beyondSmoke(name: string, define: () => void): void {
   if (TIER !== "smoke") void describe(name, define);
 }
+
+/** Tests that are only there in the full tier, as they ask nothing of the kernel in particular. */
+export function fullOnly(name: string, define: () => void): void {
+  if (TIER === "full") void describe(name, define);
+}

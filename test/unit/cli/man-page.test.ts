@@ -7,19 +7,21 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { ENVIRONMENT, manPage } from "../../../scripts/lib/man-page.ts";
+import { nydusdManPage } from "../../../scripts/lib/nydusd-man-page.ts";
 import { commandWords } from "../../../src/cli/completion-words.ts";
 import { addCommands } from "../../../src/cli/commands.ts";
 import { DEFAULT_CONFIG_PATH, DEFAULT_SOCKET_PATH } from "../../../src/config/config.ts";
 import { ERROR_POLICY } from "../../../src/errors.ts";
+import { FLAGS } from "../../../src/nydusd/flags.ts";
 import { tempDir } from "../../support/temp-dir.ts";
 
 const COMMAND_WORDS = commandWords(addCommands);
 /** Letters that are struck twice are bold or underlined. */
 const STRUCK_TWICE = new RegExp(`.${String.fromCodePoint(8)}`, "gu");
 
-async function page() {
-  const file = join(await tempDir(), "erofsd.8");
-  await writeFile(file, manPage("1.2.3", new Date("2020-02-01T00:00:00Z")));
+async function page(name = "erofsd", make: typeof manPage = manPage) {
+  const file = join(await tempDir(), `${name}.8`);
+  await writeFile(file, make("1.2.3", new Date("2020-02-01T00:00:00Z")));
   const text = execFileSync("mandoc", ["-Tascii", "-Owidth=400", file], { encoding: "utf8" });
   const read = text.replaceAll(STRUCK_TWICE, "");
   const section = (heading: string): string =>
@@ -28,15 +30,19 @@ async function page() {
 }
 
 describe("the manual page", () => {
-  test("is sound", async () => {
-    const { file, read } = await page();
+  test.each([
+    ["erofsd", manPage],
+    ["erofsd-nydusd", nydusdManPage],
+  ])("is sound: %s", async (name, make) => {
+    const { file, read } = await page(name, make);
     const { stdout, error } = spawnSync("mandoc", ["-Tlint", "-Wstyle", file], {
       encoding: "utf8",
     });
     expect(error).toBeUndefined();
-    // What else it says is about the machine's own index of pages.
-    expect(stdout.split("\n").filter((line) => line.includes("erofsd.8"))).toEqual([]);
-    expect(read).toMatch(/^EROFSD\(8\)/);
+    // What else it says is about the machine's own index of pages, in which ours need not be.
+    const said = stdout.split("\n").filter((line) => line.includes(`${name}.8`));
+    expect(said.filter((line) => !/referenced manual not found: Xr erofsd/.test(line))).toEqual([]);
+    expect(read.startsWith(`${name.toUpperCase()}(8)`)).toBe(true);
     expect(read).toContain("February 1, 2020");
     expect(read).toContain("erofsd 1.2.3");
   });
@@ -54,6 +60,15 @@ describe("the manual page", () => {
         expect(head).toContain(`[${name}`);
         expect(read).toMatch(new RegExp(`^ +(?:-\\w, )?${name}\\b.*\\s+[a-zA-Z]`, "m"));
       }
+    }
+  });
+
+  test("in nydusd's place: has every flag that is taken", async () => {
+    const { read } = await page("erofsd-nydusd", nydusdManPage);
+    for (const { name, isIgnored } of FLAGS) {
+      expect(read).toMatch(
+        new RegExp(isIgnored ? `--${name}\\b` : `^ +(?:-\\w, )?--${name}\\b`, "m"),
+      );
     }
   });
 
