@@ -200,9 +200,17 @@ function fanotifyDoor(
   { config, native, log, onObjects }: DoorParts,
   opened: OpenGroup & { readonly left?: readonly LeftFile[] },
 ): OpenDoor {
-  const cacheDir = config.cache.dir;
-  const parts = { native, clock, log, cacheDir, limits: config.cache, pid: process.pid, onObjects };
-  const door = new FanotifySession({ ...parts, ...opened });
+  const door = new FanotifySession({
+    native,
+    clock,
+    log,
+    cacheDir: config.cache.dir,
+    limits: config.cache,
+    readTimeoutMs: config.limits.read_timeout,
+    pid: process.pid,
+    onObjects,
+    ...opened,
+  });
   return { kind: "fanotify", door, fds: { fanotify: opened.groupFd, journal: opened.journal.fd } };
 }
 
@@ -211,7 +219,9 @@ export async function openFull(config: Config, native: Native, log: Log): Promis
   const cacheDir = config.cache.dir;
   let session: FullSession | undefined;
   await tryFull(native, cacheDir, (lockFd) => {
-    session = new FullSession({ native, clock, log, lockFd, cacheDir, limits: config.cache });
+    const limits = config.cache;
+    const readTimeoutMs = config.limits.read_timeout;
+    session = new FullSession({ native, clock, log, lockFd, cacheDir, limits, readTimeoutMs });
   });
   invariant(session !== undefined, "a door that was tried is open");
   return session;

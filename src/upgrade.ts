@@ -134,10 +134,14 @@ export function predecessor(environment = process.env): Predecessor | undefined 
         process.on("message", (word) => {
           if (word === ("go" satisfies Word)) resolve();
         });
-        process.once("disconnect", () => {
+        const gone = (): void => {
           reject(new DaemonError({ code: "upgrade_failed", detail: "the old daemon is gone" }));
+        };
+        process.once("disconnect", gone);
+        // One that was gone before this is told of by the answer alone.
+        send("prepared" satisfies Word, undefined, undefined, (error) => {
+          if (error !== null) gone();
         });
-        send("prepared" satisfies Word);
       }),
     ready() {
       process.removeAllListeners("message");

@@ -18,8 +18,8 @@
 #include "keeper.h"
 
 enum { STEADY_MS = 10000, BACKOFF_MIN_MS = 100, BACKOFF_MAX_MS = 10000, EXIT_NOT_FOUND = 127 };
-// Of a daemon that did serve: readers wait for the next one.
-enum { SERVED_BACKOFF_MAX_MS = 1000 };
+// Of a daemon that did serve: readers wait for the next one, and it needs a third of a second too.
+enum { SERVED_BACKOFF_MAX_MS = 400 };
 
 static char** command;
 static int signals = -1;
@@ -120,6 +120,8 @@ bool supervise_step(int* status) {
 void supervise_ready(pid_t daemon) {
   ever_ready = true;
   is_ready = true;
+  // A successor may serve after its predecessor was lost: another one would find no place.
+  due_ms = 0;
   if (daemon == daemon_pid) return;
   daemon_pid = daemon;
   started_ms = now_ms();

@@ -49,6 +49,10 @@ async function untilAnswers(
       const detail = "it did not get ready, and the old one goes on";
       throw new DaemonError({ code: "upgrade_failed", detail });
     }
+    if (answer !== undefined && answer.pid !== old) {
+      const detail = `the old daemon and the new one are gone, and another serves (pid ${answer.pid})`;
+      throw new DaemonError({ code: "upgrade_failed", detail });
+    }
     await sleep(LOOK_EVERY_MS);
   }
   const detail = `no daemon answers at ${socketPath} after ${LIMIT_MS / 1000} s`;

@@ -30,8 +30,8 @@ afterEach(async () => {
   site = undefined;
 }, timeout);
 
-async function started(cache: CacheFilesystem): Promise<Site> {
-  site = await Site.start({ cache });
+async function started(cache: CacheFilesystem, limits?: string): Promise<Site> {
+  site = await Site.start({ cache, ...(limits === undefined ? {} : { limits }) });
   return site;
 }
 
@@ -95,9 +95,9 @@ describe("when room is short", () => {
   );
 
   test(
-    "and all of it is in use, readers get EIO and the log says why; later all is right",
+    "and all of it is in use, readers get EIO when their time is up, and the log says why; later all is right",
     async () => {
-      const at = await started(SMALL);
+      const at = await started(SMALL, '[limits]\nread_timeout = "3s"');
       const { tree, reference } = await push(at, "full");
       const mounted = await at.mount(reference);
       const ballast = join(at.cacheDir, "ballast");

@@ -9,6 +9,7 @@ import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import { mkfsErofs } from "../support/mkfs.ts";
+import { fillDisk } from "./support/full-disk.ts";
 import { Site, buildDaemon, end, must, program } from "./support/site.ts";
 
 const timeout = 120_000;
@@ -38,6 +39,22 @@ function keepers(): number[] {
         return false;
       }
     });
+}
+
+/** Process ids of daemons of this site, whatever they do. */
+function daemons(): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => {
+      try {
+        const words = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+        return words.includes("serve") && words.includes(site.daemon.configPath);
+      } catch {
+        return false;
+      }
+    })
+    .filter((pid) => !keepers().includes(pid));
 }
 
 /** A mounted image of large files, and the tree it was made of. */
@@ -90,10 +107,14 @@ function startReader(of: { tree: string; mounted: string }, seed: number, second
 const daemonPid = async (): Promise<number> => (await site.daemon.status()).pid;
 
 const untilAnotherThan = (pid: number): Promise<void> =>
-  site.until("another daemon serves", async () => {
-    const status = await site.daemon.status().catch(() => undefined);
-    return status?.ready === true && status.pid !== pid;
-  });
+  site.until(
+    "another daemon serves",
+    async () => {
+      const status = await site.daemon.status().catch(() => undefined);
+      return status?.ready === true && status.pid !== pid;
+    },
+    30_000,
+  );
 
 const pause = (ms: number): Promise<void> =>
   new Promise((resolve) => {
@@ -147,6 +168,69 @@ describe("with a supervisor", () => {
       await writeFile(site.daemon.configPath, config);
       expect(await daemonPid()).toBe(third);
       for (const { ended } of readers) expect(await ended).toMatchObject({ code: 0 });
+      expect(await end("diff", ["-r", image.tree, image.mounted])).toMatchObject({ code: 0 });
+    },
+    timeout,
+  );
+
+  test(
+    "a disk that is full at a takeover costs readers time, and no read",
+    async () => {
+      const cache = { type: "ext4", bytes: 256 << 20 } as const;
+      site = await Site.start({ command: "supervise", cache });
+      const images = [await mountLarge("one"), await mountLarge("two")];
+      const free = await fillDisk(site.cacheDir);
+      const pid = await daemonPid();
+      process.kill(pid, "SIGKILL");
+      const readers = images.map((image, seed) => startReader(image, seed, 4));
+      await untilAnotherThan(pid);
+      await pause(2000);
+      await free();
+      for (const { ended } of readers) expect(await ended).toMatchObject({ code: 0 });
+      for (const { tree, mounted } of images) {
+        expect(await end("diff", ["-r", tree, mounted])).toMatchObject({ code: 0 });
+      }
+    },
+    timeout,
+  );
+
+  test(
+    "a daemon that dies in the middle of an upgrade leaves one that serves, and is followed at once",
+    async () => {
+      site = await Site.start({ command: "supervise" });
+      const image = await mountLarge("middle");
+      const reader = startReader(image, 5, 12);
+      // So often that the next one would be started later.
+      for (let kill = 0; kill < 3; kill += 1) {
+        const pid = await daemonPid();
+        process.kill(pid, "SIGKILL");
+        await untilAnotherThan(pid);
+      }
+      for (let upgrade = 0; upgrade < 3; upgrade += 1) {
+        const before = await daemonPid();
+        const said = site.daemon.log.length;
+        const upgrading = end(process.execPath, [
+          program,
+          "upgrade",
+          "--socket",
+          site.daemon.socketPath,
+        ]);
+        // It has let go of everything, and the new one is about to take it up.
+        await site.daemon.untilLogged(
+          (line) => line.msg === "stopped" && site.daemon.log.indexOf(line) >= said,
+        );
+        process.kill(before, "SIGKILL");
+        await upgrading;
+        await untilAnotherThan(before);
+        // Whatever was started meanwhile finds the place taken.
+        await site.until("there is one daemon", () => Promise.resolve(daemons().length === 1));
+        const serving = await daemonPid();
+        await pause(1500);
+        expect(daemons()).toEqual([serving]);
+        process.kill(serving, "SIGKILL");
+        await untilAnotherThan(serving);
+      }
+      expect(await reader.ended).toMatchObject({ code: 0 });
       expect(await end("diff", ["-r", image.tree, image.mounted])).toMatchObject({ code: 0 });
     },
     timeout,

@@ -8,12 +8,11 @@ import { type RunningRegistry, startDockerRegistry } from "../support/docker-reg
 import { expectTree, nydusImage } from "./support/nydus-images.ts";
 import { pushTags } from "./support/push-layout.ts";
 import { Rig } from "./support/rig.ts";
-import { SLOWNESS, TIER, fullOnly } from "./support/settings.ts";
+import { SLOWNESS, fullOnly } from "./support/settings.ts";
 
 const timeout = 120_000 * SLOWNESS;
 const REPOSITORY = "team/app";
-const TAGS =
-  TIER === "full" ? ["nydus", "nydus-zran", "nydus-v2-dict", "nydus-multi"] : ["nydus-zran"];
+const TAGS = ["nydus", "nydus-zran", "nydus-v2-dict", "nydus-multi"];
 
 fullOnly("Nydus images in a registry", () => {
   let registry: RunningRegistry;

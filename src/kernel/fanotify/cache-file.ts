@@ -129,8 +129,18 @@ export class CacheFile {
   ): Promise<void> {
     const { room, key, native } = this.#parts;
     return this.fd.borrow(async (fd) => {
-      await room.check(key.cookieKey);
-      await withRoom(this.#parts, () => native.pwriteAligned(fd, bytes, range));
+      for (;;) {
+        try {
+          await room.check(key.cookieKey);
+          await withRoom(this.#parts, () => native.pwriteAligned(fd, bytes, range));
+          room.hadRoom();
+          return;
+        } catch (error) {
+          // A disk that is full for less than a read's time costs time alone.
+          const mayWait = isFull(error) && this.#closing === undefined;
+          if (!mayWait || !(await room.untilLater())) throw error;
+        }
+      }
     });
   }
 
@@ -242,6 +252,7 @@ async function withRoom<T>({ room }: CacheFileParts, work: () => Promise<T>): Pr
 }
 
 function isFull(error: unknown): boolean {
+  if (error instanceof DaemonError && error.fault.code === "cache_no_space") return true;
   return /\b(ENOSPC|EDQUOT)\b/.test(errnoNameOf(error) ?? "");
 }
 

@@ -4,7 +4,7 @@
 import { mkdir, rm, symlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type NotedFile, forgetOpen, noteOpen } from "./left-files.ts";
-import { openPath } from "./names.ts";
+import { openPath, parseOpenPath } from "./names.ts";
 
 export interface FileLinksParts {
   readonly cacheDir: string;
@@ -18,31 +18,38 @@ export interface FileLinksParts {
 export class FileLinks {
   readonly #parts: FileLinksParts;
   readonly #target: string;
-  /** By path: what there is, or is about to be. */
-  readonly #links: Map<string, Promise<void>>;
+  /** By path: what there is, or is about to be; undefined where it was removed. */
+  readonly #links: Map<string, Promise<void> | undefined>;
+  readonly #left: string | undefined;
 
-  /** `left`: of the daemon before us. */
+  /** `left`: of the daemon before us, which are used on: a full disk takes no others. */
   constructor(parts: FileLinksParts, left: readonly string[] = []) {
     this.#parts = parts;
     this.#target = join("..", "streams", parts.name);
     this.#links = new Map(left.map((path) => [path, Promise.resolve()]));
+    this.#left = left.find((path) => parseOpenPath(path)?.isWhole === false);
   }
 
   path(isWhole: boolean): string {
     const { cacheDir, name: file, run, id } = this.#parts;
+    if (!isWhole && this.#left !== undefined) return this.#left;
     return openPath(cacheDir, { run, id, isWhole, file });
   }
 
   /** Its path, once it is there. Rejects with the system's error. */
   async add(isWhole: boolean): Promise<string> {
     const path = this.path(isWhole);
+    await this.#add(path);
+    return path;
+  }
+
+  async #add(path: string): Promise<void> {
     const made = this.#links.get(path) ?? this.#make(path);
     this.#links.set(path, made);
     await made.catch((error: unknown) => {
-      this.#links.delete(path);
+      this.#links.set(path, undefined);
       throw error;
     });
-    return path;
   }
 
   async #make(path: string): Promise<void> {
@@ -59,11 +66,14 @@ export class FileLinks {
 
   /** Nobody comes by them any more; `restore` puts them back. */
   async remove(): Promise<void> {
-    for (const path of this.#links.keys()) await rm(path, { force: true });
+    for (const path of this.#links.keys()) {
+      await rm(path, { force: true });
+      this.#links.set(path, undefined);
+    }
   }
 
   async restore(): Promise<void> {
-    for (const path of this.#links.keys()) await symlink(this.#target, path);
+    for (const path of this.#links.keys()) await this.#add(path);
   }
 
   /** The note too. */

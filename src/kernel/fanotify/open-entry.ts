@@ -19,10 +19,13 @@ export interface OpenFilesParts {
   readonly groupFd: number | undefined;
   readonly cacheDir: string;
   readonly limits: RoomLimits;
+  readonly readTimeoutMs: number;
   readonly messages: { open: number; close: number };
   readonly writes: { writes: number; writtenBytes: number };
   /** Told how many files are open, whenever that changes. */
   readonly onCount: (count: number) => void;
+  /** A file that a daemon before us left (fileId) is served now, or nobody's any more. */
+  readonly onTakenUp?: (file: string) => void;
 }
 
 /** A file that is open, by an fd of ours. */

@@ -70,8 +70,9 @@ export class OpenFiles {
       orphans: this.#orphans,
       pathOf: ({ key, sizeBytes }) => this.#pathOf(key, sizeBytes),
       serve: this.#serve.bind(this),
-      onLess: () => {
+      onLess: ({ file }) => {
         parts.onCount(this.count);
+        parts.onTakenUp?.(file);
       },
     });
   }
@@ -83,6 +84,15 @@ export class OpenFiles {
 
   get count(): number {
     return this.#entries.size + this.#orphans.count + this.#unserved.count;
+  }
+
+  /** What a daemon before us left (fileId), and is not served yet. */
+  isUnserved(file: string): boolean {
+    return this.#unserved.has(file);
+  }
+
+  get unservedCount(): number {
+    return this.#unserved.count;
   }
 
   /** As it is now. What is complete and mounted needs nobody. */
@@ -140,6 +150,7 @@ export class OpenFiles {
         continue;
       }
       const entry = known ?? (await this.#opened(key));
+      if (this.#parts.groupFd !== undefined) await entry.links.add(false);
       // Meanwhile it may have been found to be idle.
       if (this.#entries.get(id) !== entry || entry.closing !== undefined) continue;
       return this.#hold(entry);
@@ -244,10 +255,9 @@ export class OpenFiles {
       if (left !== undefined && object.isComplete) this.#unmark(object);
       this.#mark(entry);
       if (groupFd === undefined) return entry;
-      // The note of what is mounted is there: a full disk must not spoil it.
-      if (left === undefined) {
-        await links.note({ key: object, sizeBytes: object.sizeBytes, file: file.id });
-      }
+      // Of what is mounted they are there: a full disk must not spoil it.
+      if (left !== undefined) return entry;
+      await links.note({ key: object, sizeBytes: object.sizeBytes, file: file.id });
       await links.add(false);
       return entry;
     } catch (error) {
@@ -351,13 +361,7 @@ export class OpenFiles {
 
   /** Closes everything; resolves with the keys of what is mounted and not complete. */
   async stop(error: DaemonError): Promise<string[]> {
-    this.#stopping.abort(error);
-    this.#cancelLook?.();
-    for (const { pending, refuse } of this.#opens) {
-      pending.preempt(() => {
-        refuse(error);
-      });
-    }
+    this.#end(error);
     await Promise.allSettled(this.#opening.values());
     const left: string[] = [];
     for (const entry of this.#entries.values()) {

@@ -9,7 +9,7 @@
 import { open, readdir, rm, stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
 import { DaemonError } from "../../errors.ts";
-import type { Clock } from "../../platform/clock.ts";
+import { type Clock, sleep } from "../../platform/clock.ts";
 import type { Log } from "../../platform/log.ts";
 import type { Native } from "../../platform/native.ts";
 import type { CullLimits } from "../cachefiles/setup.ts";
@@ -19,6 +19,8 @@ import { RECORD_SUFFIX, streamsDirectory } from "./names.ts";
 const LOOK_EVERY_MS = 2000;
 /** While nothing may be written, and somebody wants to. */
 const LOOK_AGAIN_MS = 200;
+/** Of a read's time: its writer gives up a little before it does, so that the cause is what is told. */
+const PATIENCE = 0.9;
 /** Of the size that is allowed, what is left when it was exceeded. */
 const SIZE_LEFT = 0.95;
 /** st_blocks counts in these (stat(2)). */
@@ -36,6 +38,8 @@ export interface CacheRoomParts {
   readonly log: Log;
   readonly cacheDir: string;
   readonly limits: RoomLimits;
+  /** How long whoever reads waits. */
+  readonly readTimeoutMs: number;
 }
 
 export interface CachedFile {
@@ -65,7 +69,9 @@ export class CacheRoom {
   /** What is being deleted. */
   readonly #going = new Map<string, Promise<void>>();
   #isStopped = false;
-  #isOver = false;
+  readonly #over = new AbortController();
+  /** When a write first and last found no room; undefined: the last one did. */
+  #full: { readonly sinceMs: number; lastMs: number } | undefined;
   #looking: Promise<number> | undefined;
   #lookedMs = -Infinity;
   #cancelLook: (() => void) | undefined;
@@ -106,7 +112,7 @@ export class CacheRoom {
 
   /** Something takes more room, or may be given up: it is looked at soon. */
   used(): void {
-    if (this.#cancelLook !== undefined || this.#isOver) return;
+    if (this.#cancelLook !== undefined || this.#over.signal.aborted) return;
     const leftMs = LOOK_EVERY_MS - this.#sinceLookMs;
     if (leftMs <= 0) {
       void this.#look();
@@ -131,7 +137,7 @@ export class CacheRoom {
   }
 
   stop(): void {
-    this.#isOver = true;
+    this.#over.abort();
     this.#cancelLook?.();
     this.#cancelLook = undefined;
   }
@@ -141,6 +147,30 @@ export class CacheRoom {
     // One that began before may not have known.
     await this.#looking;
     return (await this.#look(true)) > 0;
+  }
+
+  /** A write found room. */
+  hadRoom(): void {
+    this.#full = undefined;
+  }
+
+  /**
+   * There is no room, and none can be made: somebody else may make some. Resolves when it may be
+   * tried again, with false when it has been so for as long as a read may wait. Never rejects.
+   */
+  async untilLater(): Promise<boolean> {
+    const { clock, readTimeoutMs } = this.#parts;
+    const patienceMs = PATIENCE * readTimeoutMs;
+    const nowMs = clock.nowMs();
+    if (this.#full === undefined || nowMs - this.#full.lastMs > patienceMs) {
+      this.#full = { sinceMs: nowMs, lastMs: nowMs };
+    }
+    this.#full.lastMs = nowMs;
+    if (nowMs - this.#full.sinceMs >= patienceMs) return false;
+    return sleep(clock, LOOK_AGAIN_MS, this.#over.signal).then(
+      () => true,
+      () => false,
+    );
   }
 
   get #sinceLookMs(): number {

@@ -9,7 +9,7 @@
 // does it say when it has done with a file: that is asked now and then.
 //
 // A daemon that follows another one (the keeper holds group and journal) takes up what that one left
-// open and unanswered. Events of files that it has not opened yet wait until it has.
+// open and unanswered. Accesses to files that it has not opened yet wait until it has.
 
 import { DaemonError, asDaemonError, invariant } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
@@ -22,6 +22,7 @@ import { type Access, EventQueue } from "./event-queue.ts";
 import { type Asking, type ReadAnswers, askToRead, fillAll } from "./ask-to-read.ts";
 import type { FileDoor } from "./file-door.ts";
 import type { FileObject } from "./file-object.ts";
+import { HeldAccesses } from "./held-accesses.ts";
 import type { EventJournal } from "./journal.ts";
 import type { LeftFile } from "./left-files.ts";
 import type { KeyName } from "./names.ts";
@@ -44,6 +45,7 @@ export interface FanotifyParts {
   readonly journal: EventJournal;
   readonly cacheDir: string;
   readonly limits: RoomLimits;
+  readonly readTimeoutMs: number;
   /** Ours: what we read ourselves never waits. */
   readonly pid: number;
   /** What a daemon before us had open. */
@@ -60,8 +62,10 @@ export class FanotifySession implements KernelDoor, FileDoor {
   #watcher: FdWatcher | undefined;
   #handler: KernelHandler | undefined;
   #onFatal: ((error: DaemonError) => void) | undefined;
-  /** Taken before what was left is open; undefined afterwards. */
-  #early: Access[] | undefined;
+  readonly #held: HeldAccesses;
+  /** Each file that was left was tried. */
+  #hasAdopted = false;
+  /** Accesses that are not answered. */
   #waiting = 0;
   #paused = false;
   #stopped = false;
@@ -74,9 +78,11 @@ export class FanotifySession implements KernelDoor, FileDoor {
     const { messages, writes } = this;
     const onCount = (count: number): void => {
       // Until all that was left is open, the count would seem to fall.
-      if (this.#early === undefined) parts.onObjects?.(count);
+      if (this.#hasAdopted) parts.onObjects?.(count);
     };
-    this.#files = new OpenFiles({ ...parts, messages, writes, onCount });
+    const onTakenUp = this.#takenUp.bind(this);
+    this.#files = new OpenFiles({ ...parts, messages, writes, onCount, onTakenUp });
+    this.#held = new HeldAccesses({ ...parts, onLate: this.#late.bind(this) });
     this.#queue = new EventQueue({ ...parts, messages });
     this.#adoption = new Adoption(parts.native);
   }
@@ -85,15 +91,13 @@ export class FanotifySession implements KernelDoor, FileDoor {
     this.#handler = handler;
     this.#onFatal = onFatal;
     this.#files.start(handler);
-    this.#early = this.#queue.takeLeft();
+    const unanswered = this.#queue.takeLeft();
     this.#watch();
     void this.#files.adopt(this.#parts.left ?? [], this.#adoption).then(() => {
-      const early = this.#early ?? [];
-      this.#early = undefined;
+      this.#hasAdopted = true;
       this.#parts.onObjects?.(this.#files.count);
-      if (this.#stopped) return;
-      for (const access of early) this.#access(access);
     });
+    for (const access of unanswered) this.#access(access);
   }
 
   /** What is kept on disk, open or not. */
@@ -106,7 +110,7 @@ export class FanotifySession implements KernelDoor, FileDoor {
   }
 
   get areAllKnown(): boolean {
-    return this.#early === undefined;
+    return this.#hasAdopted && this.#files.unservedCount === 0;
   }
 
   isNeeded(): Promise<boolean> {
@@ -159,6 +163,7 @@ export class FanotifySession implements KernelDoor, FileDoor {
     if (this.#stopped) return;
     this.#stopped = true;
     this.#unwatch();
+    this.#held.take();
     this.#queue.handOver();
     await this.#files.handOver(error);
     this.#closeFds();
@@ -168,8 +173,7 @@ export class FanotifySession implements KernelDoor, FileDoor {
     if (this.#stopped) return;
     this.#stopped = true;
     this.#unwatch();
-    for (const access of this.#early ?? []) this.#queue.answer(access, "deny");
-    this.#early = undefined;
+    for (const access of this.#held.take()) this.#answer(access, "deny");
     const left = await this.#files.stop(error);
     // What waits unread is let through when the group goes: refused instead.
     this.#take(1024, (access) => {
@@ -219,8 +223,8 @@ export class FanotifySession implements KernelDoor, FileDoor {
     const taken = isOurOwn && this.#adoption.takes(access, (it) => this.#queue.answerKeepingFd(it));
     if (taken) return;
     const object = file === undefined ? undefined : this.#files.byId(file);
-    if (object === undefined && this.#early !== undefined && !isOurOwn) {
-      if (this.#queue.keep(access)) this.#early.push(access);
+    if (object === undefined && !isOurOwn && this.#isAwaited(access)) {
+      if (this.#begin(access)) this.#held.add(access);
       return;
     }
     this.messages.read += 1;
@@ -245,27 +249,51 @@ export class FanotifySession implements KernelDoor, FileDoor {
       this.#queue.answer(access, this.#files.covers(object, part) ? "allow" : "deny");
       return;
     }
-    if (access.slot === undefined && !this.#queue.keep(access)) return;
-    this.#waiting += 1;
-    const answer = (how: "allow" | "deny"): void => {
-      this.#waiting -= 1;
-      this.#queue.answer(access, how);
-      if (this.#watcher === undefined && this.#waiting < ACCESSES_MAX / 2) this.#watchAgain();
-    };
+    if (!this.#begin(access)) return;
     this.#read(object, part, {
       label: `access to "${object.cookieKey}"`,
       allow: () => {
-        answer("allow");
+        this.#answer(access, "allow");
       },
       refuse: () => {
-        answer("deny");
+        this.#answer(access, "deny");
       },
     });
-    if (this.#waiting >= ACCESSES_MAX) this.#unwatch();
   }
 
-  #watchAgain(): void {
-    if (!this.#stopped && !this.#paused) this.#watch();
+  /** It waits for #answer from now on, in the journal too; false: it was refused. */
+  #begin(access: Access): boolean {
+    if (access.slot === undefined && !this.#queue.keep(access)) return false;
+    this.#waiting += 1;
+    if (this.#waiting >= ACCESSES_MAX) this.#unwatch();
+    return true;
+  }
+
+  #answer(access: Access, how: "allow" | "deny"): void {
+    this.#waiting -= 1;
+    this.#queue.answer(access, how);
+    const isFew = this.#waiting < ACCESSES_MAX / 2;
+    if (this.#watcher === undefined && isFew && !this.#stopped && !this.#paused) this.#watch();
+  }
+
+  /** Its file was left mounted, or may be one that was, and is not served yet. */
+  #isAwaited({ file }: Access): boolean {
+    if (file === undefined) return this.#files.unservedCount > 0;
+    return this.#files.isUnserved(file);
+  }
+
+  #takenUp(of: string): void {
+    if (this.#stopped) return;
+    const isLast = this.#files.unservedCount === 0;
+    for (const access of this.#held.take(({ file }) => file === of || (isLast && !file))) {
+      this.#waiting -= 1;
+      this.#access(access);
+    }
+  }
+
+  #late(access: Access): void {
+    this.#parts.log.warn({ pid: access.pid }, "an access to a mount that is not served: refused");
+    this.#answer(access, "deny");
   }
 
   // The daemon before us died between taking the event and looking whose it is. Whichever file it

@@ -27,13 +27,16 @@ export interface UnservedFilesParts {
   readonly pathOf: (left: LeftFile) => string;
   /** The fd is to be taken from `orphans`. */
   readonly serve: (left: LeftFile, fd: number) => Promise<void>;
-  readonly onLess: () => void;
+  /** One of them is served, or nobody's any more. */
+  readonly onLess: (left: LeftFile) => void;
 }
 
 export class UnservedFiles {
   readonly #parts: UnservedFilesParts;
   /** By key: why not, once it was tried. */
   readonly #problems = new Map<string, DaemonError | undefined>();
+  /** As fileId gives them. */
+  readonly #files = new Set<string>();
 
   constructor(parts: UnservedFilesParts) {
     this.#parts = parts;
@@ -43,13 +46,20 @@ export class UnservedFiles {
     return this.#problems.size;
   }
 
+  has(file: string): boolean {
+    return this.#files.has(file);
+  }
+
   problem(id: string): DaemonError | undefined {
     return this.#problems.get(id);
   }
 
   /** Resolves when each was tried once; never rejects. */
   async adopt(left: readonly LeftFile[], adoption: Adoption): Promise<void> {
-    for (const { key } of left) this.#problems.set(idOf(key), undefined);
+    for (const { key, file } of left) {
+      this.#problems.set(idOf(key), undefined);
+      this.#files.add(file);
+    }
     await Promise.all(left.map((file) => this.#try(file, adoption)));
   }
 
@@ -59,7 +69,8 @@ export class UnservedFiles {
     try {
       await this.#adopt(left, adoption);
       this.#problems.delete(id);
-      onLess();
+      this.#files.delete(left.file);
+      onLess(left);
     } catch (error) {
       const isFirst = this.#problems.get(id) === undefined;
       this.#problems.set(id, asDaemonError(error));

@@ -25,6 +25,8 @@ export interface FullParts {
   readonly lockFd: number;
   readonly cacheDir: string;
   readonly limits: RoomLimits;
+  /** How long what is fetched waits for a disk that is full. */
+  readonly readTimeoutMs: number;
 }
 
 export class FullSession implements KernelDoor, FileDoor {

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What goes wrong around a daemon, one thing at a time, and for how long.
 
-import { rm, statfs } from "node:fs/promises";
-import { join } from "node:path";
 import type { SeededRandom } from "../../support/seeded-random.ts";
-import { type Site, end, must, program } from "../../host/support/site.ts";
+import { fillDisk } from "../../host/support/full-disk.ts";
+import { type Site, end, program } from "../../host/support/site.ts";
 
 /** While it lasts, milliseconds since 1970; `excuses`: reads may fail, however short it is. */
 export interface Outage {
@@ -73,11 +72,9 @@ export const SHORT_FAULTS: readonly Fault[] = [
     name: "the cache disk is full",
     excuses: true,
     async run(site) {
-      const filler = join(site.cacheDir, "filler");
-      const { bavail, bsize } = await statfs(site.cacheDir);
-      await must("fallocate", ["-l", String(Math.max(1, bavail - 2) * bsize), filler]);
+      const free = await fillDisk(site.cacheDir);
       await pause(SHORT_MS);
-      await rm(filler);
+      await free();
     },
   },
 ];

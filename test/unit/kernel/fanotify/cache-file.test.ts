@@ -30,10 +30,12 @@ import type { CacheFileParts } from "../../../../src/kernel/fanotify/stored-file
 import { loadNative } from "../../../../src/platform/native.ts";
 import { FakeClock } from "../../../support/fake-clock.ts";
 import { QuietLog } from "../../../support/quiet-log.ts";
+import { errnoError } from "../../../support/scripted-native.ts";
 import { tempDir } from "../../../support/temp-dir.ts";
 
 const KEY = { volumeKey: "erofs,erofsd", cookieKey: `sha256:${"ab".repeat(32)}` };
 const SIZE = 100_000;
+const READ_TIMEOUT_MS = 10_000;
 const NO_LIMITS = { brun: 0, bcull: 0, bstop: 0, frun: 0, fcull: 0, fstop: 0 };
 const native = loadNative({ writerThreads: 1 });
 const bytes = native.allocateAligned(16_384).fill(7);
@@ -48,7 +50,14 @@ beforeEach(async () => {
   const directory = streamsDirectory(cacheDir);
   await mkdir(directory, { recursive: true });
   const path = join(directory, cacheFileName(KEY, SIZE));
-  const room = new CacheRoom({ native, clock, log, cacheDir, limits: NO_LIMITS });
+  const room = new CacheRoom({
+    native,
+    clock,
+    log,
+    cacheDir,
+    limits: NO_LIMITS,
+    readTimeoutMs: READ_TIMEOUT_MS,
+  });
   parts = { native, clock, log, room, path, key: KEY, sizeBytes: SIZE };
 });
 
@@ -159,6 +168,79 @@ describe("a cache file", () => {
     await truncate(parts.path, 12_288);
     await truncate(parts.path, 102_400);
     expect((await opened()).extents).toEqual([{ offset: 8192, length: 4096 }]);
+  });
+});
+
+describe("a disk without room", () => {
+  const first = { bytesOffset: 0, length: 4096, fileOffset: 0 };
+  let tries: number;
+  let isFull: boolean;
+
+  /** Writes fail while `isFull`. */
+  async function onFullDisk(): Promise<CacheFile> {
+    [tries, isFull] = [0, true];
+    return opened({
+      native: {
+        ...native,
+        pwriteAligned: (...args) => {
+          tries += 1;
+          if (isFull) return Promise.reject(errnoError("pwrite", "ENOSPC"));
+          return native.pwriteAligned(...args);
+        },
+      },
+    });
+  }
+
+  /** Until it settles. */
+  async function passing<T>(work: Promise<T>): Promise<T> {
+    const done = work.then(
+      () => true,
+      () => true,
+    );
+    const isAsleep = (): Promise<boolean> =>
+      clock.timerSet((delayMs) => delayMs === 200).then(() => false);
+    while (!(await Promise.race([done, isAsleep()]))) await clock.advance(200);
+    return work;
+  }
+
+  test("is waited for, and what is written there then is there", async () => {
+    const file = await onFullDisk();
+    const writing = file.write(bytes, first);
+    for (let n = 0; n < 10; n += 1) {
+      await clock.timerSet((delayMs) => delayMs === 200);
+      await clock.advance(200);
+    }
+    expect(tries).toBeGreaterThan(5);
+    isFull = false;
+    await passing(writing);
+    expect(file.extents).toEqual([{ offset: 0, length: 4096 }]);
+  });
+
+  test("fails a write after most of a read's time, further ones at once, and later waits again", async () => {
+    const file = await onFullDisk();
+    let startMs = clock.nowMs();
+    const took = async (): Promise<number> => {
+      startMs = clock.nowMs();
+      await expect(passing(file.write(bytes, first))).rejects.toMatchObject({
+        fault: { code: "cache_no_space" },
+      });
+      return clock.nowMs() - startMs;
+    };
+    const firstMs = await took();
+    expect(firstMs).toBeGreaterThanOrEqual(0.9 * READ_TIMEOUT_MS);
+    expect(firstMs).toBeLessThan(READ_TIMEOUT_MS);
+    expect(await took()).toBeLessThan(1000);
+    await clock.advance(READ_TIMEOUT_MS);
+    expect(await took()).toBeGreaterThanOrEqual(0.9 * READ_TIMEOUT_MS);
+  });
+
+  test("does not hold up a file that is closed", async () => {
+    const file = await onFullDisk();
+    const writing = file.write(bytes, first);
+    await expect.poll(() => tries, { timeout: 10_000 }).toBeGreaterThan(0);
+    const closing = file.close();
+    await expect(passing(writing)).rejects.toMatchObject({ fault: { code: "cache_no_space" } });
+    await closing;
   });
 });
 

@@ -31,7 +31,7 @@ beforeEach(async () => {
   clock = new FakeClock();
   isMounted = () => false;
   const native = { isOpenElsewhere: () => isMounted("") };
-  parts = { native, clock, log, cacheDir };
+  parts = { native, clock, log, cacheDir, readTimeoutMs: 10_000 };
   for (const [at, name] of NAMES.entries()) {
     await writeFile(join(directory, name), Buffer.alloc(FILE_BYTES, 1));
     await writeFile(join(directory, `${name}.record`), "r");

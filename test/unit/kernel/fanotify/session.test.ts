@@ -73,7 +73,17 @@ beforeEach(async () => {
   const { native } = group;
   const fds = { groupFd: GROUP_FD, lockFd: LOCK_FD, journal: EventJournal.create(native) };
   const limits = { brun: 0, bcull: 0, bstop: 0, frun: 0, fcull: 0, fstop: 0 };
-  session = new FanotifySession({ native, clock, log, ...fds, cacheDir, limits, pid: PID });
+  const readTimeoutMs = 30_000;
+  session = new FanotifySession({
+    native,
+    clock,
+    log,
+    ...fds,
+    cacheDir,
+    limits,
+    readTimeoutMs,
+    pid: PID,
+  });
   session.start(handler, (error) => {
     fatal = error;
   });
