@@ -25,8 +25,8 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ServedR
     alignUp(fullBytes(flow.way) * flow.expansion, BLOCK_BYTES),
   );
 
-  // What a trace brings is not read ahead of as well.
-  const isExpected = flow.isExpected(extent);
+  // What a trace brings is not read ahead of as well, nor what one is made of.
+  const isExpected = request.isRecorded || flow.isExpected(extent);
   const missing = object.blocks.missing(extent);
   if (missing.length === 0) {
     request.complete();
