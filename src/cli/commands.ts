@@ -11,7 +11,9 @@ import { addCacheCommands } from "./cache-words.ts";
 import { SHELLS, commandWords } from "./completion-words.ts";
 import { addPrefetchCommands } from "./prefetch-words.ts";
 import { jsonOption, socketOptions, socketPath } from "./socket-options.ts";
+import { recordCommands } from "./recorded-commands.ts";
 import { addTraceCommands } from "./trace-commands.ts";
+import { unknownCommand } from "./unknown-command.ts";
 import { addViewCommands } from "./view-commands.ts";
 
 /** What a command's exit status says; ERROR_POLICY has which fault ends with which. */
@@ -53,7 +55,8 @@ export async function runCommand(words: string[]): Promise<number> {
     .fail((message: string | null, error: unknown) => {
       // Its own complaints come as a message, some also as a YError.
       if (error instanceof Error && error.name !== "YError") throw error;
-      const detail = (message ?? "").trim().replaceAll(/\s*\n\s*/g, " ");
+      const said = (message ?? "").trim().replaceAll(/\s*\n\s*/g, " ");
+      const detail = unknownCommand(recordCommands(addCommands), words) ?? said;
       throw new DaemonError({ code: "usage_invalid", detail });
     });
   await parser.parseAsync();
@@ -188,7 +191,7 @@ function addCredentialCommands(parser: Argv): Argv {
 }
 
 function credentialOptions<T>(y: Argv<T>) {
-  return socketOptions(y)
+  return jsonOption(socketOptions(y))
     .positional("host", { type: "string", demandOption: true, describe: "host[:port]" })
     .option("repository", { type: "string", requiresArg: true, describe: PREFIX });
 }

@@ -8,6 +8,7 @@ import type { DoorWish } from "../config/config.ts";
 import { RemoteError, ask } from "../control/client.ts";
 import { type MountRequest, madeMount, mountsAnswer, unmounted } from "../control/mount-schema.ts";
 import { DaemonError } from "../errors.ts";
+import { MOUNT_POINT_HINT } from "../kernel/mount-point.ts";
 import { listMounts } from "../kernel/mountinfo.ts";
 import { isOurMount } from "../mounts/mount-list.ts";
 import { type Output, jsonLine } from "./output.ts";
@@ -79,7 +80,7 @@ async function umountHere(target: string, lazy: boolean): Promise<void> {
   const here = (await listMounts()).findLast((entry) => entry.mountPoint === target);
   if (here === undefined || !(await isOurMount(here))) {
     const detail =
-      here === undefined ? "nothing is mounted there" : `a ${here.fsType} is mounted there`;
+      here === undefined ? "nothing is mounted there" : `${here.fsType} is mounted there`;
     throw new DaemonError({ code: "mount_unknown", target, detail });
   }
   // A compiled library, needed for this alone.
@@ -99,7 +100,8 @@ async function mountPoint(directory: string): Promise<string> {
   const found = await stat(directory).catch(() => undefined);
   if (found?.isDirectory() === true) return realpath(directory);
   const detail = found === undefined ? "does not exist" : "is no directory";
-  throw new DaemonError({ code: "usage_invalid", detail: `${directory} ${detail}` });
+  const fault = { code: "usage_invalid", detail: `${directory} ${detail}` } as const;
+  throw new DaemonError({ ...fault, hint: MOUNT_POINT_HINT });
 }
 
 // A daemon in a mount namespace of its own mounts where nobody here sees it.

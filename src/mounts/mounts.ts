@@ -195,7 +195,7 @@ export class Mounts {
     const ours = (await this.list()).findLast(isThere);
     if (here !== undefined && here.fsType === "erofs" && ours !== undefined) return;
     const detail =
-      here === undefined ? "nothing is mounted there" : `a ${here.fsType} is mounted there`;
+      here === undefined ? "nothing is mounted there" : `${here.fsType} is mounted there`;
     throw new DaemonError({ code: "mount_unknown", target, detail });
   }
 

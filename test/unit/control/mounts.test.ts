@@ -123,7 +123,7 @@ describe("a mount", () => {
       status: 400,
       json: {
         field: "mountPoint",
-        message: "mountPoint: /mnt/a is in use: a erofs is mounted there",
+        message: "mountPoint: /mnt/a is in use: erofs is mounted there",
       },
     });
     expect(rig.names.resolved).toHaveLength(1);
@@ -241,7 +241,7 @@ describe("an end", () => {
   test("of what is no mount of ours is refused", async () => {
     rig.mounting.entries.push(...parseMountinfo("40 35 8:2 / /mnt/disk rw - ext4 /dev/sda2 rw"));
     for (const [path, words] of [
-      ["/mnt/disk", "/mnt/disk is no mount of erofsd: a ext4 is mounted there"],
+      ["/mnt/disk", "/mnt/disk is no mount of erofsd: ext4 is mounted there"],
       ["/nowhere", "/nowhere is no mount of erofsd: nothing is mounted there"],
     ] as const) {
       const reply = await umount(path);
