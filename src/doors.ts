@@ -151,6 +151,9 @@ async function tryDevice({ config, native, log }: DoorParts): Promise<void> {
   });
   try {
     await tryCachefiles({ native, clock, log, directory }, config.kernel.device);
+  } catch (error) {
+    // Of anything else opening it tells, with the directory that is configured.
+    if (isAbsent(error)) throw error;
   } finally {
     await rm(directory, { recursive: true, force: true });
   }

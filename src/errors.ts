@@ -9,7 +9,7 @@ import { describeFault } from "./fault-text.ts";
 /** What a fault carries: enough to name what failed and where. Never a secret. */
 export type Fault =
   | { code: "config_invalid"; where: string; detail: string }
-  | { code: "usage_invalid"; detail: string }
+  | { code: "usage_invalid"; detail: string; hint?: string }
   | { code: "reference_invalid"; reference: string; detail: string }
   | { code: "registry_unreachable"; host: string; detail: string }
   | { code: "registry_timeout"; host: string; detail: string }
@@ -55,7 +55,7 @@ export type Fault =
   | { code: "token_refused"; detail: string }
   | { code: "trace_invalid"; where: string; detail: string }
   | { code: "trace_missing"; reference: string }
-  | { code: "request_invalid"; field: string; detail: string }
+  | { code: "request_invalid"; field: string; detail: string; hint?: string }
   | { code: "request_slow"; timeoutMs: number }
   | { code: "request_too_large"; field: string; bytesMax: number }
   | { code: "route_unknown"; path: string }
@@ -329,8 +329,11 @@ export class DaemonError extends Error {
     this.fault = fault;
   }
 
+  /** The table's; a fault that knows better what to do has its own hint. */
   get policy(): Policy {
-    return ERROR_POLICY[this.fault.code];
+    const policy = ERROR_POLICY[this.fault.code];
+    const hint = "hint" in this.fault ? this.fault.hint : undefined;
+    return hint === undefined ? policy : { ...policy, hint };
   }
 }
 

@@ -68,19 +68,21 @@ export class Keeping {
 
   /**
    * Has `fds` kept. Fault: fanotify_unsafe, where nobody would keep a fanotify group and
-   * `allowUnsafe` is not said. Without a keeper cachefiles loses mounts with the daemon, no bytes.
+   * `allowUnsafe` is not said. `graceMs`: how long a keeper waits for the next daemon. Without a keeper cachefiles loses mounts with the daemon, no bytes.
    */
   static async start(
     parts: KeepingParts,
-    { fds, allowUnsafe }: { fds: HeldFds; allowUnsafe: boolean },
+    of: { fds: HeldFds; allowUnsafe: boolean; graceMs: number },
   ): Promise<Keeping> {
     const { native, log, systemd, cacheDir } = parts;
+    const { fds, allowUnsafe } = of;
+    const graceSeconds = Math.ceil(of.graceMs / 1000);
     const socketPath = keeperSocket(cacheDir);
     let link: KeeperLink | undefined;
     try {
       // What is mounted whole needs nobody.
       if (Object.keys(fds).length === 0) return new Keeping(parts, fds, undefined);
-      link = await keepWith({ native, socketPath, log, fds });
+      link = await keepWith({ native, socketPath, log, fds, graceSeconds });
     } catch (error) {
       const { message } = asDaemonError(error);
       if (fds.fanotify !== undefined && !allowUnsafe) {

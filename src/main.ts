@@ -319,7 +319,8 @@ async function openKeptDoor(
   try {
     const parts = { native, log, systemd, cacheDir: config.cache.dir };
     const { allow_unsafe: allowUnsafe } = config.kernel;
-    keeping = await Keeping.start(parts, { fds: opened.fds, allowUnsafe });
+    const { takeover_timeout: graceMs } = config.limits;
+    keeping = await Keeping.start(parts, { fds: opened.fds, allowUnsafe, graceMs });
   } catch (error) {
     await opened.door.stop(asDaemonError(error));
     throw error;

@@ -57,6 +57,11 @@ export async function cachedOnDisk(
   return file === undefined ? 0 : ((await blocksOf(join(file.directory, file.name))) ?? 0);
 }
 
+/** What a file takes of its filesystem; 0 when there is none. */
+export async function allocatedBytes(path: string): Promise<number> {
+  return (await blocksOf(path)) ?? 0;
+}
+
 async function blocksOf(path: string): Promise<number | undefined> {
   const found = await stat(path).catch(() => undefined);
   return found?.isFile() === true ? found.blocks * STAT_BLOCK_BYTES : undefined;

@@ -11,7 +11,9 @@ import { addCacheCommands } from "./cache-words.ts";
 import { SHELLS, commandWords } from "./completion-words.ts";
 import { addPrefetchCommands } from "./prefetch-words.ts";
 import { jsonOption, socketOptions, socketPath } from "./socket-options.ts";
+import { recordCommands } from "./recorded-commands.ts";
 import { addTraceCommands } from "./trace-commands.ts";
+import { unknownCommand } from "./unknown-command.ts";
 import { addViewCommands } from "./view-commands.ts";
 
 /** What a command's exit status says; ERROR_POLICY has which fault ends with which. */
@@ -36,6 +38,7 @@ const PREFIX = "for this repository and those below it, instead of the whole hos
 const DOOR = "how the kernel gets it; full: all of it is fetched and verified before it is mounted";
 const FILLS = ["on-demand", "background"] as const;
 const FILL = "background: complete it while nobody needs the link (default: engine.fill)";
+const CANCEL = "on Ctrl-C give the mount up too";
 const GRACE = "seconds that readers wait for a daemon when there is none";
 const LAZY = "detach it now, finish when its last user has left";
 
@@ -53,7 +56,8 @@ export async function runCommand(words: string[]): Promise<number> {
     .fail((message: string | null, error: unknown) => {
       // Its own complaints come as a message, some also as a YError.
       if (error instanceof Error && error.name !== "YError") throw error;
-      const detail = (message ?? "").trim().replaceAll(/\s*\n\s*/g, " ");
+      const said = (message ?? "").trim().replaceAll(/\s*\n\s*/g, " ");
+      const detail = unknownCommand(recordCommands(addCommands), words) ?? said;
       throw new DaemonError({ code: "usage_invalid", detail });
     });
   await parser.parseAsync();
@@ -122,7 +126,8 @@ function addImageCommands(parser: Argv): Argv {
           .positional("reference", { type: "string", demandOption: true, describe: REFERENCE })
           .positional("directory", { type: "string", demandOption: true })
           .option("door", { choices: DOOR_WISHES, default: "auto" as const, describe: DOOR })
-          .option("fill", { choices: FILLS, describe: FILL }),
+          .option("fill", { choices: FILLS, describe: FILL })
+          .option("cancel-on-interrupt", { type: "boolean", default: false, describe: CANCEL }),
       async (given) => {
         const { mountCommand } = await import("./mount-command.ts");
         await mountCommand({ ...given, socketPath: await socketPath(given) });
@@ -188,7 +193,7 @@ function addCredentialCommands(parser: Argv): Argv {
 }
 
 function credentialOptions<T>(y: Argv<T>) {
-  return socketOptions(y)
+  return jsonOption(socketOptions(y))
     .positional("host", { type: "string", demandOption: true, describe: "host[:port]" })
     .option("repository", { type: "string", requiresArg: true, describe: PREFIX });
 }

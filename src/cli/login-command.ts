@@ -5,6 +5,7 @@
 import { ask } from "../control/client.ts";
 import { droppedAnswer, pushedAnswer } from "../control/schema.ts";
 import { DaemonError } from "../errors.ts";
+import { jsonLine } from "./output.ts";
 
 const SECRET_LENGTH_MAX = 32 * 1024;
 
@@ -12,6 +13,7 @@ interface Place {
   readonly host: string;
   readonly repository?: string | undefined;
   readonly socketPath: string;
+  readonly json: boolean;
 }
 
 export async function loginCommand(
@@ -21,7 +23,7 @@ export async function loginCommand(
     readonly tokenStdin: boolean;
   },
 ): Promise<void> {
-  const { host, repository, username, passwordStdin, tokenStdin, socketPath } = given;
+  const { host, username, passwordStdin, tokenStdin, socketPath } = given;
   if (passwordStdin === tokenStdin) {
     throw wrong("pass --username and --password-stdin, or --token-stdin; secrets come on stdin");
   }
@@ -30,19 +32,21 @@ export async function loginCommand(
   }
   const secret = await readSecret();
   const credentials = username === undefined ? { token: secret } : { username, password: secret };
-  const body = { host, ...(repository === undefined ? {} : { repository }), ...credentials };
+  const body = { host, ...placeOf(given), ...credentials };
   const path = "/v1/credentials";
   await ask(socketPath, { method: "POST", path, body, answer: pushedAnswer });
-  process.stdout.write(`${nameOf(given)}: the daemon has the credentials, until it stops\n`);
+  const done = `${nameOf(given)}: the daemon has the credentials, until it stops\n`;
+  process.stdout.write(given.json ? jsonLine({ host, ...placeOf(given) }) : done);
 }
 
 export async function logoutCommand(given: Place): Promise<void> {
-  const { host, repository, socketPath } = given;
-  const query = new URLSearchParams({ host, ...(repository === undefined ? {} : { repository }) });
+  const { host, socketPath } = given;
+  const query = new URLSearchParams({ host, ...placeOf(given) });
   const path = `/v1/credentials?${query.toString()}`;
   const { deleted } = await ask(socketPath, { method: "DELETE", path, answer: droppedAnswer });
   const done = deleted ? "the daemon has forgotten the credentials" : "there were no credentials";
-  process.stdout.write(`${nameOf(given)}: ${done}\n`);
+  const told = { host, ...placeOf(given), deleted };
+  process.stdout.write(given.json ? jsonLine(told) : `${nameOf(given)}: ${done}\n`);
 }
 
 /** Standard input to its end, without the line's end that `echo` adds. */
@@ -58,6 +62,10 @@ async function readSecret(): Promise<string> {
   const secret = text.replace(/\r?\n$/, "");
   if (secret === "") throw wrong("standard input is empty");
   return secret;
+}
+
+function placeOf({ repository }: Place) {
+  return repository === undefined ? {} : { repository };
 }
 
 function nameOf({ host, repository }: Place): string {

@@ -8,6 +8,7 @@ import type { DoorWish } from "../config/config.ts";
 import { RemoteError, ask } from "../control/client.ts";
 import { type MountRequest, madeMount, mountsAnswer, unmounted } from "../control/mount-schema.ts";
 import { DaemonError } from "../errors.ts";
+import { MOUNT_POINT_HINT } from "../kernel/mount-point.ts";
 import { listMounts } from "../kernel/mountinfo.ts";
 import { isOurMount } from "../mounts/mount-list.ts";
 import { type Output, jsonLine } from "./output.ts";
@@ -26,19 +27,21 @@ export async function mountCommand(
     readonly directory: string;
     readonly door: DoorWish;
     readonly fill?: MountRequest["fill"];
+    readonly cancelOnInterrupt?: boolean;
     readonly socketPath: string;
     readonly json: boolean;
   },
   output: Output = process.stdout,
   terminal: Output = process.stderr,
 ): Promise<void> {
-  const { socketPath, door, fill } = given;
+  const { socketPath, door, fill, cancelOnInterrupt = false } = given;
+  const reference = absoluteReference(given.reference);
   const target = await mountPoint(given.directory);
   const watching = given.json ? undefined : watchProgress(socketPath, target, terminal);
   const made = await ask(socketPath, {
     method: "POST",
     path: "/v1/mounts",
-    body: { reference: absoluteReference(given.reference), mountPoint: target, door, fill },
+    body: { reference, mountPoint: target, door, fill, cancelWithClient: cancelOnInterrupt },
     answer: madeMount,
     // A whole image takes as long as it takes; the daemon gives up when nothing comes.
     timeoutMs: 0,
@@ -79,7 +82,7 @@ async function umountHere(target: string, lazy: boolean): Promise<void> {
   const here = (await listMounts()).findLast((entry) => entry.mountPoint === target);
   if (here === undefined || !(await isOurMount(here))) {
     const detail =
-      here === undefined ? "nothing is mounted there" : `a ${here.fsType} is mounted there`;
+      here === undefined ? "nothing is mounted there" : `${here.fsType} is mounted there`;
     throw new DaemonError({ code: "mount_unknown", target, detail });
   }
   // A compiled library, needed for this alone.
@@ -99,7 +102,8 @@ async function mountPoint(directory: string): Promise<string> {
   const found = await stat(directory).catch(() => undefined);
   if (found?.isDirectory() === true) return realpath(directory);
   const detail = found === undefined ? "does not exist" : "is no directory";
-  throw new DaemonError({ code: "usage_invalid", detail: `${directory} ${detail}` });
+  const fault = { code: "usage_invalid", detail: `${directory} ${detail}` } as const;
+  throw new DaemonError({ ...fault, hint: MOUNT_POINT_HINT });
 }
 
 // A daemon in a mount namespace of its own mounts where nobody here sees it.

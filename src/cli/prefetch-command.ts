@@ -4,6 +4,7 @@
 
 import { readFile } from "node:fs/promises";
 import { RemoteError, ask, askStream, unreachableAt } from "../control/client.ts";
+import { errnoName } from "../control/socket-place.ts";
 import {
   type ChangePrefetch,
   type PrefetchView,
@@ -163,7 +164,7 @@ async function requestOf(given: PrefetchGiven): Promise<StartPrefetch> {
 
 async function readTrace(path: string): Promise<Trace> {
   const text = await readFile(path, "utf8").catch((error: unknown) => {
-    const detail = `${path}: ${error instanceof Error ? error.message : String(error)}`;
+    const detail = `${path} cannot be read (${errnoName(error)})`;
     throw new DaemonError({ code: "usage_invalid", detail }, { cause: error });
   });
   return parseTrace(text, path);

@@ -13,6 +13,7 @@ const TRACE = "what this trace has read, in its order";
 const LIMIT = "bytes a second, such as 10MB or 512KiB; 0: no limit";
 const PRIORITY = "low, normal, high, or a number from -100 to 100";
 const CANCEL = "on Ctrl-C end the prefetch too";
+const FLIGHTS_MAX = 8;
 const PRIORITIES: ReadonlyMap<string, number> = new Map([
   ["low", -10],
   ["normal", 0],
@@ -38,7 +39,7 @@ function addStart(y: Argv): Argv {
       const { prefetchCommand } = await import("./prefetch-command.ts");
       const { reference, json, fsid, trace, detach, cancelOnInterrupt } = given;
       const { paths = [], glob = [], all } = given;
-      if (all && paths.length + glob.length > 0) {
+      if (all && (trace !== undefined || paths.length + glob.length > 0)) {
         throw new DaemonError({ code: "usage_invalid", detail: "--all, and some files" });
       }
       await prefetchCommand({
@@ -101,7 +102,7 @@ function startOptions(y: Argv) {
     .option("paths", { type: "string", array: true, nargs: 1, describe: PATHS })
     .option("glob", { type: "string", array: true, nargs: 1, describe: GLOB })
     .option("trace", { type: "string", requiresArg: true, describe: TRACE })
-    .conflicts("trace", ["paths", "glob", "all"])
+    .conflicts("trace", ["paths", "glob"])
     .option("fsid", { type: "string", requiresArg: true, describe: FSID })
     .option("wait", {
       type: "boolean",
@@ -119,7 +120,7 @@ function changeOptions<T>(y: Argv<T>) {
     .option("flights", {
       type: "number",
       requiresArg: true,
-      describe: "fetches in the air at once while nobody reads, 1 to 8",
+      describe: `fetches in the air at once while nobody reads, 1 to ${FLIGHTS_MAX}`,
     });
 }
 
@@ -132,8 +133,13 @@ function changeOf(given: {
   return {
     ...(limitRate === undefined ? {} : { bandwidthLimit: bytesOf("--limit-rate", limitRate) }),
     ...(priority === undefined ? {} : { priority: priorityOf(priority) }),
-    ...(flights === undefined ? {} : { flightsMax: flights }),
+    ...(flights === undefined ? {} : { flightsMax: flightsOf(flights) }),
   };
+}
+
+function flightsOf(flights: number): number {
+  if (Number.isInteger(flights) && flights >= 1 && flights <= FLIGHTS_MAX) return flights;
+  throw new DaemonError({ code: "usage_invalid", detail: `--flights: 1 to ${FLIGHTS_MAX}` });
 }
 
 function priorityOf(text: string): number {

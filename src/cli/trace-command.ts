@@ -149,12 +149,12 @@ export async function writeWhole(path: string, text: string): Promise<void> {
     await rename(partial, path);
   } catch (error) {
     await rm(partial, { force: true }).catch(() => undefined);
-    throw ofFile(error);
+    throw ofFile(error, path);
   }
 }
 
 /** What the file's reading or writing failed with. */
-export function ofFile(error: unknown): unknown {
+export function ofFile(error: unknown, path: string): unknown {
   if (error instanceof DaemonError || !(error instanceof Error)) return error;
   if (!("syscall" in error && "errno" in error && "code" in error)) return error;
   return new DaemonError(
@@ -163,7 +163,7 @@ export function ofFile(error: unknown): unknown {
       syscall: String(error.syscall),
       errno: Math.abs(Number(error.errno)),
       errnoName: String(error.code),
-      detail: error.message,
+      detail: path,
     },
     { cause: error },
   );

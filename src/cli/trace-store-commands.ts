@@ -119,7 +119,7 @@ async function readTraceFile(path: string): Promise<string> {
       await handle.close();
     }
   } catch (error) {
-    throw ofFile(error);
+    throw ofFile(error, path);
   }
 }
 

@@ -20,7 +20,17 @@ export function addViewCommands(parser: Argv): Argv {
 }
 
 function addImageViews(parser: Argv): Argv {
-  return parser
+  return addImages(addInspect(parser, "inspect <name>"), "images")
+    .command(
+      "image",
+      "images that the daemon knows, one or all",
+      (y) =>
+        addImages(addInspect(y, "inspect <name>"), "ls").demandCommand(
+          1,
+          "which command of image?",
+        ),
+      () => undefined,
+    )
     .command(
       "ps",
       "what is mounted here",
@@ -28,25 +38,6 @@ function addImageViews(parser: Argv): Argv {
       async (given) => {
         const { psCommand } = await import("./image-commands.ts");
         await psCommand({ json: given.json, socketPath: await socketPath(given) });
-      },
-    )
-    .command(
-      "images",
-      "images that the daemon knows",
-      (y) => jsonOption(socketOptions(y)),
-      async (given) => {
-        const { imagesCommand } = await import("./image-commands.ts");
-        await imagesCommand({ json: given.json, socketPath: await socketPath(given) });
-      },
-    )
-    .command(
-      "inspect <name>",
-      "all that is known of an image",
-      (y) => imageName(jsonOption(socketOptions(y))),
-      async (given) => {
-        const { inspectCommand } = await import("./image-commands.ts");
-        const { name, json } = given;
-        await inspectCommand({ name, json, socketPath: await socketPath(given) });
       },
     )
     .command(
@@ -68,6 +59,31 @@ function addImageViews(parser: Argv): Argv {
         await eventsCommand({ json: given.json, socketPath: await socketPath(given) });
       },
     );
+}
+
+function addImages(parser: Argv, words: string): Argv {
+  return parser.command(
+    words,
+    "images that the daemon knows",
+    (y) => jsonOption(socketOptions(y)),
+    async (given) => {
+      const { imagesCommand } = await import("./image-commands.ts");
+      await imagesCommand({ json: given.json, socketPath: await socketPath(given) });
+    },
+  );
+}
+
+function addInspect(parser: Argv, words: string): Argv {
+  return parser.command(
+    words,
+    "all that is known of an image",
+    (y) => imageName(jsonOption(socketOptions(y))),
+    async (given) => {
+      const { inspectCommand } = await import("./image-commands.ts");
+      const { name, json } = given;
+      await inspectCommand({ name, json, socketPath: await socketPath(given) });
+    },
+  );
 }
 
 function addOwnCommands(parser: Argv): Argv {

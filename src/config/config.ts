@@ -157,6 +157,8 @@ export const configSchema = z.strictObject({
       open_timeout: milliseconds("1s", "10m").prefault("15s"),
       read_timeout: milliseconds("1s", "10m").prefault("30s"),
       drain_timeout: milliseconds("0s", "10m").prefault("5s"),
+      /** How long readers wait for a daemon when there is none, before the keeper fails them. */
+      takeover_timeout: milliseconds("1s", "1h").prefault("30s"),
       bytes_in_flight: bytes("4MiB", "4GiB").prefault("64MiB"),
       /** Unpacked, of a Nydus image. */
       bootstrap: bytes("1MiB", "16GiB").prefault("1GiB"),

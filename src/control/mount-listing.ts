@@ -45,7 +45,7 @@ export class MountListing {
     const last = this.#kept;
     const isSame = last?.mounted === mounted && last.revision === revision;
     if (isSame && startMs < last.untilMs) return last.answer;
-    const answer = this.#put(mounted);
+    const answer = this.#put(mounted, !isSame);
     const kept: Kept = { mounted, revision, answer, untilMs: Number.POSITIVE_INFINITY };
     this.#kept = kept;
     try {
@@ -57,7 +57,8 @@ export class MountListing {
     }
   }
 
-  async #put(mounted: readonly OurMount[]): Promise<TextAnswer> {
+  /** Other numbers of the same mounts need no checking again. */
+  async #put(mounted: readonly OurMount[], isNew: boolean): Promise<TextAnswer> {
     const { mounts, images } = this.#parts;
     const pending = [...mounts.pending];
     const known = [...mounted, ...pending].flatMap(({ image }) => image ?? []);
@@ -80,7 +81,8 @@ export class MountListing {
         ...(progress === undefined ? {} : { progress }),
       };
     });
-    const { contentType, text } = jsonAnswer(mountsAnswer.parse({ mounts: [...there, ...soon] }));
+    const all = { mounts: [...there, ...soon] };
+    const { contentType, text } = jsonAnswer(isNew ? mountsAnswer.parse(all) : all);
     return { contentType, text: Buffer.from(text) };
   }
 }

@@ -173,7 +173,8 @@ export class ControlServer {
     this.#responses.add(response);
     const gone = new AbortController();
     response.once("close", () => {
-      gone.abort();
+      // Of an answer that was taken nobody waits any more, and an abort costs more than all the rest.
+      if (!response.writableFinished) gone.abort();
       this.#responses.delete(response);
       if (this.#responses.size === 0) this.#onIdle?.();
     });

@@ -61,7 +61,9 @@ export class TraceRecorder {
     trace.put({ erofsdTrace: TRACE_VERSION, startedAt, version, ...of });
     this.#open.add(trace);
     engine.readObserver = (...observed) => {
-      for (const each of this.#open) each.saw(...observed);
+      let isRecorded = false;
+      for (const each of this.#open) if (each.saw(...observed)) isRecorded = true;
+      return isRecorded;
     };
     // However it ends: nothing is observed for it from then on.
     const close = (why: "time" | "stopping"): void => {
@@ -118,11 +120,12 @@ class OpenTrace {
     this.#startMs = clock.nowMs();
   }
 
-  saw(stream: Observed[0], { object, extent }: Observed[1]): void {
-    if (this.#isOver || !this.#isWanted(object.cookieKey, stream.digest)) return;
+  /** True when the read is one of those that it is of. */
+  saw(stream: Observed[0], { object, extent }: Observed[1]): boolean {
+    if (this.#isOver || !this.#isWanted(object.cookieKey, stream.digest)) return false;
     if (this.#waitingBytes > WAITING_BYTES_MAX || this.#reads >= TRACE_READS_MAX) {
       this.#dropped += 1;
-      return;
+      return true;
     }
     this.#tellDropped();
     let number = this.#streams.get(stream.key);
@@ -135,6 +138,7 @@ class OpenTrace {
     this.#reads += 1;
     const ms = Math.round((this.#clock.nowMs() - this.#startMs) * 10) / 10;
     this.put({ ms, stream: number, offset: extent.offset, length: extent.length });
+    return true;
   }
 
   put(line: TraceLine): void {

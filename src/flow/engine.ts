@@ -51,8 +51,11 @@ export class Engine {
 
   readonly #onOpened: ((streamKey: string) => void)[] = [];
   #lastReadMs: number | undefined;
-  /** Told of every READ of an open object before it is served; for a trace. */
-  readObserver: ((stream: Stream, request: ReadRequest) => void) | undefined;
+  /**
+   * Told of every READ of an open object before it is served; for a trace. True: nothing is read
+   * ahead of it, since the kernel asks for nothing that it has.
+   */
+  readObserver: ((stream: Stream, request: ReadRequest) => boolean) | undefined;
 
   constructor(parts: FlowParts) {
     const meter = new LinkMeter();
@@ -149,7 +152,7 @@ export class Engine {
     const request = new ServedRead(asked, served.flow.stream, this.#parts);
     served.flow.counters.reads += 1;
     served.flow.counters.readBytes += request.extent.length;
-    this.readObserver?.(served.flow.stream, request);
+    request.isRecorded = this.readObserver?.(served.flow.stream, request) ?? false;
     if (served.object.queued === undefined) {
       serveRead(served.flow, served.object, request);
     } else {

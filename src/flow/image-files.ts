@@ -7,8 +7,9 @@ import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { LRUCache } from "lru-cache";
 import { parseDeviceTable } from "../image/erofs/device-table.ts";
-import { namedFiles } from "../image/erofs/file-paths.ts";
-import { type DeviceExtent, type ErofsFile, ErofsReader, extentsOf } from "../image/erofs/inode.ts";
+import { PACKED_PATH, storedExtents } from "../image/erofs/compressed.ts";
+import { type NamedFile, namedFiles } from "../image/erofs/file-paths.ts";
+import { type DeviceExtent, type ErofsFile, ErofsReader } from "../image/erofs/inode.ts";
 import { metadataPlaces } from "../image/erofs/metadata.ts";
 import { SUPERBLOCK_HEAD_BYTES, parseSuperblock } from "../image/erofs/superblock.ts";
 import { BOOTSTRAP_HEAD_BYTES, parseBootstrapHead } from "../image/rafs/bootstrap.ts";
@@ -47,10 +48,10 @@ export async function* imageFiles(
     : await openRaw(parts, stream, { where, signal });
   try {
     const reader = new ErofsReader({ ...opened.file, pause: nextTurn });
-    for await (const { path, nid } of namedFiles(reader, opened.rootNid)) {
+    for await (const { path, nid } of withPacked(reader, opened)) {
       if (signal.aborted) return;
       const extents: DeviceExtent[] = [];
-      for await (const extent of extentsOf(reader, nid)) extents.push(extent);
+      for await (const extent of storedExtents(reader, nid)) extents.push(extent);
       if (extents.length > 0) yield { path, extents };
     }
   } finally {
@@ -58,9 +59,18 @@ export async function* imageFiles(
   }
 }
 
+async function* withPacked(
+  reader: ErofsReader,
+  { rootNid, packedNid }: Opened,
+): AsyncGenerator<NamedFile, void> {
+  yield* namedFiles(reader, rootNid);
+  if (packedNid !== undefined) yield { path: PACKED_PATH, nid: packedNid };
+}
+
 interface Opened {
   readonly file: ErofsFile;
   readonly rootNid: number;
+  readonly packedNid?: number | undefined;
   close(): Promise<void>;
 }
 
@@ -116,7 +126,7 @@ async function openRaw(
   };
   const head = await readAt(0, Math.min(SUPERBLOCK_HEAD_BYTES, sizeBytes));
   const superblock = parseSuperblock(head, where);
-  const { metaBlock, rootNid } = metadataPlaces(head, superblock, where);
+  const { metaBlock, rootNid, packedNid } = metadataPlaces(head, superblock, where);
   const { deviceTable } = superblock;
   const table =
     deviceTable === undefined
@@ -124,5 +134,5 @@ async function openRaw(
       : await readAt(deviceTable.offset, deviceTable.length);
   const deviceBlocks = parseDeviceTable(table, superblock, where).map(({ blocks }) => blocks);
   const file = { readAt, sizeBytes, metaBlock, deviceBlocks, where };
-  return { file, rootNid, close: () => Promise.resolve() };
+  return { file, rootNid, packedNid, close: () => Promise.resolve() };
 }

@@ -7,10 +7,16 @@
 // block answers it, the flight that cannot fails it, and its own deadline ends what is left.
 
 import { DaemonError } from "../errors.ts";
-import { demandBytes, fullBytes, orderedPiece, strayBytes } from "../planner/link-facts.ts";
+import {
+  demandBytes,
+  fullBytes,
+  orderedPiece,
+  roundTripBytes,
+  strayBytes,
+} from "../planner/link-facts.ts";
 import { minus, planAhead, planFill } from "../planner/plan-fill.ts";
 import type { Track, Verdict } from "../planner/read-pattern.ts";
-import { BLOCK_BYTES, type Extent, alignUp, extentEnd } from "../units.ts";
+import { BLOCK_BYTES, type Extent, alignDown, alignUp, extentEnd } from "../units.ts";
 import { holdingsOf } from "./holdings.ts";
 import type { OpenObject, Waiter } from "./open-object.ts";
 import type { ServedRead } from "./served-read.ts";
@@ -21,12 +27,15 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ServedR
   const { extent } = request;
   const verdict = object.pattern.note(
     extent,
-    (held) => flow.isHeld(object, held),
+    {
+      isCached: (passed) => object.blocks.covers(passed),
+      isHeld: (passed) => flow.isHeld(object, passed),
+    },
     alignUp(fullBytes(flow.way) * flow.expansion, BLOCK_BYTES),
   );
 
-  // What a trace brings is not read ahead of as well.
-  const isExpected = flow.isExpected(extent);
+  // What a trace brings is not read ahead of as well, nor what one is made of.
+  const isExpected = request.isRecorded || flow.isExpected(extent);
   const missing = object.blocks.missing(extent);
   if (missing.length === 0) {
     request.complete();
@@ -118,7 +127,7 @@ function readAhead(
   const { clock, limits } = flow.parts;
   const pieceMax = orderedPiece(flow.way, flow.orderedMax);
   const deadlineMs = clock.nowMs() + 0.95 * limits.readTimeoutMs;
-  for (const extent of [...restOfWindow(flow, track), ...ahead]) {
+  for (const extent of [...aroundFirst(flow, track), ...ahead]) {
     for (const piece of planAhead(extent, holdingsOf(flow, object), pieceMax)) {
       flow.launch(piece, { urgency: "ahead", deadlineMs, group: track, cause });
     }
@@ -141,15 +150,23 @@ function fillNeighbours(flow: StreamFlow, object: OpenObject, { track }: Verdict
   }
 }
 
-/** The part of a first window that did not go into the reader's own request. */
-function restOfWindow(flow: StreamFlow, track: Track): Extent[] {
-  if (track.kind !== "first") return [];
-  const { last, aheadEnd } = track;
-  const windowEnd = Math.min(last.offset + flow.parts.limits.windowBytes, flow.streamEnd);
-  if (windowEnd <= aheadEnd) return [];
+/**
+ * What of a first window did not go into the reader's own request. While that is on its way the link
+ * would be idle: it carries what lies on either side.
+ */
+function aroundFirst(flow: StreamFlow, { kind, last, aheadEnd }: Track): Extent[] {
+  if (kind !== "first") return [];
+  const { windowBytes, windowBytesMax } = flow.parts.limits;
+  const idle = Math.min(roundTripBytes(flow.way.link) * flow.expansion, windowBytesMax);
+  const sideBytes = idle > windowBytes ? alignDown(idle, BLOCK_BYTES) : 0;
+  const windowEnd = Math.min(last.offset + Math.max(windowBytes, sideBytes), flow.streamEnd);
   const lastUnit = flow.stream.map.widen({ offset: windowEnd - BLOCK_BYTES, length: BLOCK_BYTES });
   const end = extentEnd(lastUnit) > windowEnd ? lastUnit.offset : windowEnd;
-  return end > aheadEnd ? [{ offset: aheadEnd, length: end - aheadEnd }] : [];
+  const start = Math.max(0, last.offset - sideBytes);
+  return [
+    { offset: aheadEnd, length: end - aheadEnd },
+    { offset: start, length: last.offset - start },
+  ].filter(({ length }) => length > 0);
 }
 
 /** How far one demand request reads on, logical bytes. */

@@ -13,6 +13,8 @@ export class ServedRead implements ReadRequest {
   readonly extent: Extent;
   /** When it came, on the engine's clock. */
   readonly sinceMs: number;
+  /** Somebody wants to know all that is read: no other bytes than its own are brought. */
+  isRecorded = false;
   /** What it turned out to find. */
   found: Found = "hit";
   readonly #request: ReadRequest;

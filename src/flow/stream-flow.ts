@@ -161,12 +161,13 @@ export class StreamFlow {
     const blocks = new BlockSet(this.stream.map.sizeBytes);
     const { windowBytes, ...limits } = this.parts.limits;
     const { streamEnd } = this;
+    const { seesHits } = kernel;
     // The next window is in the air while he reads this one.
     const aheadBytesMax = alignUp(2 * limits.windowBytesMax * this.expansion, BLOCK_BYTES);
     const object = new OpenObject({
       kernel,
       blocks,
-      pattern: new ReadPattern({ windowBytes, aheadBytesMax, streamEnd }),
+      pattern: new ReadPattern({ windowBytes, aheadBytesMax, streamEnd, seesHits }),
       neighbourhood: new Neighbourhood({ windowBytes, streamEnd }),
       clock: this.parts.clock,
       observe: this.parts.observe,

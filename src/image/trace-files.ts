@@ -4,7 +4,7 @@
 import { type Extent, extentEnd } from "../units.ts";
 import type { Trace } from "./trace-format.ts";
 
-/** What lies nowhere in a file's own blocks: inodes, directories, and what is packed or compressed. */
+/** What lies nowhere in a file's own blocks: inodes, directories, and small ends of files. */
 export const NO_FILE = "(metadata and the like)";
 
 export interface FileShare {

@@ -7,6 +7,9 @@ import { isAbsolute } from "node:path";
 import { DaemonError } from "../errors.ts";
 import { listMounts } from "./mountinfo.ts";
 
+export const MOUNT_POINT_HINT =
+  "take a directory that nothing is mounted on; `erofsd ps` and `findmnt` list what is";
+
 /** Its real path. Fault: request_invalid, of the field `mountPoint`, which names the path. */
 export async function checkMountPoint(path: string): Promise<string> {
   if (!isAbsolute(path)) throw unfit(path, "is no absolute path");
@@ -22,11 +25,12 @@ export async function checkMountPoint(path: string): Promise<string> {
   }
   const there = (await listMounts()).findLast(({ mountPoint }) => mountPoint === target);
   if (there === undefined) return target;
-  throw unfit(path, `is in use: a ${there.fsType} is mounted there`);
+  throw unfit(path, `is in use: ${there.fsType} is mounted there`);
 }
 
 /** What is wrong with a mount point, as one error. */
 export function unfit(path: string, problem: string): DaemonError {
   const detail = `${path} ${problem}`;
-  return new DaemonError({ code: "request_invalid", field: "mountPoint", detail });
+  const fault = { code: "request_invalid", field: "mountPoint", detail } as const;
+  return new DaemonError({ ...fault, hint: MOUNT_POINT_HINT });
 }

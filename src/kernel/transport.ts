@@ -15,6 +15,8 @@ export interface KernelObject {
   readonly id: number;
   readonly volumeKey: string;
   readonly cookieKey: string;
+  /** Readers ask also for what is in the file; else only for what is not. */
+  readonly seesHits: boolean;
   /**
    * Writes whole 4 KiB blocks: `fileOffset` and `length` are multiples of 4096, and so is the
    * address of `bytes[bytesOffset]` (use platform/native allocateAligned). `bytes` must stay

@@ -98,6 +98,11 @@ export function strayBytes(link: LinkFacts | undefined): number {
   return Math.max(BLOCK_BYTES, alignDown(bytes, BLOCK_BYTES));
 }
 
+/** Stored bytes that the link carries while a miss is on its way: with them the next one may hit. */
+export function roundTripBytes(link: LinkFacts | undefined): number {
+  return link === undefined ? 0 : link.bytesPerMs * link.rttMs;
+}
+
 /** Stored bytes to be ahead of a reader so that the link stays full. Peers are slow to begin. */
 export function fullBytes({ link, shared }: Way): number {
   if (shared !== undefined) return shared.preferBytes;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the readers of one object are doing, told from their READs alone: pure but for its memory.
-// The kernel asks only for what is not cached, so a reader shows itself at the edges of what it
+// Where the kernel asks only for what is not cached, a reader shows itself at the edges of what it
 // was given: in order, it skips from one window's end to the next; at random, it hits nothing.
 //
 //   track    |== last READ ==|....... planned ahead .......|
@@ -33,6 +33,15 @@ export interface PatternLimits {
   readonly windowBytes: number;
   readonly aheadBytesMax: number;
   readonly streamEnd: number;
+  /** The kernel asks also for what is cached: what is passed over is not read. */
+  readonly seesHits: boolean;
+}
+
+/** Where the bytes of an extent are, all of them. */
+export interface Whereabouts {
+  readonly isCached: (extent: Extent) => boolean;
+  /** Cached or under way. */
+  readonly isHeld: (extent: Extent) => boolean;
 }
 
 interface MutableTrack {
@@ -40,6 +49,10 @@ interface MutableTrack {
   kind: PatternKind;
   last: Extent;
   aheadEnd: number;
+  /** Of a reader that goes backward: everything from here on has been planned. */
+  aheadStart: number;
+  /** What it asked for. */
+  readBytes: number;
   windowBytes: number;
   streak: number;
 }
@@ -77,21 +90,21 @@ export class ReadPattern {
   }
 
   /**
-   * Takes note of a READ. `isHeld` says whether everything in an extent is cached or under way: a
-   * reader in order asks for nothing there. `fullBytes` is what keeps the link full: a reader who
-   * has read a window in order gets no smaller a one.
+   * Takes note of a READ. `fullBytes` is what keeps the link full: a reader who has read a window
+   * in order gets no smaller a one.
    */
-  note(read: Extent, isHeld: (extent: Extent) => boolean, fullBytes = 0): Verdict {
-    this.#noteStride(read, isHeld);
+  note(read: Extent, where: Whereabouts, fullBytes = 0): Verdict {
+    this.#noteStride(read, where.isHeld);
     if (this.#stride !== 0) return this.#strided(read);
     for (let index = this.#tracks.length - 1; index >= 0; index -= 1) {
       const track = this.#tracks[index];
       if (track === undefined) continue;
-      const isForward = this.#isForward(track, read, isHeld);
-      if (!isForward && !this.#isBackward(track, read)) continue;
+      const isForward = this.#isForward(track, read, where);
+      if (!isForward && !this.#isBackward(track, read, where)) continue;
       this.#tracks.splice(index, 1);
       this.#tracks.push(track);
       this.#strays = Math.max(0, this.#strays - 2);
+      track.readBytes += read.length;
       return isForward ? this.#forward(track, read, fullBytes) : this.#backward(track, read);
     }
     const isStray = read.length <= STRAY_READ_BYTES_MAX;
@@ -110,20 +123,26 @@ export class ReadPattern {
 
   #begin(read: Extent, kind: PatternKind): MutableTrack {
     const { windowBytes } = this.#limits;
-    const { offset: startOffset } = read;
-    const aheadEnd = extentEnd(read);
-    const track = { startOffset, kind, last: read, aheadEnd, windowBytes, streak: 0 };
+    const { offset: startOffset, length: readBytes } = read;
+    const ends = { aheadEnd: extentEnd(read), aheadStart: startOffset };
+    const track = { startOffset, kind, last: read, ...ends, readBytes, windowBytes, streak: 0 };
     this.#tracks.push(track);
     if (this.#tracks.length > TRACKS_MAX) this.#tracks.shift();
     return track;
   }
 
-  #isForward(track: MutableTrack, read: Extent, isHeld: (extent: Extent) => boolean): boolean {
+  #isForward(track: MutableTrack, read: Extent, where: Whereabouts): boolean {
     const end = extentEnd(track.last);
     if (read.offset < track.last.offset) return false;
-    if (read.offset <= Math.max(end, track.aheadEnd) + SKIP_BYTES_MAX) return true;
+    if (read.offset <= end + SKIP_BYTES_MAX) return true;
+    // Who is not seen reads what is cached; what is still to come he would wait for.
+    if (this.#limits.seesHits) return false;
+    if (read.offset <= track.aheadEnd + SKIP_BYTES_MAX) {
+      const passed = Math.min(read.offset, track.aheadEnd) - end;
+      return passed <= 0 || where.isCached({ offset: end, length: passed });
+    }
     const skipped = { offset: track.aheadEnd, length: read.offset - track.aheadEnd };
-    return skipped.length <= track.windowBytes && isHeld(skipped);
+    return skipped.length <= track.windowBytes && where.isHeld(skipped);
   }
 
   /** Tops up what is ahead once half of it is used; the window doubles with each top-up. */
@@ -135,7 +154,8 @@ export class ReadPattern {
     const from = Math.max(track.aheadEnd, end);
     if (from - end > track.windowBytes / 2) return { track, ahead: [] };
     // Most files are short: who has read no window yet is not given all that the link could carry.
-    const isLong = end - track.startOffset > windowBytes;
+    const passedBytes = this.#limits.seesHits ? track.readBytes : end - track.startOffset;
+    const isLong = passedBytes > windowBytes;
     const enough = isLong ? fullBytes : 0;
     track.windowBytes = Math.min(Math.max(2 * track.windowBytes, enough), aheadBytesMax);
     // Whole first windows, but for the stream's end: the rest of one would be a request of its own.
@@ -146,20 +166,29 @@ export class ReadPattern {
     return { track, ahead: length > 0 ? [{ offset: from, length }] : [] };
   }
 
-  #isBackward({ kind, last, windowBytes }: MutableTrack, read: Extent): boolean {
-    const gap = last.offset - extentEnd(read);
-    return gap >= 0 && gap <= (kind === "backward" ? windowBytes : SKIP_BYTES_MAX);
+  #isBackward(track: MutableTrack, read: Extent, { isCached }: Whereabouts): boolean {
+    const end = extentEnd(read);
+    const gap = track.last.offset - end;
+    if (gap <= SKIP_BYTES_MAX) return gap >= 0;
+    if (this.#limits.seesHits || track.kind !== "backward") return false;
+    return gap <= track.windowBytes && isCached({ offset: end, length: gap });
   }
 
+  /** Topped up as in order, beginning with one window. */
   #backward(track: MutableTrack, read: Extent): Verdict {
     track.streak = track.kind === "backward" ? track.streak + 1 : 1;
     track.kind = "backward";
     track.last = read;
     track.aheadEnd = extentEnd(read);
+    const until = Math.min(track.aheadStart, read.offset);
+    track.aheadStart = until;
     if (track.streak < BACKWARD_STREAK) return { track, ahead: [] };
-    const from = Math.max(0, read.offset - track.windowBytes);
-    track.windowBytes = Math.min(2 * track.windowBytes, this.#limits.aheadBytesMax);
-    return { track, ahead: nearestFirst(from, read.offset) };
+    if (track.streak > BACKWARD_STREAK) {
+      if (read.offset - until > track.windowBytes / 2) return { track, ahead: [] };
+      track.windowBytes = Math.min(2 * track.windowBytes, this.#limits.aheadBytesMax);
+    }
+    track.aheadStart = Math.min(Math.max(0, read.offset - track.windowBytes), until);
+    return { track, ahead: nearestFirst(track.aheadStart, until) };
   }
 
   /** Two equal steps over what nobody has fetched; later ones may pass over what was. */

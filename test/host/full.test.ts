@@ -184,9 +184,7 @@ describe("who asks for a mount", () => {
         }).catch((error: unknown) => (error instanceof Error ? error.message : ""));
       expect(await call(file)).toBe(`mountPoint: ${file} is no directory`);
       expect(await call(`${file}-none`)).toBe(`mountPoint: ${file}-none does not exist`);
-      expect(await call(mounted)).toBe(
-        `mountPoint: ${mounted} is in use: a erofs is mounted there`,
-      );
+      expect(await call(mounted)).toBe(`mountPoint: ${mounted} is in use: erofs is mounted there`);
       expect(await call("relative")).toBe("mountPoint: an absolute path");
       expect(await mounts()).toHaveLength(1);
     },

@@ -18,5 +18,6 @@ import "./lifecycle.ts";
 import "./crashes.ts";
 import "./control.ts";
 import "./prefetch.ts";
+import "./traces.ts";
 import "./mounts.ts";
 import "./faults.ts";

@@ -67,7 +67,7 @@ fullOnly("mounts over the control API", () => {
     const target = await rig.mount(referenceOf(plain));
     const ended = await rig.tryMount(referenceOf(device), target);
     strictEqual(ended.status, 2);
-    match(ended.stderr, /is in use: a erofs is mounted there/);
+    match(ended.stderr, /is in use: erofs is mounted there/);
     strictEqual((await mountsOf(rig)).length, 1);
   });
 

@@ -17,6 +17,7 @@ export interface WriteUnderWay {
 }
 
 export class FakeObject implements KernelObject {
+  readonly seesHits = false;
   readonly id: number;
   readonly volumeKey: string;
   readonly cookieKey: string;

@@ -38,7 +38,7 @@ export class FakeMounting {
       case "look":
         if (!this.directories.has(order.path)) throw unfit(order.path, "does not exist");
         if (this.entries.some(({ mountPoint }) => mountPoint === order.path))
-          throw unfit(order.path, "is in use: a erofs is mounted there");
+          throw unfit(order.path, "is in use: erofs is mounted there");
         return order.path;
       case "mount": {
         const { fsid, domainId } = order.image;

@@ -66,6 +66,7 @@ export function traceWhat(trace: TraceReads, binding: Binding): PrefetchWhat {
   if (trace.image !== undefined && trace.image.manifestDigest !== binding.manifestDigest) {
     throw mismatch(`it is of ${trace.image.manifestDigest}, this is ${binding.manifestDigest}`);
   }
+  if (trace.reads.length === 0) throw mismatch("it has no reads: nothing was missing meanwhile");
   const extents = trace.reads.flatMap(({ stream, offset, length }) => {
     const device = devices.get(stream) ?? -1;
     const size = streams[device]?.size;

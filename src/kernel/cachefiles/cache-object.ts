@@ -30,6 +30,7 @@ export interface CacheObjectParts {
 }
 
 export class CacheObject implements KernelObject {
+  readonly seesHits = false;
   readonly id: number;
   readonly volumeKey: string;
   readonly cookieKey: string;

@@ -34,6 +34,7 @@ export interface IdleFileParts {
 }
 
 export class IdleFile implements KernelObject {
+  readonly seesHits = false;
   readonly id: number;
   readonly volumeKey: string;
   readonly cookieKey: string;

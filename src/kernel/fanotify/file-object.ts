@@ -32,6 +32,7 @@ export interface PendingAccess {
 }
 
 export class FileObject implements KernelObject {
+  readonly seesHits = true;
   readonly id: number;
   readonly volumeKey: string;
   readonly cookieKey: string;

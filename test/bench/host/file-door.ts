@@ -16,6 +16,7 @@ import { BLOCK_BYTES, type Extent, alignUp } from "../../../src/units.ts";
 const EXTENTS_MAX = 1 << 16;
 
 export class FileObject implements KernelObject {
+  readonly seesHits = false;
   readonly id: number;
   readonly volumeKey: string;
   readonly cookieKey: string;

@@ -50,7 +50,7 @@ describe("the manual page", () => {
   test("has every command with its options, as completion offers them", async () => {
     const { read, section } = await page();
     const heads = section("DESCRIPTION").match(/^ {5}[a-z].*/gm) ?? [];
-    const groups = new Set(["config", "prefetch", "trace"]);
+    const groups = new Set(["config", "image", "prefetch", "trace"]);
     for (const { path, options } of COMMAND_WORDS.filter((each) => !groups.has(each.path))) {
       const head = heads.find((each) =>
         each.trim().replaceAll(/[[\]]/g, "").startsWith(`${path} `),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mounts over the control socket: made, listed, ended, on a kernel whose tree a test scripts.
 
+import { request } from "node:http";
 import { beforeEach, describe, expect, test } from "vitest";
 import { registeredImage } from "../../../src/control/schema.ts";
 import type { FileMounts } from "../../../src/file-mounts.ts";
@@ -123,7 +124,7 @@ describe("a mount", () => {
       status: 400,
       json: {
         field: "mountPoint",
-        message: "mountPoint: /mnt/a is in use: a erofs is mounted there",
+        message: "mountPoint: /mnt/a is in use: erofs is mounted there",
       },
     });
     expect(rig.names.resolved).toHaveLength(1);
@@ -190,6 +191,28 @@ describe("while it is being made", () => {
     expect(rig.mounting.entries).toHaveLength(1);
   });
 
+  test.each([true, false])(
+    "a client that goes away takes it along only when it asks so: %s",
+    async (cancelWithClient) => {
+      rig.names.publish(TAG, "stall");
+      const { socketPath } = rig;
+      const asking = request({ socketPath, method: "POST", path: "/v1/mounts" });
+      asking.on("error", () => undefined);
+      asking.end(JSON.stringify({ reference: TAG, mountPoint: "/mnt/a", cancelWithClient }));
+      await rig.names.until(() => rig.names.resolved.length === 1);
+      asking.destroy();
+      if (cancelWithClient) {
+        await rig.names.until(() => rig.mounts.pending.length === 0);
+        expect([await list(), rig.mounting.open]).toEqual([{ mounts: [] }, 0]);
+        return;
+      }
+      rig.names.publish(TAG, rig.names.image());
+      rig.names.release();
+      await rig.names.until(() => rig.mounts.pending.length === 0);
+      expect(await list()).toMatchObject({ mounts: [{ mountPoint: "/mnt/a", state: "mounted" }] });
+    },
+  );
+
   test("it can be given up", async () => {
     let isWaiting = false;
     rig.mounting.before = async (order) => {
@@ -241,7 +264,7 @@ describe("an end", () => {
   test("of what is no mount of ours is refused", async () => {
     rig.mounting.entries.push(...parseMountinfo("40 35 8:2 / /mnt/disk rw - ext4 /dev/sda2 rw"));
     for (const [path, words] of [
-      ["/mnt/disk", "/mnt/disk is no mount of erofsd: a ext4 is mounted there"],
+      ["/mnt/disk", "/mnt/disk is no mount of erofsd: ext4 is mounted there"],
       ["/nowhere", "/nowhere is no mount of erofsd: nothing is mounted there"],
     ] as const) {
       const reply = await umount(path);

@@ -13,6 +13,7 @@ const LIMITS = {
   windowBytes: 8 * BLOCK_BYTES,
   aheadBytesMax: 32 * BLOCK_BYTES,
   streamEnd: STREAM * BLOCK_BYTES,
+  seesHits: false,
 };
 /** Further than one who reads in order may pass over, in either direction. */
 const FAR = 1_000;
@@ -25,6 +26,7 @@ interface Seen {
 class Reader {
   readonly pattern: ReadPattern;
   isHeld: (extent: Extent) => boolean = () => false;
+  isCached: (extent: Extent) => boolean = () => true;
 
   constructor(limits: Partial<typeof LIMITS> = {}) {
     this.pattern = new ReadPattern({ ...LIMITS, ...limits });
@@ -32,7 +34,7 @@ class Reader {
 
   /** A READ of blocks [first, end) of which the engine fetches up to `fetched` along with it. */
   read(first: number, end = first + 1, fetched = end): Seen {
-    const { track, ahead } = this.pattern.note(blocks(first, end), this.isHeld);
+    const { track, ahead } = this.pattern.note(blocks(first, end), this);
     this.pattern.planned(track, fetched * BLOCK_BYTES);
     const inBlocks = ({ offset, length }: Extent): [number, number] => [
       offset / BLOCK_BYTES,
@@ -66,7 +68,7 @@ describe("a reader in order", () => {
     const pattern = new ReadPattern({ ...LIMITS, aheadBytesMax: 128 * BLOCK_BYTES });
     const ahead = (first: number, end: number): number[] =>
       pattern
-        .note(blocks(first, end), () => false, 100 * BLOCK_BYTES)
+        .note(blocks(first, end), new Reader(), 100 * BLOCK_BYTES)
         .ahead.map(({ length }) => length / BLOCK_BYTES);
     expect([ahead(0, 1), ahead(1, 2)]).toEqual([[], [16]]);
     // More than half of the 16 is still ahead of him; then not.
@@ -90,6 +92,37 @@ describe("a reader in order", () => {
     held.isHeld = ({ offset, length }) => offset === 8 * BLOCK_BYTES && length === 50 * BLOCK_BYTES;
     held.read(0, 1, 8);
     expect(held.read(58).kind).toBe("sequential");
+  });
+
+  test("would wait for what is still to come: who is beyond it is another reader", () => {
+    const reader = new Reader({ windowBytes: 64 * BLOCK_BYTES, aheadBytesMax: 64 * BLOCK_BYTES });
+    reader.isCached = () => false;
+    reader.read(0, 1, 64);
+    expect(reader.read(50).kind).toBe("first");
+  });
+
+  test("is seen all the way where the kernel asks for what is cached too", () => {
+    const reader = new Reader({
+      windowBytes: 64 * BLOCK_BYTES,
+      aheadBytesMax: 256 * BLOCK_BYTES,
+      seesHits: true,
+    });
+    reader.read(0, 1, 64);
+    expect(reader.read(50).kind).toBe("first");
+    expect(reader.read(1).kind).toBe("sequential");
+  });
+
+  test("has not read what it passed over: many short ways are not a long one", () => {
+    const pattern = new ReadPattern({
+      ...LIMITS,
+      aheadBytesMax: 512 * BLOCK_BYTES,
+      seesHits: true,
+    });
+    const ahead = (at: number): number =>
+      pattern
+        .note(blocks(at, at + 1), new Reader(), 400 * BLOCK_BYTES)
+        .ahead.reduce((sum, { length }) => sum + length / BLOCK_BYTES, 0);
+    expect([0, 20, 40].map(ahead)).toEqual([0, 16, 32]);
   });
 
   test("is read ahead no further than the end of the stream", () => {
@@ -142,6 +175,34 @@ describe("a reader that goes backward", () => {
       [678, 742],
       [614, 678],
     ]);
+  });
+
+  test("gets no more while less than half of that is used, however often it asks", () => {
+    const reader = new Reader({
+      windowBytes: 128 * BLOCK_BYTES,
+      aheadBytesMax: 4096 * BLOCK_BYTES,
+    });
+    for (const at of [1000, 999, 998]) reader.read(at);
+    for (const at of [997, 980, 950]) expect(reader.read(at).ahead).toEqual([]);
+    expect(reader.read(930).ahead).toEqual([
+      [806, 870],
+      [742, 806],
+      [678, 742],
+      [674, 678],
+    ]);
+  });
+
+  test("passes over what it was given, and over nothing else", () => {
+    const limits = { windowBytes: 128 * BLOCK_BYTES, aheadBytesMax: 256 * BLOCK_BYTES };
+    const way = (reader: Reader): Seen => {
+      for (const at of [1000, 999, 998]) reader.read(at);
+      return reader.read(900);
+    };
+    expect(way(new Reader(limits)).kind).toBe("backward");
+    const coming = new Reader(limits);
+    coming.isCached = () => false;
+    expect(way(coming).kind).toBe("first");
+    expect(way(new Reader({ ...limits, seesHits: true })).kind).toBe("first");
   });
 
   test("is not read past the start of the stream", () => {
@@ -243,7 +304,8 @@ test("whatever is read, what is planned ahead lies in the stream and is bounded 
       let asked = 0;
       for (const [first, length] of reads) {
         const extent = blocks(first, first + length);
-        const { track, ahead } = pattern.note(extent, () => held[(asked += 1)] === true);
+        const chance = (): boolean => held[(asked += 1)] === true;
+        const { track, ahead } = pattern.note(extent, { isHeld: chance, isCached: chance });
         for (const one of ahead) {
           expect(one.length).toBeGreaterThan(0);
           expect(one.offset >= 0 && extentEnd(one) <= streamEnd).toBe(true);
