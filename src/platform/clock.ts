@@ -40,6 +40,18 @@ export function sleep(clock: Clock, delayMs: number, signal: AbortSignal): Promi
   });
 }
 
+/** Resolves when `work` has ended, or after `limitMs`. */
+export function within(clock: Clock, limitMs: number, work: Promise<unknown>): Promise<void> {
+  return new Promise((resolve) => {
+    const cancel = clock.after(limitMs, resolve);
+    const ended = (): void => {
+      cancel();
+      resolve();
+    };
+    work.then(ended, ended);
+  });
+}
+
 /** Lets what waits on the event loop have its turn first. */
 export function nextTurn(): Promise<void> {
   return new Promise((resolve) => {

@@ -43,6 +43,7 @@ export class CacheFile {
   #isRecorded: boolean;
   #isMarkedInUse = false;
   #isDistrusted = false;
+  #isGivenUp = false;
   #cancelTimer: (() => void) | undefined;
   readonly #letGo: () => void;
   readonly #writing = new Set<Promise<void>>();
@@ -164,6 +165,11 @@ export class CacheFile {
     await rm(`${this.#parts.path}${RECORD_SUFFIX}`, { force: true });
   }
 
+  /** Somebody else goes on with it: what is not recorded by now is left as it is on disk. */
+  giveUpRecord(): void {
+    this.#isGivenUp = true;
+  }
+
   /** Records what it holds and closes it, when the last write on it has ended. Idempotent. */
   close(): Promise<void> {
     this.#closing ??= this.#close();
@@ -205,23 +211,26 @@ export class CacheFile {
   }
 
   async #save(state: "in use" | "closed"): Promise<void> {
-    const { path, sizeBytes } = this.#parts;
-    await this.fd.borrow(async (fd) => {
-      if (this.#isDistrusted) return;
-      // Taken before the sync: what is written during it may not be on disk after it.
-      const blocks = BlockSet.deserialize(sizeBytes, this.#blocks.serialize());
-      this.#isRecorded = true;
-      try {
-        await syncFd(fd);
-        const { mtimeNs } = await statFd(fd, { bigint: true });
-        const writtenNs = state === "closed" ? { writtenNs: String(mtimeNs) } : {};
-        const header = { ...this.#header, ...writtenNs };
-        await saveRecord(`${path}${RECORD_SUFFIX}`, header, blocks ?? this.#blocks);
-      } catch (error) {
-        this.#isRecorded = false;
-        throw error;
-      }
-    });
+    const { path, sizeBytes, room } = this.#parts;
+    await this.fd.borrow((fd) =>
+      room.record(async () => {
+        if (this.#isDistrusted || this.#isGivenUp) return;
+        // Taken before the sync: what is written during it may not be on disk after it.
+        const blocks = BlockSet.deserialize(sizeBytes, this.#blocks.serialize());
+        this.#isRecorded = true;
+        try {
+          await syncFd(fd);
+          if (this.#isGivenUp) return;
+          const { mtimeNs } = await statFd(fd, { bigint: true });
+          const writtenNs = state === "closed" ? { writtenNs: String(mtimeNs) } : {};
+          const header = { ...this.#header, ...writtenNs };
+          await saveRecord(`${path}${RECORD_SUFFIX}`, header, blocks ?? this.#blocks);
+        } catch (error) {
+          this.#isRecorded = false;
+          throw error;
+        }
+      }),
+    );
   }
 
   #warn(error: unknown): void {

@@ -9,7 +9,7 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { DaemonError, asDaemonError, invariant } from "../../errors.ts";
-import { sleep } from "../../platform/clock.ts";
+import { sleep, within } from "../../platform/clock.ts";
 import type { Extent } from "../../units.ts";
 import type { KernelHandler } from "../transport.ts";
 import type { Adoption } from "./adoption.ts";
@@ -37,6 +37,8 @@ const LOOK_EVERY_MS = 1000;
 const LOOK_SOON_MS = 50;
 /** Whoever has found a link before it went has opened its file by then. */
 const LINK_GONE_MS = 250;
+/** Who follows fetches again what is not recorded by then. */
+const RECORD_LIMIT_MS = 1000;
 
 export class OpenFiles {
   readonly #parts: OpenFilesParts;
@@ -385,13 +387,14 @@ export class OpenFiles {
     this.#end(error);
     await Promise.allSettled([this.#adopted, ...this.#opening.values()]);
     const entries = [...this.#entries.values()];
-    await Promise.all(
-      entries.map(async ({ object, file, closing }) => {
-        await closing;
-        object.close(error);
-        await file.close();
-      }),
-    );
+    const closing = entries.map(async ({ object, file, closing }) => {
+      await closing;
+      object.close(error);
+      await file.close();
+    });
+    // Readers wait meanwhile: a slow disk must not hold them up.
+    await within(this.#parts.clock, RECORD_LIMIT_MS, Promise.allSettled(closing));
+    for (const { file } of entries) file.giveUpRecord();
     this.#orphans.close();
   }
 }

@@ -70,6 +70,8 @@ export class CacheRoom {
   readonly #going = new Map<string, Promise<void>>();
   #isStopped = false;
   readonly #over = new AbortController();
+  /** Ends with the last record under way. */
+  #saving: Promise<unknown> = Promise.resolve();
   /** When a write first and last found no room; undefined: the last one did. */
   #full: { readonly sinceMs: number; lastMs: number } | undefined;
   #looking: Promise<number> | undefined;
@@ -147,6 +149,13 @@ export class CacheRoom {
     // One that began before may not have known.
     await this.#looking;
     return (await this.#look(true)) > 0;
+  }
+
+  /** `save`, one at a time: a sync may take seconds, and a thread that others wait for. */
+  record(save: () => Promise<void>): Promise<void> {
+    const saved = this.#saving.then(save);
+    this.#saving = saved.catch(() => undefined);
+    return saved;
   }
 
   /** A write found room. */

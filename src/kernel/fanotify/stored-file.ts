@@ -27,7 +27,10 @@ export interface CacheFileParts {
   readonly native: Pick<Native, "close" | "dataExtents" | "pwriteAligned">;
   readonly clock: Clock;
   readonly log: Log;
-  readonly room: Pick<CacheRoom, "keep" | "check" | "used" | "makeRoom" | "hadRoom" | "untilLater">;
+  readonly room: Pick<
+    CacheRoom,
+    "keep" | "check" | "used" | "makeRoom" | "hadRoom" | "untilLater" | "record"
+  >;
   readonly path: string;
   readonly key: KeyName;
   /** Of the stream, as its key was accepted with. */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The fanotify door when everything goes wrong at once, on this kernel: processes read every byte
 // of mounted images while the daemon is killed, stopped and upgraded and its registry, network
-// and disk fail. EROFSD_FAULT_SEED makes the same choices again, EROFSD_FAULT_KILLS and
-// EROFSD_FAULT_MIB lengthen it (scripts/soak faults).
+// and disk fail. EROFSD_FAULT_SEED makes the same choices again, EROFSD_FAULT_KILLS,
+// EROFSD_FAULT_MIB and EROFSD_FAULT_CALM_S lengthen it (scripts/soak faults).
 
 import { readFile, readdir } from "node:fs/promises";
 import { afterEach, beforeAll, expect, test } from "vitest";
@@ -21,9 +21,9 @@ const MIB = 1 << 20;
 const READ_TIMEOUT_MS = 6000;
 /** From the end of a cause until reads are right again; kills come meanwhile. */
 const RECOVERY_MS = 10_000;
-const KILL_GAP_MS = IS_LONG ? 8000 : 2200;
+const KILL_GAP_MS = IS_LONG ? 5000 : 2200;
 /** Without kills, at the end, for what grows. */
-const CALM_MS = IS_LONG ? 300_000 : 6000;
+const CALM_MS = Number(process.env["EROFSD_FAULT_CALM_S"] ?? (IS_LONG ? 900 : 6)) * 1000;
 /** Between two causes there is time to get on; else they would be one. */
 const PAUSE_MS = { min: 1500, max: 3000 };
 const RUN_MS = KILLS * (KILL_GAP_MS + 1000) + CALM_MS;
@@ -182,7 +182,7 @@ test(
       command: "supervise",
       logLevel: "info",
       limits: LIMITS,
-      cache: { type: "ext4", bytes: cacheMib * MIB },
+      cache: { type: "ext4", bytes: cacheMib * MIB, isInMemory: true },
     });
     digested = await Way.start(Number(site.registryHost.split(":")[1]));
     const of = await mountAll(digested);

@@ -6,7 +6,7 @@
 import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, readFile, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { promisify } from "node:util";
 import { mountErofs, unmount } from "../../../src/kernel/mount.ts";
 import { listMounts } from "../../../src/kernel/mountinfo.ts";
@@ -110,15 +110,23 @@ export interface SiteOptions {
 export interface CacheFilesystem {
   readonly type: "ext4" | "xfs" | "btrfs";
   readonly bytes: number;
+  /** Not on the machine's disk, whose syncs may take seconds while others use it. */
+  readonly isInMemory?: boolean;
 }
 
 /** On a loop device that goes with its mount. */
-async function mountCache(home: string, { type, bytes }: CacheFilesystem): Promise<void> {
-  const [image, target] = [join(home, "cache.image"), join(home, "cache")];
+async function mountCache(
+  home: string,
+  { type, bytes, isInMemory = false }: CacheFilesystem,
+): Promise<void> {
+  const target = join(home, "cache");
+  const image = isInMemory ? `/dev/shm/${basename(home)}.image` : join(home, "cache.image");
   await must("truncate", ["-s", String(bytes), image]);
   await must(`mkfs.${type}`, [...(type === "ext4" ? ["-m", "0"] : []), "-q", image]);
   await mkdir(target);
   await must("mount", ["-o", "loop", image, target]);
+  // The loop device has it, for as long as it is mounted.
+  if (isInMemory) await rm(image);
 }
 
 /** The filesystems that this kernel has. */
