@@ -70,6 +70,8 @@ export class CacheRoom {
   readonly #going = new Map<string, Promise<void>>();
   #isStopped = false;
   readonly #over = new AbortController();
+  /** Until then whoever found no room waits. */
+  #later: Promise<boolean> | undefined;
   /** Ends with the last record under way. */
   #saving: Promise<unknown> = Promise.resolve();
   /** When a write first and last found no room; undefined: the last one did. */
@@ -176,10 +178,15 @@ export class CacheRoom {
     }
     this.#full.lastMs = nowMs;
     if (nowMs - this.#full.sinceMs >= patienceMs) return false;
-    return sleep(clock, LOOK_AGAIN_MS, this.#over.signal).then(
-      () => true,
-      () => false,
-    );
+    this.#later ??= sleep(clock, LOOK_AGAIN_MS, this.#over.signal)
+      .then(
+        () => true,
+        () => false,
+      )
+      .finally(() => {
+        this.#later = undefined;
+      });
+    return this.#later;
   }
 
   get #sinceLookMs(): number {

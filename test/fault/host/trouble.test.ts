@@ -27,9 +27,10 @@ const CALM_MS = Number(process.env["EROFSD_FAULT_CALM_S"] ?? (IS_LONG ? 900 : 6)
 /** Between two causes there is time to get on; else they would be one. */
 const PAUSE_MS = { min: 1500, max: 3000 };
 const RUN_MS = KILLS * (KILL_GAP_MS + 1000) + CALM_MS;
-/** There is to be something to fetch until the end, at a pace that readers can live with. */
+/** There is to be something to fetch, but in the last of a long calm, at a pace that readers can live with. */
 const BYTES_PER_SECOND = 3 * MIB;
-const IMAGES = Math.ceil((BYTES_PER_SECOND * RUN_MS) / 1000 / (TREE_MIB * MIB));
+const COLD_MS = Math.min(RUN_MS, RUN_MS - CALM_MS + 300_000);
+const IMAGES = Math.ceil((BYTES_PER_SECOND * COLD_MS) / 1000 / (TREE_MIB * MIB));
 const GROWTH_KIB_MAX = 48 * 1024;
 const LIMITS = `[registry]
 attempts = 20
