@@ -2,7 +2,7 @@
 // What the daemon knows of its images, put together when somebody asks: what is bound, what the
 // kernel has open, and what is cached on disk of the rest.
 
-import { cachedOnDisk } from "../cache/usage.ts";
+import { cachedOnDisk, streamFiles } from "../cache/usage.ts";
 import { DaemonError } from "../errors.ts";
 import type { Engine, OpenObjectFacts } from "../flow/engine.ts";
 import { streamKey } from "../flow/streams.ts";
@@ -85,9 +85,12 @@ export class KnownImages {
     const onDisk = new Map<string, number>();
     const names = new Map(images.flatMap(namesOf).map((name) => [idOf(name), name]));
     const closed = [...names].filter(([id]) => !open.has(id));
+    const streams = closed.length === 0 ? new Map() : await streamFiles(cacheDir);
     for (let at = 0; at < closed.length; at += STATS_MAX) {
       const some = closed.slice(at, at + STATS_MAX);
-      const bytes = await Promise.all(some.map(([, name]) => cachedOnDisk(cacheDir, name)));
+      const bytes = await Promise.all(
+        some.map(([, name]) => cachedOnDisk(cacheDir, name, streams)),
+      );
       for (const [index, [id]] of some.entries()) onDisk.set(id, bytes[index] ?? 0);
     }
     return { open, onDisk };
