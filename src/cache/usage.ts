@@ -5,7 +5,6 @@
 
 import { stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
-import { stem, stemOfFile, streamsDirectory } from "../kernel/fanotify/names.ts";
 import { listOrNone } from "../platform/list-directory.ts";
 import { encodedObjectFile } from "./disk-names.ts";
 
@@ -39,7 +38,7 @@ export async function diskUsage(cacheDir: string): Promise<DiskUsage> {
       }
     }
   }
-  const streams = streamsDirectory(cacheDir);
+  const streams = join(cacheDir, "fanotify", "streams");
   for (const name of await listOrNone(streams)) {
     usedBytes += (await blocksOf(join(streams, name))) ?? 0;
     if (!name.includes(".")) files += 1;
@@ -49,33 +48,18 @@ export async function diskUsage(cacheDir: string): Promise<DiskUsage> {
   return { usedBytes, files, filesystem: { ...sizes, inodes, freeInodes } };
 }
 
-/** Paths of the cache files that fanotify has, by what their names have of a key. */
-export type StreamFiles = ReadonlyMap<string, readonly string[]>;
-
-export async function streamFiles(cacheDir: string): Promise<StreamFiles> {
-  const directory = streamsDirectory(cacheDir);
-  const files = new Map<string, string[]>();
-  for (const name of await listOrNone(directory)) {
-    // Records, and what is being written.
-    if (name.includes(".")) continue;
-    const of = files.get(stemOfFile(name)) ?? [];
-    of.push(join(directory, name));
-    files.set(stemOfFile(name), of);
-  }
-  return files;
-}
-
-/** What is cached under a key, in bytes of blocks, by the door that has more of it; 0: nothing is. */
+/** What is cached under a key, in bytes of blocks; 0 when nothing is. */
 export async function cachedOnDisk(
   cacheDir: string,
   name: { readonly volumeKey: string; readonly cookieKey: string },
-  streams: StreamFiles,
 ): Promise<number> {
   const file = encodedObjectFile(cacheDir, name);
-  const paths = [...(streams.get(stem(name)) ?? [])];
-  if (file !== undefined) paths.push(join(file.directory, file.name));
-  const bytes = await Promise.all(paths.map((path) => blocksOf(path)));
-  return Math.max(0, ...bytes.map((each) => each ?? 0));
+  return file === undefined ? 0 : ((await blocksOf(join(file.directory, file.name))) ?? 0);
+}
+
+/** What a file takes of its filesystem; 0 when there is none. */
+export async function allocatedBytes(path: string): Promise<number> {
+  return (await blocksOf(path)) ?? 0;
 }
 
 async function blocksOf(path: string): Promise<number | undefined> {

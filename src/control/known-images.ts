@@ -2,12 +2,15 @@
 // What the daemon knows of its images, put together when somebody asks: what is bound, what the
 // kernel has open, and what is cached on disk of the rest.
 
-import { cachedOnDisk, streamFiles } from "../cache/usage.ts";
+import { join } from "node:path";
+import { allocatedBytes, cachedOnDisk } from "../cache/usage.ts";
 import { DaemonError } from "../errors.ts";
 import type { Engine, OpenObjectFacts } from "../flow/engine.ts";
 import { streamKey } from "../flow/streams.ts";
+import { cacheFileName, streamsDirectory } from "../kernel/fanotify/names.ts";
 import { formatOrigin } from "../source/source.ts";
 import type { Binding, Bindings, CookieName, StreamRecord } from "../state/bindings.ts";
+import { isDigest } from "../units.ts";
 import type { ImageDetail, ImageSummary } from "./image-schema.ts";
 import type { PastFailure } from "./schema.ts";
 
@@ -83,14 +86,11 @@ export class KnownImages {
     const { engine, cacheDir } = this.#parts;
     const open = new Map(engine.openObjects.map((each) => [idOf(each), each]));
     const onDisk = new Map<string, number>();
-    const names = new Map(images.flatMap(namesOf).map((name) => [idOf(name), name]));
+    const names = new Map(images.flatMap(filesOf).map((file) => [idOf(file), file]));
     const closed = [...names].filter(([id]) => !open.has(id));
-    const streams = closed.length === 0 ? new Map() : await streamFiles(cacheDir);
     for (let at = 0; at < closed.length; at += STATS_MAX) {
       const some = closed.slice(at, at + STATS_MAX);
-      const bytes = await Promise.all(
-        some.map(([, name]) => cachedOnDisk(cacheDir, name, streams)),
-      );
+      const bytes = await Promise.all(some.map(([, file]) => bytesOf(cacheDir, file)));
       for (const [index, [id]] of some.entries()) onDisk.set(id, bytes[index] ?? 0);
     }
     return { open, onDisk };
@@ -152,6 +152,27 @@ function summaryOf(known: Known, streams: readonly StreamDetail[]): ImageSummary
 export function namesOf({ volumeKey, cookieKey, binding }: Known): CookieName[] {
   const devices = binding.devices.flatMap((device) => deviceNames(volumeKey, device));
   return [{ volumeKey, cookieKey }, ...devices];
+}
+
+interface KeyFile extends CookieName {
+  /** What its key is accepted with, by which its file is named too, where it is one of ours. */
+  readonly sizeBytes: number;
+}
+
+function filesOf(known: Known): KeyFile[] {
+  const { volumeKey, cookieKey, binding } = known;
+  const { stream, devices, copenSize = stream.size } = binding;
+  const sizeBytes = isDigest(cookieKey) ? stream.size : copenSize;
+  const others = devices.flatMap((device) =>
+    deviceNames(volumeKey, device).map((name) => ({ ...name, sizeBytes: device.size })),
+  );
+  return [{ volumeKey, cookieKey, sizeBytes }, ...others];
+}
+
+/** In the kernel's cache, or in a file that is mounted itself. */
+async function bytesOf(cacheDir: string, file: KeyFile): Promise<number> {
+  const path = join(streamsDirectory(cacheDir), cacheFileName(file, file.sizeBytes));
+  return Math.max(await cachedOnDisk(cacheDir, file), await allocatedBytes(path));
 }
 
 /** By what keys a device is opened: a digest whole or as a tag holds it, or its digits alone. */

@@ -93,11 +93,15 @@ async function unmountMore(site: BenchSite): Promise<void> {
 
 async function measureAlone(report: Report, mounted: Mounted): Promise<void> {
   const { pid } = mounted.daemon;
-  const before = await cpuTicks([pid]);
+  const before = await scheduled(pid);
   const times = await askSteadily(mounted, sleep(ALONE_SECONDS * 1000));
-  const ticks = (await cpuTicks([pid])) - before;
-  const cpu = (ticks / TICKS_A_SECOND / ALONE_SECONDS) * 100;
-  addLatency(report, "ps, 500 a second", times, { "the daemon's CPU, %": cpu });
+  const after = await scheduled(pid);
+  const share = (name: "ran" | "waited"): number =>
+    ((after[name] - before[name]) / 1e9 / ALONE_SECONDS) * 100;
+  addLatency(report, "ps, 500 a second", times, {
+    "the daemon's loop ran, %": share("ran"),
+    "and waited for a processor, %": share("waited"),
+  });
 }
 
 async function measureBusy(mounted: Mounted): Promise<Omit<Round, "aloneRate">> {
@@ -209,6 +213,12 @@ async function measureIdle(report: Report, mounted: Mounted): Promise<void> {
       details: { "the daemon alone, %": alone * 100, load: loadavg()[0] ?? 0 },
     });
   }
+}
+
+/** Of a process' first thread, in nanoseconds (/proc/PID/schedstat). */
+async function scheduled(pid: number): Promise<{ ran: number; waited: number }> {
+  const [ran, waited] = (await readFile(`/proc/${pid}/schedstat`, "utf8")).split(" ");
+  return { ran: Number(ran), waited: Number(waited) };
 }
 
 function pidOf({ pid }: ChildProcess): number {

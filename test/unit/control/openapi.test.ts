@@ -7,7 +7,6 @@ import { beforeEach, describe, expect, test } from "vitest";
 import * as z from "zod";
 import { ROUTES } from "../../../src/control/routes.ts";
 import { encodedObjectFile } from "../../../src/cache/disk-names.ts";
-import { cacheFileName, streamsDirectory } from "../../../src/kernel/fanotify/names.ts";
 import { ControlRig, type Reply } from "../../support/control-rig.ts";
 import { digestOf } from "../../support/flow-rig.ts";
 import { TAG, VOLUME } from "../../support/names-rig.ts";
@@ -164,30 +163,6 @@ describe("a real answer is as the document says", () => {
       if (file === undefined) throw new Error("it has a file");
       await mkdir(file.directory, { recursive: true });
       await writeFile(join(file.directory, file.name), new Uint8Array(blocks * 4096));
-    }
-    const one = await rig.ask("GET", `/v1/images/${encodeURIComponent(TAG)}`);
-    expect(check("GET", "/v1/images/{name}", one)).toMatchObject({
-      open: false,
-      cachedBytes: 3 * 4096,
-      streams: [{ cachedBytes: 2 * 4096 }, { cachedBytes: 4096, open: false }],
-    });
-  });
-
-  test("of an image whose streams lie on disk where fanotify has them", async () => {
-    const device = new Uint8Array(4096).fill(7);
-    const image = rig.names.image({ devices: [device], tags: [""] });
-    rig.names.publish(TAG, image);
-    const { object } = await rig.open(TAG);
-    if (object === undefined) throw new Error("it was not opened");
-    rig.handler.closed(object);
-    await mkdir(streamsDirectory(rig.cacheDir), { recursive: true });
-    for (const [cookieKey, blocks] of [
-      [TAG, 2],
-      [digestOf(device), 1],
-    ] as const) {
-      const name = cacheFileName({ volumeKey: VOLUME, cookieKey }, blocks * 4096);
-      await writeFile(join(streamsDirectory(rig.cacheDir), name), new Uint8Array(blocks * 4096));
-      await writeFile(join(streamsDirectory(rig.cacheDir), `${name}.record`), new Uint8Array(9000));
     }
     const one = await rig.ask("GET", `/v1/images/${encodeURIComponent(TAG)}`);
     expect(check("GET", "/v1/images/{name}", one)).toMatchObject({
