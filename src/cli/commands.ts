@@ -38,6 +38,7 @@ const PREFIX = "for this repository and those below it, instead of the whole hos
 const DOOR = "how the kernel gets it; full: all of it is fetched and verified before it is mounted";
 const FILLS = ["on-demand", "background"] as const;
 const FILL = "background: complete it while nobody needs the link (default: engine.fill)";
+const CANCEL = "on Ctrl-C give the mount up too";
 const GRACE = "seconds that readers wait for a daemon when there is none";
 const LAZY = "detach it now, finish when its last user has left";
 
@@ -125,7 +126,8 @@ function addImageCommands(parser: Argv): Argv {
           .positional("reference", { type: "string", demandOption: true, describe: REFERENCE })
           .positional("directory", { type: "string", demandOption: true })
           .option("door", { choices: DOOR_WISHES, default: "auto" as const, describe: DOOR })
-          .option("fill", { choices: FILLS, describe: FILL }),
+          .option("fill", { choices: FILLS, describe: FILL })
+          .option("cancel-on-interrupt", { type: "boolean", default: false, describe: CANCEL }),
       async (given) => {
         const { mountCommand } = await import("./mount-command.ts");
         await mountCommand({ ...given, socketPath: await socketPath(given) });

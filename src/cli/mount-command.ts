@@ -27,19 +27,21 @@ export async function mountCommand(
     readonly directory: string;
     readonly door: DoorWish;
     readonly fill?: MountRequest["fill"];
+    readonly cancelOnInterrupt?: boolean;
     readonly socketPath: string;
     readonly json: boolean;
   },
   output: Output = process.stdout,
   terminal: Output = process.stderr,
 ): Promise<void> {
-  const { socketPath, door, fill } = given;
+  const { socketPath, door, fill, cancelOnInterrupt = false } = given;
+  const reference = absoluteReference(given.reference);
   const target = await mountPoint(given.directory);
   const watching = given.json ? undefined : watchProgress(socketPath, target, terminal);
   const made = await ask(socketPath, {
     method: "POST",
     path: "/v1/mounts",
-    body: { reference: absoluteReference(given.reference), mountPoint: target, door, fill },
+    body: { reference, mountPoint: target, door, fill, cancelWithClient: cancelOnInterrupt },
     answer: madeMount,
     // A whole image takes as long as it takes; the daemon gives up when nothing comes.
     timeoutMs: 0,

@@ -8,14 +8,18 @@ import type { MadeMountAnswer } from "./mount-schema.ts";
 import { whileWaited } from "./while-waited.ts";
 
 export function mountOperations(
-  parts: MountListingParts & { readonly mounts: Pick<Mounts, "create" | "remove"> },
+  parts: MountListingParts & { readonly mounts: Pick<Mounts, "create" | "giveUp" | "remove"> },
 ): Pick<ControlOperations, "mount" | "mounts" | "unmount"> {
   const { mounts } = parts;
   const listing = new MountListing(parts);
   return {
-    async mount({ reference, mountPoint, door = "auto", fill }, signal) {
+    async mount({ reference, mountPoint, door = "auto", fill, cancelWithClient }, signal) {
       const making = mounts.create({ reference, mountPoint, door, fill });
-      return answerOf(await whileWaited(making, signal));
+      try {
+        return answerOf(await whileWaited(making, signal));
+      } finally {
+        if (signal.aborted && cancelWithClient === true) mounts.giveUp(mountPoint);
+      }
     },
     mounts: () => listing.answer(),
     unmount: (mountPoint, { lazy }) => mounts.remove(mountPoint, { lazy }),

@@ -17,6 +17,8 @@ export const mountRequest = z.strictObject({
   door: z.enum(DOOR_WISHES).optional(),
   /** How the image is filled from now on; default: as before, or as the configuration says. */
   fill: z.enum(["on-demand", "background"]).optional(),
+  /** Give it up, for all who wait for it, when this client goes away before it is there. */
+  cancelWithClient: z.boolean().optional(),
 });
 export type MountRequest = z.infer<typeof mountRequest>;
 

@@ -94,7 +94,7 @@ export interface OperationsParts {
         ): Promise<MountFiles>;
       }
     | undefined;
-  readonly mounts: Pick<Mounts, "create" | "list" | "pending" | "remove" | "revision">;
+  readonly mounts: Pick<Mounts, "create" | "giveUp" | "list" | "pending" | "remove" | "revision">;
   readonly images: KnownImages;
   readonly failures: FailureLog;
   readonly pushed: PushedCredentials;

@@ -160,17 +160,25 @@ export class Mounts {
     ];
   }
 
+  /** Gives up a mount that is not there yet: its mount point, as it was asked for. */
+  giveUp(mountPoint: string): string | undefined {
+    const target = resolve("/", mountPoint);
+    for (const { wish, target: real, abort } of this.#underWay) {
+      if (wish.mountPoint !== mountPoint && real !== target) continue;
+      abort.abort(new DaemonError({ code: "cancelled", what: `mounting at ${wish.mountPoint}` }));
+      return wish.mountPoint;
+    }
+    return undefined;
+  }
+
   /**
    * Unmounts an image, or gives up mounting it. Faults: mount_unknown, mount_busy,
    * deadline_exceeded.
    */
   async remove(mountPoint: string, { lazy }: { lazy: boolean }): Promise<{ mountPoint: string }> {
     const target = resolve("/", mountPoint);
-    for (const { wish, target: real, abort } of this.#underWay) {
-      if (wish.mountPoint !== mountPoint && real !== target) continue;
-      abort.abort(new DaemonError({ code: "cancelled", what: `mounting at ${wish.mountPoint}` }));
-      return { mountPoint: wish.mountPoint };
-    }
+    const givenUp = this.giveUp(mountPoint);
+    if (givenUp !== undefined) return { mountPoint: givenUp };
     await this.#checkOurs(target);
     const child = this.#parts.startChild();
     try {

@@ -9,7 +9,7 @@ import { shrink, simulate } from "../support/simulation/simulate.ts";
 
 const SCHEDULES = Number(process.env["EROFSD_SIM_RUNS"] ?? 2_000);
 /** A fault that so many do not find is not found. */
-const SCHEDULES_FOR_FAULTS = 600;
+const SCHEDULES_FOR_FAULTS = 2_000;
 
 test(`${SCHEDULES} schedules break no rule, and leave nothing behind`, async () => {
   const seeds = { first: 1, count: SCHEDULES, failuresMax: 1, shrinks: true };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mounts over the control socket: made, listed, ended, on a kernel whose tree a test scripts.
 
+import { request } from "node:http";
 import { beforeEach, describe, expect, test } from "vitest";
 import { registeredImage } from "../../../src/control/schema.ts";
 import type { FileMounts } from "../../../src/file-mounts.ts";
@@ -189,6 +190,28 @@ describe("while it is being made", () => {
     expect([one.status, other.json]).toEqual([200, one.json]);
     expect(rig.mounting.entries).toHaveLength(1);
   });
+
+  test.each([true, false])(
+    "a client that goes away takes it along only when it asks so: %s",
+    async (cancelWithClient) => {
+      rig.names.publish(TAG, "stall");
+      const { socketPath } = rig;
+      const asking = request({ socketPath, method: "POST", path: "/v1/mounts" });
+      asking.on("error", () => undefined);
+      asking.end(JSON.stringify({ reference: TAG, mountPoint: "/mnt/a", cancelWithClient }));
+      await rig.names.until(() => rig.names.resolved.length === 1);
+      asking.destroy();
+      if (cancelWithClient) {
+        await rig.names.until(() => rig.mounts.pending.length === 0);
+        expect([await list(), rig.mounting.open]).toEqual([{ mounts: [] }, 0]);
+        return;
+      }
+      rig.names.publish(TAG, rig.names.image());
+      rig.names.release();
+      await rig.names.until(() => rig.mounts.pending.length === 0);
+      expect(await list()).toMatchObject({ mounts: [{ mountPoint: "/mnt/a", state: "mounted" }] });
+    },
+  );
 
   test("it can be given up", async () => {
     let isWaiting = false;
