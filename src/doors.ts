@@ -68,6 +68,8 @@ export interface DoorParts {
   readonly log: Log;
   /** What a daemon before us left; the door's from now on. */
   readonly held: HeldFds;
+  /** Numbers of accesses that are unanswered, kept from being given again. */
+  readonly occupied?: ReadonlySet<number> | undefined;
   /** Told how many objects the kernel has open, whenever that changes. */
   readonly onObjects: (count: number) => void;
 }
@@ -149,6 +151,9 @@ async function tryDevice({ config, native, log }: DoorParts): Promise<void> {
   });
   try {
     await tryCachefiles({ native, clock, log, directory }, config.kernel.device);
+  } catch (error) {
+    // Of anything else opening it tells, with the directory that is configured.
+    if (isAbsent(error)) throw error;
   } finally {
     await rm(directory, { recursive: true, force: true });
   }
@@ -197,7 +202,7 @@ async function adoptFanotify(
 }
 
 function fanotifyDoor(
-  { config, native, log, onObjects }: DoorParts,
+  { config, native, log, onObjects, occupied }: DoorParts,
   opened: OpenGroup & { readonly left?: readonly LeftFile[] },
 ): OpenDoor {
   const door = new FanotifySession({
@@ -209,6 +214,7 @@ function fanotifyDoor(
     readTimeoutMs: config.limits.read_timeout,
     pid: process.pid,
     onObjects,
+    occupied,
     ...opened,
   });
   return { kind: "fanotify", door, fds: { fanotify: opened.groupFd, journal: opened.journal.fd } };

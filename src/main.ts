@@ -31,6 +31,7 @@ import type { Prefetches } from "./flow/prefetch/prefetches.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { TraceReplays } from "./flow/prefetch/trace-replays.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
+import { occupyLeft } from "./kernel/fanotify/journal.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
 import { MountDoors } from "./mount-doors.ts";
@@ -66,6 +67,8 @@ export type Serving = Awaited<ReturnType<typeof buildServing>>;
 export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade">) {
   const { config, native, log, systemd } = parts;
   const held = await takeHeld({ native, log, systemd, cacheDir: config.cache.dir }, parts);
+  // At once: what else is opened here must not have these numbers.
+  const occupied = held.journal === undefined ? undefined : occupyLeft(native, held.journal);
   const isAdopted = held.cachefiles !== undefined || held.fanotify !== undefined;
   const failures = new FailureLog();
   const events = new EventHub({ clock, unixMs: Date.now });
@@ -74,7 +77,7 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
   const watched = { observe: activity, onFillFailure: failed.ofFill };
   const rooms = await buildRooms({ config, native, log, ...watched }, isAdopted);
   const { source, engine, bindings } = rooms;
-  const { keeping, ...opened } = await openKeptDoor(parts, held);
+  const { keeping, ...opened } = await openKeptDoor(parts, { held, occupied });
   const seeds = opened.kind === "cachefiles" ? rooms.seedFiles(opened.command) : undefined;
   const seed: Seeding = async (objects) => seeds?.seed(objects);
   const knowsAll = (): boolean => opened.door.areAllKnown;
@@ -306,10 +309,13 @@ function statusOf(
 }
 
 /** With the keeper that holds it. */
-async function openKeptDoor({ config, native, log, systemd }: DaemonParts, held: HeldFds) {
+async function openKeptDoor(
+  { config, native, log, systemd }: DaemonParts,
+  left: { readonly held: HeldFds; readonly occupied: ReadonlySet<number> | undefined },
+) {
   let keeping: Keeping | undefined;
   const onObjects = (count: number): void => keeping?.objects(count);
-  const opened = await openDoor({ config, native, log, held, onObjects });
+  const opened = await openDoor({ config, native, log, ...left, onObjects });
   try {
     const parts = { native, log, systemd, cacheDir: config.cache.dir };
     const { allow_unsafe: allowUnsafe } = config.kernel;

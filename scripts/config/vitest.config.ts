@@ -6,8 +6,6 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   test: {
     include: ["test/{unit,contract,fault,fuzz,host,sim}/**/*.test.ts"],
-    // Long, and by hand: scripts/soak faults.
-    exclude: process.env["EROFSD_FAULT_KILLS"] === undefined ? ["test/fault/soak/**"] : [],
     testTimeout: 30_000,
     // Two cores: more files at once would only make each other late.
     maxWorkers: 2,

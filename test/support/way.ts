@@ -20,10 +20,19 @@ export interface Weather {
 }
 
 const STEP_MS = 20;
+/** Connections take turns with so much. */
+const TURN_BYTES = 16_384;
+
+interface Pair {
+  readonly client: Socket;
+  readonly upstream: Socket;
+  sent: number;
+}
 
 export class Way {
   readonly #server;
-  readonly #pairs = new Set<{ client: Socket; upstream: Socket; sent: number }>();
+  /** Whoever has waited for longest is first. */
+  readonly #pairs = new Set<Pair>();
   #fair: Weather;
   #weather: Weather;
   #credit = 0;
@@ -82,7 +91,7 @@ export class Way {
   }
 
   #join(client: Socket, upstream: Socket): void {
-    const pair = { client, upstream, sent: 0 };
+    const pair: Pair = { client, upstream, sent: 0 };
     this.#pairs.add(pair);
     const end = (): void => {
       client.destroy();
@@ -96,7 +105,9 @@ export class Way {
     }
     client.pipe(upstream);
     upstream.on("readable", () => {
-      this.#pass(pair);
+      // What is rationed waits for its turn.
+      if (this.#weather.bytesPerSecond !== undefined) return;
+      while (this.#pass(pair, 65_536)) continue;
     });
   }
 
@@ -105,26 +116,30 @@ export class Way {
     if (bytesPerSecond !== undefined) {
       this.#credit = Math.min(bytesPerSecond / 4, this.#credit + (bytesPerSecond * STEP_MS) / 1000);
     }
-    for (const pair of this.#pairs) this.#pass(pair);
+    // Whoever had its turn comes again, behind the others.
+    for (const pair of this.#pairs) {
+      if (!this.#pass(pair, TURN_BYTES)) continue;
+      this.#pairs.delete(pair);
+      this.#pairs.add(pair);
+    }
   }
 
-  #pass(pair: { client: Socket; upstream: Socket; sent: number }): void {
+  /** False when nothing may pass, or is there. */
+  #pass(pair: Pair, mostBytes: number): boolean {
     const { client, upstream } = pair;
     const { stalls, bytesPerSecond, truncatesAt, corruptsEach } = this.#weather;
-    if (stalls === true) return;
-    while (upstream.readableLength > 0 && client.writableLength < 1 << 20) {
-      const most =
-        bytesPerSecond === undefined ? upstream.readableLength : Math.floor(this.#credit);
-      const length = Math.min(most, upstream.readableLength, 65_536);
-      if (length <= 0) return;
-      const piece: unknown = upstream.read(length);
-      if (!(piece instanceof Uint8Array)) return;
-      if (bytesPerSecond !== undefined) this.#credit -= piece.length;
-      if (corruptsEach !== undefined) corrupt(piece, pair.sent, corruptsEach);
-      pair.sent += piece.length;
-      client.write(piece);
-      if (truncatesAt !== undefined && pair.sent >= truncatesAt) client.end();
-    }
+    if (stalls === true || client.destroyed || client.writableLength >= 1 << 20) return false;
+    const allowed = bytesPerSecond === undefined ? mostBytes : Math.floor(this.#credit);
+    const length = Math.min(allowed, mostBytes, upstream.readableLength);
+    if (length <= 0) return false;
+    const piece: unknown = upstream.read(length);
+    if (!(piece instanceof Uint8Array)) return false;
+    if (bytesPerSecond !== undefined) this.#credit -= piece.length;
+    if (corruptsEach !== undefined) corrupt(piece, pair.sent, corruptsEach);
+    pair.sent += piece.length;
+    client.write(piece);
+    if (truncatesAt !== undefined && pair.sent >= truncatesAt) client.end();
+    return true;
   }
 }
 

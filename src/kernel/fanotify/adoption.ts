@@ -71,8 +71,8 @@ export class Adoption {
     try {
       const fd = await Promise.race([taken, reading.then(() => probe)]);
       if (fd === probe) return probe;
-      await reading;
-      await closeFd(probe);
+      // Not awaited: it may be let through later than its fd is given.
+      void reading.catch(() => undefined).then(() => closeFd(probe).catch(() => undefined));
       return fd;
     } catch (error) {
       const detail = `a file that is mounted cannot be read: ${error instanceof Error ? error.message : String(error)}`;

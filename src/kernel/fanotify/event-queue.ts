@@ -35,8 +35,12 @@ export interface EventQueueParts {
   readonly messages: { malformed: number };
 }
 
+type Answer = "allow" | "deny";
+
 export class EventQueue {
   readonly #parts: EventQueueParts;
+  /** By number, what has one that may be given twice; with its answer, once there is one. */
+  readonly #shared = new Map<number, Map<Access, Answer | undefined>>();
   #isHandedOver = false;
 
   constructor(parts: EventQueueParts) {
@@ -44,14 +48,25 @@ export class EventQueue {
   }
 
   /**
-   * What the daemon before us had taken. Their numbers are occupied at once: an event of ours with
-   * the same number could not be told from them. So nothing may be read from the group before.
+   * What the daemon before us had taken. Their numbers are occupied: an event of ours with the same
+   * number could not be told from them. So nothing may be read from the group before. `occupied`
+   * are already. Where something else of ours has a number now, it may be given again.
    */
-  takeLeft(): Access[] {
+  takeLeft(occupied: ReadonlySet<number>): Access[] {
     const { native, journal } = this.#parts;
+    const seen = new Set<number>();
     return journal.left().map(({ fd, file, extent, slot }: LeftAccess) => {
-      return { fd, pid: undefined, file, extent, slot, isOurs: native.occupyFd(fd) };
+      const isOurs = !seen.has(fd) && (occupied.has(fd) || native.occupyFd(fd));
+      seen.add(fd);
+      const access: Access = { fd, pid: undefined, file, extent, slot, isOurs };
+      if (!isOurs) this.#share(access);
+      return access;
     });
+  }
+
+  #share(access: Access): void {
+    const sharers = this.#shared.get(access.fd) ?? new Map<Access, undefined>();
+    this.#shared.set(access.fd, sharers.set(access, undefined));
   }
 
   /**
@@ -94,6 +109,7 @@ export class EventQueue {
       this.#parts.log.error({ err: error }, "an event's file cannot be looked at");
     }
     const access: Access = { fd, pid, file, extent, isOurs: true, slot: undefined };
+    if (this.#shared.has(fd)) this.#share(access);
     deliver(access);
   }
 
@@ -107,16 +123,38 @@ export class EventQueue {
   }
 
   /** Once for each access. After handOver it does nothing. */
-  answer({ fd, isOurs, slot }: Access, how: "allow" | "deny"): void {
+  answer(access: Access, how: Answer): void {
     if (this.#isHandedOver) return;
+    const { fd, isOurs, slot } = access;
+    if (this.#isLeftToOthers(access, how)) return;
     this.#send(fd, how, isOurs);
     if (slot !== undefined) this.#parts.journal.answered(slot);
   }
 
-  /** Lets it through, and gives its fd away: accesses through it raise no events. */
-  answerKeepingFd({ fd }: Access): number {
-    this.#send(fd, "allow", false);
-    return fd;
+  /** Lets it through, maybe later, and gives its fd away: accesses through it raise no events. */
+  answerKeepingFd(access: Access): number {
+    const kept = { ...access, isOurs: false };
+    const sharers = this.#shared.get(access.fd);
+    if (sharers?.delete(access) === true) sharers.set(kept, undefined);
+    this.answer(kept, "allow");
+    return access.fd;
+  }
+
+  // The kernel gives an answer to whichever of them it finds first, so they are all answered at
+  // once, when each may be: none is let through to what is not there.
+  #isLeftToOthers(access: Access, how: Answer): boolean {
+    const sharers = this.#shared.get(access.fd);
+    if (sharers?.has(access) !== true) return false;
+    sharers.set(access, how);
+    const answers = [...sharers.values()];
+    if (answers.includes(undefined)) return true;
+    this.#shared.delete(access.fd);
+    const one = answers.includes("deny") ? "deny" : "allow";
+    const all = [...sharers.keys()];
+    for (const { fd } of all) this.#send(fd, one, false);
+    for (const { slot } of all) if (slot !== undefined) this.#parts.journal.answered(slot);
+    if (all.some(({ isOurs }) => isOurs)) this.#parts.native.close(access.fd);
+    return true;
   }
 
   /** Another daemon answers from now on. */
@@ -125,7 +163,7 @@ export class EventQueue {
   }
 
   // The response names the fd, so it comes first: a number that is free may be given again.
-  #send(fd: number, how: "allow" | "deny", closes: boolean): void {
+  #send(fd: number, how: Answer, closes: boolean): void {
     const { native, groupFd, log } = this.#parts;
     try {
       native.write(groupFd, encodeResponse(fd, how));

@@ -141,6 +141,28 @@ export class EventJournal {
   }
 }
 
+/**
+ * Occupies the numbers of what is unanswered in the journal `fd`, while little else of this process
+ * is open; resolves with those that are occupied now. The journal stays the caller's.
+ */
+export function occupyLeft(
+  native: JournalNative & Pick<Native, "occupyFd">,
+  fd: number,
+): Set<number> {
+  const bytes = native.mapShared(fd);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const numbers = new Set<number>();
+  // Of another version: EventJournal.adopt says so.
+  if (bytes.length !== SLOTS_AT + SLOTS * SLOT_BYTES) return numbers;
+  for (let at = SLOTS_AT; at < bytes.length; at += SLOT_BYTES) {
+    if (view.getUint32(at + 4, true) === 1) numbers.add(view.getInt32(at, true));
+  }
+  for (const event of parseEvents(untilZero(bytes.subarray(PAGE_AT, SLOTS_AT)))) {
+    if (event.kind !== "overflow" && event.fd !== undefined) numbers.add(event.fd);
+  }
+  return new Set([...numbers].filter((number) => native.occupyFd(number)));
+}
+
 /** The events that are in there, without the zeros behind them. */
 function untilZero(page: Uint8Array): Uint8Array {
   const view = new DataView(page.buffer, page.byteOffset, page.byteLength);

@@ -50,6 +50,8 @@ export interface FanotifyParts {
   readonly pid: number;
   /** What a daemon before us had open. */
   readonly left?: readonly LeftFile[];
+  /** Numbers of accesses it had taken that are occupied already. */
+  readonly occupied?: ReadonlySet<number> | undefined;
   /** Told how many files are open, whenever that changes, and once the ones left are open. */
   readonly onObjects?: (count: number) => void;
 }
@@ -91,7 +93,7 @@ export class FanotifySession implements KernelDoor, FileDoor {
     this.#handler = handler;
     this.#onFatal = onFatal;
     this.#files.start(handler);
-    const unanswered = this.#queue.takeLeft();
+    const unanswered = this.#queue.takeLeft(this.#parts.occupied ?? new Set());
     this.#watch();
     void this.#files.adopt(this.#parts.left ?? [], this.#adoption).then(() => {
       this.#hasAdopted = true;

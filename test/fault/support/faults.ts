@@ -2,21 +2,21 @@
 // What goes wrong around a daemon, one thing at a time, and for how long.
 
 import type { SeededRandom } from "../../support/seeded-random.ts";
+import type { Way } from "../../support/way.ts";
 import { fillDisk } from "../../host/support/full-disk.ts";
 import { type Site, end, program } from "../../host/support/site.ts";
 
-/** While it lasts, milliseconds since 1970; `excuses`: reads may fail, however short it is. */
+/** While it lasts, milliseconds since 1970. */
 export interface Outage {
   readonly name: string;
   readonly startMs: number;
   readonly endMs: number;
-  readonly excuses: boolean;
 }
 
 export interface Fault {
   readonly name: string;
-  readonly excuses?: boolean;
-  readonly run: (site: Site, random: SeededRandom) => Promise<void>;
+  /** `digested`: the way to images whose bytes have digests; of others nobody could tell. */
+  readonly run: (site: Site, random: SeededRandom, digested: Way) => Promise<void>;
 }
 
 export const pause = (ms: number): Promise<void> =>
@@ -37,12 +37,20 @@ function weather(name: string, of: Parameters<Site["way"]["set"]>[0], ms = SHORT
   };
 }
 
-/** Each shorter than a read's deadline but `longStall`. */
+/** Each shorter than a read's deadline. */
 export const SHORT_FAULTS: readonly Fault[] = [
   weather("the network stalls", { stalls: true }),
   weather("the network is slow", { bytesPerSecond: 100_000 }),
   weather("answers are cut", { truncatesAt: 150_000 }),
   weather("connections are refused", { refuses: true }),
+  {
+    name: "bytes are wrong on their way",
+    async run(_, __, digested) {
+      digested.set({ corruptsEach: 200_000 });
+      await pause(SHORT_MS);
+      digested.clear();
+    },
+  },
   {
     name: "the registry is killed and started again",
     async run(site) {
@@ -70,7 +78,6 @@ export const SHORT_FAULTS: readonly Fault[] = [
   },
   {
     name: "the cache disk is full",
-    excuses: true,
     async run(site) {
       const free = await fillDisk(site.cacheDir);
       await pause(SHORT_MS);
@@ -80,13 +87,19 @@ export const SHORT_FAULTS: readonly Fault[] = [
 ];
 
 /** Longer than a read's deadline: reads may fail while it lasts. */
-export const longStall = (ms: number): Fault =>
-  weather("the network stalls for longer than a read may wait", { stalls: true }, ms);
+export const longStall = (ms: number): Fault => ({
+  name: "the network stalls for longer than a read may wait",
+  async run({ way }, _, digested) {
+    for (const each of [way, digested]) each.set({ stalls: true });
+    await pause(ms);
+    for (const each of [way, digested]) each.clear();
+  },
+});
 
-export async function suffer(site: Site, fault: Fault, random: SeededRandom): Promise<Outage> {
+export async function suffer(fault: Fault, given: Parameters<Fault["run"]>): Promise<Outage> {
   const startMs = Date.now();
-  await fault.run(site, random);
-  return { name: fault.name, startMs, endMs: Date.now(), excuses: fault.excuses === true };
+  await fault.run(...given);
+  return { name: fault.name, startMs, endMs: Date.now() };
 }
 
 /** Of a process that may be gone. */

@@ -2,10 +2,10 @@
 // What a daemon takes up of the one before it: real cache files, links and notes, a scripted
 // kernel. Who reads a file that cannot be served yet waits until it is, and not for ever.
 
-import { constants, fstatSync, openSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync } from "node:fs";
 import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { beforeEach, expect, onTestFinished, test } from "vitest";
+import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { DaemonError } from "../../../../src/errors.ts";
 import { encodeResponse } from "../../../../src/kernel/fanotify/codec.ts";
 import { EventJournal } from "../../../../src/kernel/fanotify/journal.ts";
@@ -165,4 +165,39 @@ test("an access of which only the number is known waits until every file is serv
   await expect
     .poll(() => group.answers, PATIENCE)
     .toEqual([answer(known, "allow"), answer(unknown, "allow")]);
+});
+
+describe("a number that is in use here when it is taken up, and is given to an event later,", () => {
+  /** Who waits since before, and who has come with the same number; as handler.reads. */
+  async function twins() {
+    const number = openSync("/dev/null", constants.O_RDONLY);
+    const file = fileId(inodeOf(paths[0] ?? ""));
+    journal.record(number, file, { offset: 0, length: 4096 });
+    const { handler } = await follow();
+    await expect.poll(() => handler.reads, PATIENCE).toHaveLength(1);
+    closeSync(number);
+    for (;;) {
+      const fd = openSync(paths[0] ?? "", constants.O_RDONLY);
+      if (fd !== number) continue;
+      group.deliver(eventBytes({ fd, pid: 1, offset: 8192n, count: 4096n }));
+      break;
+    }
+    expect(handler.reads.map(({ extent }) => extent.offset)).toEqual([0, 8192]);
+    return { number, reads: handler.reads };
+  }
+
+  test("lets nobody through to what is not there: both wait for both", async () => {
+    const { number, reads } = await twins();
+    reads[1]?.complete();
+    expect(group.answers).toEqual([]);
+    reads[0]?.complete();
+    expect(group.answers).toEqual([answer(number, "allow"), answer(number, "allow")]);
+  });
+
+  test("and refuses both when one fails", async () => {
+    const { number, reads } = await twins();
+    reads[1]?.complete();
+    reads[0]?.fail(stopping);
+    expect(group.answers).toEqual([answer(number, "deny"), answer(number, "deny")]);
+  });
 });
