@@ -53,6 +53,7 @@ export type Fault =
   | { code: "daemon_unreachable"; socketPath: string; detail: string }
   | { code: "socket_in_use"; socketPath: string }
   | { code: "token_refused"; detail: string }
+  | { code: "peer_refused"; uid: number }
   | { code: "trace_invalid"; where: string; detail: string }
   | { code: "trace_missing"; reference: string }
   | { code: "request_invalid"; field: string; detail: string; hint?: string }
@@ -268,6 +269,7 @@ export const ERROR_POLICY = {
     ENVIRONMENT,
     "another erofsd answers there; give this one its own control.socket",
   ),
+  peer_refused: policy("never", EACCES, USAGE, "run it as root, or as the user the daemon runs as"),
   token_refused: policy(
     "never",
     EACCES,

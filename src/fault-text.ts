@@ -92,6 +92,8 @@ export function describeFault(fault: Fault): string {
       return `a running daemon answers at ${fault.socketPath}`;
     case "token_refused":
       return `the daemon refuses the token: ${fault.detail}`;
+    case "peer_refused":
+      return `user ${fault.uid} may not use the control socket`;
     case "trace_missing":
       return `the registry has no trace of ${fault.reference}`;
     case "request_invalid":

@@ -17,6 +17,7 @@ import { bindingObserver, failureObserver } from "./control/observe.ts";
 import { FailureLog, Readiness, controlOperations } from "./control/operations.ts";
 import type { Status } from "./control/schema.ts";
 import { prefetchOperations } from "./control/prefetch-operations.ts";
+import { PeerCheck } from "./control/peers.ts";
 import { ControlServer, type TCPAccess } from "./control/server.ts";
 import { TokenCheck } from "./control/token.ts";
 import { TraceRecorder } from "./control/trace-recorder.ts";
@@ -262,9 +263,17 @@ async function buildControl(parts: {
     }),
     stopping: stopping.signal,
   });
-  const { socket: socketPath } = config.control;
-  const control = new ControlServer({ socketPath, operations, log, tcp: tcpAccess(config, log) });
+  const control = controlServer(parts, operations);
   return { control, readiness, events, stopping, watching };
+}
+
+function controlServer(
+  { config, native, log }: Pick<DaemonParts, "config" | "native" | "log">,
+  operations: ControlOperations,
+): ControlServer {
+  const { socket: socketPath } = config.control;
+  const peers = new PeerCheck(native, process.geteuid?.() ?? 0);
+  return new ControlServer({ socketPath, operations, log, peers, tcp: tcpAccess(config, log) });
 }
 
 function tcpAccess({ control }: Config, log: RootLog["log"]): TCPAccess | undefined {

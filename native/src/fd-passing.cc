@@ -7,11 +7,14 @@
 // stay open until then; a received one becomes the caller's (-1: none came).
 //
 //   [JS] constructor -> [libuv] Execute -> [JS] OnOK -> destructor, which closes an fd nobody took
+#include <sys/socket.h>
+
 #include <cstring>
 #include <limits>
 
 #include "args.h"
 #include "families.h"
+#include "syscall.h"
 #include "unix-exchange.h"
 
 namespace erofsd {
@@ -70,10 +73,23 @@ Napi::Value Exchange(const Napi::CallbackInfo& info) {
   return promise;
 }
 
+// peerUid(fd) -> the user id of who connected to, or listens at, a unix socket | -errno.
+Napi::Value PeerUid(const Napi::CallbackInfo& info) {
+  Args args(info, "peerUid");
+  const int fd = args.Fd(0, "fd");
+  if (args.failed()) return info.Env().Undefined();
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  const int64_t result =
+      RetryEintr([&] { return ::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size); });
+  return Result(info, result < 0 ? result : static_cast<int64_t>(peer.uid));
+}
+
 }  // namespace
 
 void ExportFdPassing(Napi::Env env, Napi::Object exports) {
   exports.Set("exchange", Napi::Function::New(env, Exchange, "exchange"));
+  exports.Set("peerUid", Napi::Function::New(env, PeerUid, "peerUid"));
 }
 
 }  // namespace erofsd

@@ -15,6 +15,7 @@ export function failureOf(error: DaemonError): Failure {
 /** Where the kind of a failure does not say enough. */
 const STATUS: Partial<Record<Code, number>> = {
   token_refused: 401,
+  peer_refused: 403,
   route_unknown: 404,
   image_unknown: 404,
   mount_unknown: 404,

@@ -12,6 +12,7 @@ import { DaemonError, asDaemonError } from "../errors.ts";
 import type { Log } from "../platform/log.ts";
 import { listenAt, listenPrivately } from "../platform/private-socket.ts";
 import type { ControlOperations } from "./control-operations.ts";
+import type { PeerCheck } from "./peers.ts";
 import { failureOf, parserFailure, statusOf } from "./failures.ts";
 import { readBody } from "./read-body.ts";
 import {
@@ -64,6 +65,7 @@ export class ControlServer {
   readonly #socketPath: string;
   readonly #operations: ControlOperations;
   readonly #log: Log;
+  readonly #peers: Pick<PeerCheck, "check">;
   readonly #limits: ControlLimits;
   readonly #responses = new Set<ServerResponse>();
   #onIdle: (() => void) | undefined;
@@ -74,10 +76,12 @@ export class ControlServer {
     readonly log: Log;
     readonly limits?: Partial<ControlLimits>;
     readonly tcp?: TCPAccess | undefined;
+    readonly peers: Pick<PeerCheck, "check">;
   }) {
     this.#socketPath = parts.socketPath;
     this.#operations = parts.operations;
     this.#log = parts.log;
+    this.#peers = parts.peers;
     this.#limits = { ...CONTROL_LIMITS, ...parts.limits };
     this.#server = this.#makeServer();
     const { tcp } = parts;
@@ -183,7 +187,8 @@ export class ControlServer {
         const detail = `${this.#limits.requestsMax} requests are under way already`;
         throw new DaemonError({ code: "daemon_busy", detail });
       }
-      await tcp?.tokens.check(request.headers.authorization);
+      if (tcp === undefined) this.#peers.check(request.socket);
+      else await tcp.tokens.check(request.headers.authorization);
       const answer = await this.#answer(request, gone.signal);
       await this.#send(response, 200, answer, gone.signal);
     } catch (error) {

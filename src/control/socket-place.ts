@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who may reach the control socket. connect(2) on a unix socket needs write permission on its file
-// (unix(7)), which is mode 0600 and ours from the moment it is bound: only we and root get in. So
-// SO_PEERCRED could only say again what the mode decides, and Node does not give the descriptor it
-// would be asked of. What the mode does not decide is checked here: that nobody else can put
-// another file in the socket's place.
+// (unix(7)), which is mode 0600 and ours from the moment it is bound: only we and root get in; who
+// connected all the same, as to a socket that a service manager made with another mode, is asked for
+// by peers.ts. Checked here: that nobody else can put another file in the socket's place.
 
 import { type Stats } from "node:fs";
 import { lstat, mkdir, stat, unlink } from "node:fs/promises";

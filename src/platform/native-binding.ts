@@ -22,6 +22,7 @@ export interface Binding {
   fanotifyMark(group: number, flags: number, mask: number, fd: number): number;
   readEvents(group: number, buffer: Uint8Array): number;
   isOpenElsewhere(fd: number): number;
+  peerUid(fd: number): number;
   hasPriority(fd: number): number;
   setAttribute(path: string, name: string, bytes: Uint8Array): Promise<number>;
   getAttribute(

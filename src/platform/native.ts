@@ -90,6 +90,8 @@ export interface Native {
   readEvents(group: number, buffer: Uint8Array): number;
   /** True when somebody else, the kernel too, has fd's file open; `fd` is for reading and writing. */
   isOpenElsewhere(fd: number): boolean;
+  /** SO_PEERCRED: the user id of who connected to a unix socket. */
+  peerUid(fd: number): number;
   /** memfd_create(2): zeroed memory of that size, at most 1 GiB. Returns its fd, which the caller owns. */
   memfdCreate(name: string, bytes: number): number;
   /** All of a file, mapped shared; it stays when the fd is closed. */
@@ -199,6 +201,7 @@ export function loadNative(options: NativeOptions): Native {
     fanotifyMark: (group, { flags, mask, fd }) =>
       void checked("fanotify_mark", binding.fanotifyMark(group, flags, mask, fd)),
     readEvents: (group, buffer) => checked("read", binding.readEvents(group, buffer)),
+    peerUid: (fd) => checked("getsockopt", binding.peerUid(fd)),
     isOpenElsewhere: (fd) => checked("fcntl", binding.isOpenElsewhere(fd)) === 1,
     watch: (fd, onReady) => watchFd(binding, fd, { onReady, isPriority: false }),
     watchPriority: (fd, onReady) => watchFd(binding, fd, { onReady, isPriority: true }),

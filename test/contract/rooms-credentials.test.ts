@@ -21,6 +21,7 @@ import { faultFrom } from "../support/faults.ts";
 import { buildImage } from "../support/oci-image.ts";
 import { pushBuiltImage } from "../support/push.ts";
 import { QuietLog } from "../support/quiet-log.ts";
+import { ownPeers } from "../support/own-peers.ts";
 
 const SECRET = "one-secret";
 // bcrypt of it; see registry-access.test.ts.
@@ -85,7 +86,7 @@ it("a password given over the control socket opens it from then on, until it is 
   const built = await rooms([]);
   const socketPath = join(folder, "control.sock");
   const operations = onlyOperations(credentialOperations(built.pushed));
-  const server = new ControlServer({ socketPath, operations, log: built.log });
+  const server = new ControlServer({ peers: ownPeers(), socketPath, operations, log: built.log });
   await server.listen();
   onTestFinished(() => server.close());
   expect((await faultFrom(built.pull())).code).toBe("registry_unauthorized");

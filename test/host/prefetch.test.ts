@@ -65,6 +65,8 @@ describe("an image that nobody has mounted", () => {
       const last = await look(reference);
       expect([last.state, last.cachedBytes]).toEqual(["done", last.totalBytes]);
       await site.untilIdle();
+      const inspected: unknown = JSON.parse(await site.erofsd(["inspect", reference, "--json"]));
+      expect(inspected).toMatchObject({ open: false, cachedBytes: last.totalBytes });
       const before = (await site.daemon.status()).source.bytes;
       const mounted = await site.mount(reference);
       expect(await site.marks()).toEqual([]);

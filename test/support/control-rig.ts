@@ -37,6 +37,7 @@ import { FakeOpen } from "./fake-kernel.ts";
 import { FakeMounting } from "./fake-mounting.ts";
 import { QuietLog } from "./quiet-log.ts";
 import { tempDir } from "./temp-dir.ts";
+import { ownPeers } from "./own-peers.ts";
 
 export interface Reply {
   readonly status: number;
@@ -170,7 +171,7 @@ export class ControlRig {
     });
     const { socketPath, operations, log } = this;
     const { limits = {} } = options;
-    this.server = new ControlServer({ socketPath, operations, log, limits });
+    this.server = new ControlServer({ peers: ownPeers(), socketPath, operations, log, limits });
   }
 
   /** Listens until the test is over. */

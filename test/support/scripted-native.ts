@@ -117,6 +117,10 @@ export class ScriptedNative implements Native {
     throw new Error("not scripted");
   }
 
+  peerUid(): number {
+    throw new Error("not scripted");
+  }
+
   watch(_fd: number, onReady: (events: number) => void): FdWatcher {
     this.watchers += 1;
     this.#onReady = () => {

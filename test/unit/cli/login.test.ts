@@ -12,6 +12,7 @@ import { DaemonError } from "../../../src/errors.ts";
 import { onlyOperations } from "../../support/control-operations.ts";
 import { QuietLog } from "../../support/quiet-log.ts";
 import { tempDir } from "../../support/temp-dir.ts";
+import { ownPeers } from "../../support/own-peers.ts";
 
 const SECRET = "the-secret-9";
 
@@ -29,7 +30,12 @@ beforeEach(async () => {
     pushCredentials: (given) => void pushed.push(given),
     dropCredentials: (given) => dropped.push(given) === 1,
   });
-  const server = new ControlServer({ socketPath: socket, operations, log: new QuietLog() });
+  const server = new ControlServer({
+    peers: ownPeers(),
+    socketPath: socket,
+    operations,
+    log: new QuietLog(),
+  });
   await server.listen();
   const spy = vi.spyOn(process.stdout, "write").mockImplementation((text) => {
     written += String(text);

@@ -21,6 +21,7 @@ import { onlyOperations } from "../../support/control-operations.ts";
 import { rejectionOf } from "../../support/fault-code.ts";
 import { QuietLog } from "../../support/quiet-log.ts";
 import { tempDir } from "../../support/temp-dir.ts";
+import { ownPeers } from "../../support/own-peers.ts";
 
 const STATUS: Status = {
   version: "0.1.0",
@@ -57,7 +58,12 @@ beforeEach(async () => {
 });
 
 async function listening(path = socketPath): Promise<ControlServer> {
-  const server = new ControlServer({ socketPath: path, operations, log: new QuietLog() });
+  const server = new ControlServer({
+    peers: ownPeers(),
+    socketPath: path,
+    operations,
+    log: new QuietLog(),
+  });
   await server.listen();
   onTestFinished(() => server.close());
   return server;
@@ -126,7 +132,12 @@ describe("the socket", () => {
 
   test("of a living daemon is left alone", async () => {
     await listening();
-    const second = new ControlServer({ socketPath, operations, log: new QuietLog() });
+    const second = new ControlServer({
+      peers: ownPeers(),
+      socketPath,
+      operations,
+      log: new QuietLog(),
+    });
     expect(await rejectionOf(second.listen())).toBe("socket_in_use");
     expect(
       await ask(socketPath, { method: "GET", path: "/v1/status", answer: statusAnswer }),
@@ -136,7 +147,12 @@ describe("the socket", () => {
   test("is never made by deleting a file that is no socket", async () => {
     await mkdir(join(socketPath, ".."), { recursive: true });
     await writeFile(socketPath, "precious");
-    const server = new ControlServer({ socketPath, operations, log: new QuietLog() });
+    const server = new ControlServer({
+      peers: ownPeers(),
+      socketPath,
+      operations,
+      log: new QuietLog(),
+    });
     expect(await rejectionOf(server.listen())).toBe("config_invalid");
     expect(await readFile(socketPath, "utf8")).toBe("precious");
   });
@@ -288,7 +304,7 @@ describe("credentials", () => {
       throw new Error("it was taken");
     };
     const log = new QuietLog();
-    const server = new ControlServer({ socketPath, operations, log });
+    const server = new ControlServer({ peers: ownPeers(), socketPath, operations, log });
     await server.listen();
     onTestFinished(() => server.close());
     const answer = await push(body);

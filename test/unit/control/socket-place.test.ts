@@ -12,12 +12,14 @@ import { onlyOperations } from "../../support/control-operations.ts";
 import { rejectionOf } from "../../support/fault-code.ts";
 import { QuietLog } from "../../support/quiet-log.ts";
 import { tempDir } from "../../support/temp-dir.ts";
+import { ownPeers } from "../../support/own-peers.ts";
 
 const NOBODY = 65_534;
 const isRoot = process.geteuid?.() === 0;
 
 function serverAt(socketPath: string): ControlServer {
   const server = new ControlServer({
+    peers: ownPeers(),
     socketPath,
     operations: onlyOperations({}),
     log: new QuietLog(),

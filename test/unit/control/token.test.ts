@@ -16,6 +16,7 @@ import { FakeClock } from "../../support/fake-clock.ts";
 import { faultFrom } from "../../support/faults.ts";
 import { QuietLog } from "../../support/quiet-log.ts";
 import { tempDir } from "../../support/temp-dir.ts";
+import { ownPeers } from "../../support/own-peers.ts";
 
 const TOKEN = "correct-horse-battery";
 const HEALTH = { status: "ok", version: "1", pid: 7, uptimeSeconds: 1 } as const;
@@ -32,6 +33,7 @@ async function serve() {
   const clock = new FakeClock();
   const log = new QuietLog();
   const server = new ControlServer({
+    peers: ownPeers(),
     socketPath: join(await tempDir(), "s"),
     operations: onlyOperations({ health: () => HEALTH }),
     log,

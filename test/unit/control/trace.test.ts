@@ -17,6 +17,7 @@ import { codeOf, rejectionOf } from "../../support/fault-code.ts";
 import { FlowRig, blocks, patternBytes } from "../../support/flow-rig.ts";
 import { QuietLog } from "../../support/quiet-log.ts";
 import { tempDir } from "../../support/temp-dir.ts";
+import { ownPeers } from "../../support/own-peers.ts";
 
 async function daemon() {
   const rig = new FlowRig();
@@ -25,7 +26,12 @@ async function daemon() {
   const operations = onlyOperations({ trace: recorder.record.bind(recorder) });
   const directory = await tempDir();
   const socketPath = join(directory, "socket");
-  const server = new ControlServer({ socketPath, operations, log: new QuietLog() });
+  const server = new ControlServer({
+    peers: ownPeers(),
+    socketPath,
+    operations,
+    log: new QuietLog(),
+  });
   await server.listen();
   onTestFinished(() => server.close());
   const object = await rig.open(rig.blob(patternBytes(20 * BLOCK_BYTES)), (fake) => {
