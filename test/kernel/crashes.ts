@@ -63,6 +63,28 @@ beyondSmoke("a daemon that is killed again and again", () => {
     );
   }
 
+  fullTest(
+    "a supervisor that is killed: its daemon finds another keeper, and the next daemon all",
+    { timeout },
+    async () => {
+      const rig = await Rig.start(CONFIG, "supervise");
+      const image = catalogue.get(IMAGES[0] ?? "");
+      const mounted = await rig.mountImage(way.host, image);
+      const { pid } = await rig.daemon.status();
+      await rig.daemon.stop("SIGKILL");
+      for (let tries = 0; (await keepersOf(rig.cacheDir)).length === 0; tries += 1) {
+        ok(tries < 200 * SLOWNESS, "there is no other keeper");
+        await sleep(50);
+      }
+      process.kill(pid, "SIGKILL");
+      await rig.restart();
+      await expectSameTree(catalogue.treeOf(image), mounted);
+      await rig.umountAll();
+      await rig.stop();
+      deepStrictEqual(await keepersOf(rig.cacheDir), []);
+    },
+  );
+
   async function killedUnderReaders(rig: Rig, command: "serve" | "supervise"): Promise<void> {
     process.stdout.write(`# EROFSD_FAULT_SEED=${SEED}\n`);
     const random = seededRandom(SEED);
