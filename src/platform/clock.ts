@@ -2,6 +2,7 @@
 // Time and chance as arguments: rooms get a Clock and a Random, never the globals,
 // so that a test or a simulation can drive them.
 
+import { setMaxListeners } from "node:events";
 import { DaemonError } from "../errors.ts";
 
 export interface Clock {
@@ -26,6 +27,8 @@ export const systemClock: Clock = {
 
 /** Settles after `delayMs`, or rejects with `cancelled` as soon as `signal` aborts. */
 export function sleep(clock: Clock, delayMs: number, signal: AbortSignal): Promise<void> {
+  // As many as like may sleep by one signal.
+  setMaxListeners(0, signal);
   return new Promise((resolve, reject) => {
     const aborted = (): void => {
       cancel();
