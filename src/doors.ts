@@ -34,7 +34,7 @@ import type { Native } from "./platform/native.ts";
 export interface CountingDoor extends KernelDoor {
   readonly objectCount: number;
   /** Of what a daemon before us left open nothing is unknown any more. */
-  readonly areAllKnown: boolean;
+  areAllKnown(): Promise<boolean>;
   /** Somebody would miss the door's fds, were they gone. */
   isNeeded(): Promise<boolean>;
   /** Looks whether the kernel still answers, and takes what it asks; `onFatal` when it does not. */

@@ -81,8 +81,9 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
   const { keeping, ...opened } = await openKeptDoor(parts, { held, occupied });
   const seeds = opened.kind === "cachefiles" ? rooms.seedFiles(opened.command) : undefined;
   const seed: Seeding = async (objects) => seeds?.seed(objects);
-  const knowsAll = (): boolean => opened.door.areAllKnown;
-  const mayBeMounted = isAdopted ? boundBefore(bindings, knowsAll) : () => false;
+  const mayBeMounted = isAdopted
+    ? boundBefore(bindings, opened.door)
+    : () => Promise.resolve(false);
   const names = buildNames({ config, rooms, log, mayBeMounted, seed });
   const opener = buildOpener({ config, engine, names, log, onFailure: failed.ofOpen });
   const filling = buildFills({ config, rooms, native, log, names, opener, opened });
@@ -169,11 +170,11 @@ function buildFills(of: {
 /** What a daemon before us had bound may be mounted as that, until its mounts are all known. */
 function boundBefore(
   bindings: Rooms["bindings"],
-  areAllKnown: () => boolean,
-): (name: CookieName) => boolean {
+  door: Pick<CountingDoor, "areAllKnown">,
+): (name: CookieName) => Promise<boolean> {
   const nameOf = ({ volumeKey, cookieKey }: CookieName): string => `${volumeKey}\0${cookieKey}`;
   const before = new Set([...bindings.all()].map(nameOf));
-  return (name) => before.has(nameOf(name)) && !areAllKnown();
+  return async (name) => before.has(nameOf(name)) && !(await door.areAllKnown());
 }
 
 type Seeding = NameResolverParts["seed"];
@@ -182,7 +183,7 @@ function buildNames(parts: {
   readonly config: Config;
   readonly rooms: Rooms;
   readonly log: RootLog["log"];
-  readonly mayBeMounted: (name: CookieName) => boolean;
+  readonly mayBeMounted: (name: CookieName) => Promise<boolean>;
   readonly seed: Seeding;
 }): NameResolver {
   const { config, rooms, log, mayBeMounted, seed } = parts;

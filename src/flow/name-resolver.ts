@@ -70,7 +70,7 @@ export interface NameResolverParts {
   readonly volumeKey: string;
   readonly openTimeoutMs: number;
   /** A daemon before us may have mounted it as it is bound. */
-  readonly mayBeMounted: (name: CookieName) => boolean;
+  readonly mayBeMounted: (name: CookieName) => Promise<boolean>;
   readonly servesCompressed: boolean;
   /** Prepared images whose first bytes may wait for their mounts, one buffer each. */
   readonly heldHeadsMax: number;
@@ -196,7 +196,7 @@ export class NameResolver {
     const { bindings } = this.#parts;
     const before = bindings.get(name);
     const moved = before !== undefined && !isSameImage(before, content);
-    if (moved && this.#isMounted(name)) {
+    if (moved && (await this.#isMounted(name))) {
       const detail = `it is mounted and names ${before.manifestDigest}`;
       throw new DaemonError({ code: "key_refused", key: name.cookieKey, detail });
     }
@@ -274,7 +274,7 @@ export class NameResolver {
     const { bindings, references } = this.#parts;
     if (bound !== undefined) {
       const fixed = isDigest(name.cookieKey) || references.isImmutable(bound.reference);
-      if (fixed || this.#isMounted(name)) return bound;
+      if (fixed || (await this.#isMounted(name))) return bound;
     }
     const reference = bound?.reference ?? name.cookieKey;
     const content = await this.#resolve(reference, bound, this.#stopping.signal);
@@ -286,9 +286,9 @@ export class NameResolver {
     return bindings.bind(name, content);
   }
 
-  #isMounted(name: CookieName): boolean {
+  async #isMounted(name: CookieName): Promise<boolean> {
     const { engine, mayBeMounted } = this.#parts;
-    return engine.isOpen(name.volumeKey, name.cookieKey) || mayBeMounted(name);
+    return engine.isOpen(name.volumeKey, name.cookieKey) || (await mayBeMounted(name));
   }
 
   /** Undefined: the registry is away, and `bound` holds what the name stood for. */

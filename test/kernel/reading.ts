@@ -20,7 +20,8 @@ const isFull = TIER === "full";
  * At the default window of 1 MiB, for one file of 32 MiB, mount included: a MiB each, the manifest,
  * the first bytes that an OPEN looks at, and a rest at either end.
  */
-const REQUESTS_MAX = 36;
+/** With what lies on either side of the first window, which an idle link brings. */
+const REQUESTS_MAX = 40;
 const READS_MAX = 40;
 const FETCHED_PER_BYTE_MAX = 1.1;
 

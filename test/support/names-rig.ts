@@ -52,7 +52,7 @@ export class NamesRig {
       log,
       engine,
       openTimeoutMs: OPEN_TIMEOUT_MS,
-      mayBeMounted: () => false,
+      mayBeMounted: () => Promise.resolve(false),
     };
     this.streams = new Streams({
       source: this.flow.source,

@@ -51,10 +51,15 @@ export class KernelObjects {
     return this.#counted <= this.#parts.known();
   }
 
+  /** As the kernel counts at this moment. */
+  async countAgain(): Promise<void> {
+    this.#counted = (await kernelObjectCount()) ?? 1;
+  }
+
   /** Counts anew, and for a moment again while some are left: an unmount's end comes after it. */
   async settle(): Promise<void> {
     for (let tries = SETTLE_TRIES; tries > 0; tries -= 1) {
-      this.#counted = (await kernelObjectCount()) ?? 1;
+      await this.countAgain();
       if (this.#counted === 0) return;
       await new Promise<void>((resolve) => {
         this.#parts.clock.after(SETTLE_MS, resolve);

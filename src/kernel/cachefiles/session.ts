@@ -113,7 +113,8 @@ export class CachefilesSession implements KernelDoor {
   }
 
   /** Of objects that the daemon before us opened none is left but those that were opened again. */
-  get areAllKnown(): boolean {
+  async areAllKnown(): Promise<boolean> {
+    await this.#kernelObjects?.countAgain();
     return this.#kernelObjects?.areAllKnown ?? true;
   }
 

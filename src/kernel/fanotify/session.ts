@@ -111,8 +111,8 @@ export class FanotifySession implements KernelDoor, FileDoor {
     return this.#files.count;
   }
 
-  get areAllKnown(): boolean {
-    return this.#hasAdopted && this.#files.unservedCount === 0;
+  areAllKnown(): Promise<boolean> {
+    return Promise.resolve(this.#hasAdopted && this.#files.unservedCount === 0);
   }
 
   isNeeded(): Promise<boolean> {

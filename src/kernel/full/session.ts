@@ -59,8 +59,8 @@ export class FullSession implements KernelDoor, FileDoor {
     return this.#files.count;
   }
 
-  get areAllKnown(): boolean {
-    return true;
+  areAllKnown(): Promise<boolean> {
+    return Promise.resolve(true);
   }
 
   /** What is mounted is whole. */

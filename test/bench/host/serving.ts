@@ -60,7 +60,7 @@ export async function serve(home: string, configText: string) {
     engine,
     volumeKey,
     openTimeoutMs,
-    mayBeMounted: () => false,
+    mayBeMounted: () => Promise.resolve(false),
     bindings,
     streams,
     references: createReferenceResolver(source),

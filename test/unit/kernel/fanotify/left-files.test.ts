@@ -111,7 +111,7 @@ const links = async (): Promise<string[]> =>
 test("a file that is taken up is mounted by the link that is there: a full disk takes no other", async () => {
   const before = await links();
   const { session } = await follow();
-  await expect.poll(() => session.areAllKnown, PATIENCE).toBe(true);
+  await expect.poll(() => session.areAllKnown(), PATIENCE).toBe(true);
   expect(await links()).toEqual(before);
   const { path } = await session.open(KEYS[0] ?? { volumeKey: "", cookieKey: "" });
   expect(before.map((name) => join(cacheDir, "fanotify/open", name))).toContain(path);
@@ -128,11 +128,11 @@ test("whoever reads a file that cannot be served yet waits until it is", async (
   await expect.poll(() => handler.reads, PATIENCE).toHaveLength(1);
   handler.reads[0]?.complete();
   expect(group.answers).toEqual([answer(served, "allow")]);
-  expect(session.areAllKnown).toBe(false);
+  expect(await session.areAllKnown()).toBe(false);
   handler.refused.clear();
   await clock.advance(AGAIN_MS);
   await expect.poll(() => handler.reads, PATIENCE).toHaveLength(3);
-  expect(session.areAllKnown).toBe(true);
+  expect(await session.areAllKnown()).toBe(true);
   for (const read of handler.reads.slice(1)) read.complete();
   expect(group.answers.slice(1)).toEqual([answer(early, "allow"), answer(late, "allow")]);
 });
