@@ -39,7 +39,7 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ServedR
   const missing = object.blocks.missing(extent);
   if (missing.length === 0) {
     request.complete();
-    if (!isExpected) readAhead(flow, object, verdict, request.id);
+    if (!isExpected) readAhead(flow, object, { verdict, cause: request.id });
     return;
   }
   request.found = "joined";
@@ -56,8 +56,9 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ServedR
     fill(flow, object, { waiter });
     return;
   }
+  const wasIdle = isIdle(flow);
   if (!fill(flow, object, { waiter, verdict })) return;
-  readAhead(flow, object, verdict, request.id);
+  readAhead(flow, object, { verdict, wasIdle, cause: request.id });
   fillNeighbours(flow, object, verdict);
 }
 
@@ -121,13 +122,14 @@ function fetchDeadlineMs({ parts }: StreamFlow, { request }: Waiter): number {
 function readAhead(
   flow: StreamFlow,
   object: OpenObject,
-  { track, ahead }: Verdict,
-  cause: number,
+  by: { readonly verdict: Verdict; readonly wasIdle?: boolean; readonly cause: number },
 ): void {
+  const { verdict, wasIdle, cause } = by;
+  const { track } = verdict;
   const { clock, limits } = flow.parts;
   const pieceMax = orderedPiece(flow.way, flow.orderedMax);
   const deadlineMs = clock.nowMs() + 0.95 * limits.readTimeoutMs;
-  for (const extent of [...aroundFirst(flow, track), ...ahead]) {
+  for (const extent of [...aroundFirst(flow, track, wasIdle), ...verdict.ahead]) {
     for (const piece of planAhead(extent, holdingsOf(flow, object), pieceMax)) {
       flow.launch(piece, { urgency: "ahead", deadlineMs, group: track, cause });
     }
@@ -151,14 +153,19 @@ function fillNeighbours(flow: StreamFlow, object: OpenObject, { track }: Verdict
 }
 
 /**
- * What of a first window did not go into the reader's own request. While that is on its way the link
- * would be idle: it carries what lies on either side.
+ * What of a first window did not go into the reader's own request. A link that had nothing to carry
+ * would be idle while that is on its way: it brings what lies on either side.
  */
-function aroundFirst(flow: StreamFlow, { kind, last, aheadEnd }: Track): Extent[] {
+function aroundFirst(
+  flow: StreamFlow,
+  { kind, last, aheadEnd }: Track,
+  wasIdle: boolean | undefined,
+): Extent[] {
   if (kind !== "first") return [];
   const { windowBytes, windowBytesMax } = flow.parts.limits;
   const idle = Math.min(roundTripBytes(flow.way.link) * flow.expansion, windowBytesMax);
-  const sideBytes = idle > windowBytes ? alignDown(idle, BLOCK_BYTES) : 0;
+  const isWorthIt = idle > windowBytes && (wasIdle ?? isIdle(flow));
+  const sideBytes = isWorthIt ? alignDown(idle, BLOCK_BYTES) : 0;
   const windowEnd = Math.min(last.offset + Math.max(windowBytes, sideBytes), flow.streamEnd);
   const lastUnit = flow.stream.map.widen({ offset: windowEnd - BLOCK_BYTES, length: BLOCK_BYTES });
   const end = extentEnd(lastUnit) > windowEnd ? lastUnit.offset : windowEnd;
@@ -167,6 +174,11 @@ function aroundFirst(flow: StreamFlow, { kind, last, aheadEnd }: Track): Extent[
     { offset: aheadEnd, length: end - aheadEnd },
     { offset: start, length: last.offset - start },
   ].filter(({ length }) => length > 0);
+}
+
+/** Nothing is on its way from the host, nor waits for its turn. */
+function isIdle({ parts, stream }: StreamFlow): boolean {
+  return !parts.queue.isBusy(stream.host);
 }
 
 /** How far one demand request reads on, logical bytes. */

@@ -26,6 +26,8 @@ open_timeout = "${OPEN_TIMEOUT_S}s"
 read_timeout = "${READ_TIMEOUT_S}s"
 [registry]
 headers_timeout = "${HEADERS_TIMEOUT_S}s"
+[engine]
+window_max = "1MiB"
 `;
 const SLACK = 1.5;
 const timeout = isFull ? 60_000 : 900_000;
