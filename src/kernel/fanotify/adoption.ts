@@ -16,6 +16,13 @@ const closeFd = promisify(close);
 const statFd = promisify(fstat);
 const readFd = promisify(read);
 
+export interface AdoptedFd {
+  readonly fd: number;
+  readonly isMounted: boolean;
+  /** Never rejects. */
+  readonly alone: Promise<void>;
+}
+
 export class Adoption {
   readonly #native: Pick<Native, "isOpenElsewhere">;
   /** By file: who waits for an event's fd. */
@@ -36,9 +43,10 @@ export class Adoption {
 
   /**
    * An fd of the caller's, for reading and writing without events; and whether the file is mounted.
+   * Until `alone` resolves we have it open once more, and nobody can tell whether anybody else has.
    * Undefined when what is at `path` is not `file` (fileId), which was left there. Rejects with the system's error.
    */
-  async open(path: string, file: string): Promise<{ fd: number; isMounted: boolean } | undefined> {
+  async open(path: string, file: string): Promise<AdoptedFd | undefined> {
     const probe = await openFd(path, constants.O_RDWR | constants.O_NOFOLLOW).catch(
       (error: unknown) => {
         if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
@@ -53,7 +61,7 @@ export class Adoption {
         await closeFd(probe);
         return undefined;
       }
-      return { fd: await this.#withoutEvents(probe, file), isMounted };
+      return { ...(await this.#withoutEvents(probe, file)), isMounted };
     } catch (error) {
       await closeFd(probe).catch(() => undefined);
       throw error;
@@ -61,7 +69,7 @@ export class Adoption {
   }
 
   /** `probe` itself when the file has no mark. */
-  async #withoutEvents(probe: number, file: string): Promise<number> {
+  async #withoutEvents(probe: number, file: string): Promise<Pick<AdoptedFd, "fd" | "alone">> {
     const taken = new Promise<number>((resolve) => {
       this.#awaited.set(file, ({ fd }) => {
         resolve(fd);
@@ -70,10 +78,13 @@ export class Adoption {
     const reading = readFd(probe, Buffer.alloc(1), 0, 1, 0);
     try {
       const fd = await Promise.race([taken, reading.then(() => probe)]);
-      if (fd === probe) return probe;
-      // Not awaited: it may be let through later than its fd is given.
-      void reading.catch(() => undefined).then(() => closeFd(probe).catch(() => undefined));
-      return fd;
+      if (fd === probe) return { fd, alone: Promise.resolve() };
+      // Not awaited here: it may be let through later than its fd is given.
+      const alone = reading.then(
+        () => closeFd(probe),
+        () => closeFd(probe),
+      );
+      return { fd, alone: alone.catch(() => undefined) };
     } catch (error) {
       const detail = `a file that is mounted cannot be read: ${error instanceof Error ? error.message : String(error)}`;
       throw new DaemonError({ code: "fanotify_unsupported", detail }, { cause: error });

@@ -5,7 +5,7 @@
 
 import { basename } from "node:path";
 import { type DaemonError, asDaemonError } from "../../errors.ts";
-import type { Clock } from "../../platform/clock.ts";
+import { type Clock, within } from "../../platform/clock.ts";
 import type { Log } from "../../platform/log.ts";
 import type { Native } from "../../platform/native.ts";
 import type { Adoption } from "./adoption.ts";
@@ -15,6 +15,8 @@ import type { OrphanFiles } from "./orphan-files.ts";
 import type { CacheRoom } from "./room.ts";
 
 const AGAIN_MS = 1000;
+/** Whoever is left in the list then is looked at again later. */
+const ALONE_LIMIT_MS = 1000;
 
 export interface UnservedFilesParts {
   readonly clock: Clock;
@@ -92,7 +94,7 @@ export class UnservedFiles {
   }
 
   async #adoptFile(path: string, left: LeftFile, adoption: Adoption): Promise<void> {
-    const { native, orphans, serve } = this.#parts;
+    const { native, clock, orphans, serve } = this.#parts;
     const opened = await adoption.open(path, left.file);
     if (opened === undefined) {
       await forgetLeft(left);
@@ -100,6 +102,7 @@ export class UnservedFiles {
     }
     orphans.add(opened.fd, left);
     if (!opened.isMounted) {
+      await within(clock, ALONE_LIMIT_MS, opened.alone);
       await orphans.look();
       return;
     }
