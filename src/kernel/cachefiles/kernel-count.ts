@@ -26,18 +26,27 @@ export function parseCaches(text: string): number {
   return objects;
 }
 
+export interface KernelObjectsParts {
+  readonly clock: Clock;
+  /** Objects that the session has open. */
+  readonly known: () => number;
+  /** OPENs that are not answered: the kernel counts their objects already. */
+  readonly opening: () => number;
+  readonly onCount: (count: number) => void;
+}
+
 /**
  * How many objects are open at a device that another daemon bound: at first perhaps more than its
  * session knows, as many as the kernel counts; those are forgotten without a word.
  */
 export class KernelObjects {
-  readonly #parts: { clock: Clock; known: () => number; onCount: (count: number) => void };
+  readonly #parts: KernelObjectsParts;
   /** At least one until the kernel's own count is read. */
   #counted = 1;
   #cancel: (() => void) | undefined;
   #isStopped = false;
 
-  constructor(parts: { clock: Clock; known: () => number; onCount: (count: number) => void }) {
+  constructor(parts: KernelObjectsParts) {
     this.#parts = parts;
     this.#look();
   }
@@ -48,7 +57,7 @@ export class KernelObjects {
 
   /** There are none but those the session knows. */
   get areAllKnown(): boolean {
-    return this.#counted <= this.#parts.known();
+    return this.#counted <= this.#parts.known() + this.#parts.opening();
   }
 
   /** As the kernel counts at this moment. */

@@ -95,6 +95,7 @@ export class CachefilesSession implements KernelDoor {
       this.#kernelObjects = new KernelObjects({
         clock: this.#clock,
         known: () => this.#objects.size,
+        opening: () => this.#opens.size,
         onCount: this.#onObjects,
       });
     }
