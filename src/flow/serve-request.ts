@@ -39,7 +39,12 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ServedR
   const missing = object.blocks.missing(extent);
   if (missing.length === 0) {
     request.complete();
-    if (!isExpected) readAhead(flow, object, { verdict, cause: request.id });
+    if (!isExpected)
+      readAhead(flow, object, {
+        verdict,
+        wasIdle: verdict.track.kind === "first" && mayBeIdle(flow, request),
+        cause: request.id,
+      });
     return;
   }
   request.found = "joined";
@@ -56,7 +61,7 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ServedR
     fill(flow, object, { waiter });
     return;
   }
-  const wasIdle = isIdle(flow);
+  const wasIdle = mayBeIdle(flow, request);
   if (!fill(flow, object, { waiter, verdict })) return;
   readAhead(flow, object, { verdict, wasIdle, cause: request.id });
   fillNeighbours(flow, object, verdict);
@@ -122,7 +127,7 @@ function fetchDeadlineMs({ parts }: StreamFlow, { request }: Waiter): number {
 function readAhead(
   flow: StreamFlow,
   object: OpenObject,
-  by: { readonly verdict: Verdict; readonly wasIdle?: boolean; readonly cause: number },
+  by: { readonly verdict: Verdict; readonly wasIdle: boolean; readonly cause: number },
 ): void {
   const { verdict, wasIdle, cause } = by;
   const { track } = verdict;
@@ -159,12 +164,12 @@ function fillNeighbours(flow: StreamFlow, object: OpenObject, { track }: Verdict
 function aroundFirst(
   flow: StreamFlow,
   { kind, last, aheadEnd }: Track,
-  wasIdle: boolean | undefined,
+  wasIdle: boolean,
 ): Extent[] {
   if (kind !== "first") return [];
   const { windowBytes, windowBytesMax } = flow.parts.limits;
   const idle = Math.min(roundTripBytes(flow.way.link) * flow.expansion, windowBytesMax);
-  const isWorthIt = idle > windowBytes && (wasIdle ?? isIdle(flow));
+  const isWorthIt = wasIdle && idle > windowBytes;
   const sideBytes = isWorthIt ? alignDown(idle, BLOCK_BYTES) : 0;
   const windowEnd = Math.min(last.offset + Math.max(windowBytes, sideBytes), flow.streamEnd);
   const lastUnit = flow.stream.map.widen({ offset: windowEnd - BLOCK_BYTES, length: BLOCK_BYTES });
@@ -176,9 +181,9 @@ function aroundFirst(
   ].filter(({ length }) => length > 0);
 }
 
-/** Nothing is on its way from the host, nor waits for its turn. */
-function isIdle({ parts, stream }: StreamFlow): boolean {
-  return !parts.queue.isBusy(stream.host);
+/** Somebody reads, and nothing is on its way from the host, nor waits for its turn. */
+function mayBeIdle({ parts, stream }: StreamFlow, { isOwn }: ServedRead): boolean {
+  return !isOwn && !parts.queue.isBusy(stream.host);
 }
 
 /** How far one demand request reads on, logical bytes. */

@@ -11,6 +11,7 @@ export class ServedRead implements ReadRequest {
   readonly id: number;
   readonly object: KernelObject;
   readonly extent: Extent;
+  readonly isOwn: boolean;
   /** When it came, on the engine's clock. */
   readonly sinceMs: number;
   /** Somebody wants to know all that is read: no other bytes than its own are brought. */
@@ -29,6 +30,7 @@ export class ServedRead implements ReadRequest {
     this.id = request.id;
     this.object = request.object;
     this.extent = request.extent;
+    this.isOwn = request.isOwn ?? false;
     this.sinceMs = parts.clock.nowMs();
     this.#request = request;
     this.#stream = stream;

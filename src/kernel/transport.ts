@@ -54,6 +54,8 @@ export interface ReadRequest {
   readonly id: number;
   readonly object: KernelObject;
   readonly extent: Extent;
+  /** The door fills its file so: no reader shows what is wanted next. */
+  readonly isOwn?: boolean;
   readonly answered: boolean;
   /** Every byte of the extent is in the cache file. */
   complete(): void;

@@ -15,6 +15,7 @@ export interface Asking {
 
 export interface ReadAnswers {
   readonly label: string;
+  readonly isOwn: boolean;
   readonly allow: () => void;
   readonly refuse: (error: DaemonError) => void;
 }
@@ -25,7 +26,7 @@ export function askToRead(
   object: FileObject,
   { extent, by }: { extent: Extent; by: ReadAnswers },
 ): void {
-  const { label, allow, refuse } = by;
+  const { label, isOwn, allow, refuse } = by;
   const pending = new PendingRequest(label, () => {
     object.accesses.delete(access);
   });
@@ -37,6 +38,7 @@ export function askToRead(
     id,
     object,
     extent,
+    isOwn,
     get answered() {
       return pending.answered;
     },
@@ -54,7 +56,8 @@ export function askToRead(
 /** Resolves when all of `extent` is in the object's file. Rejects as a read would fail. */
 export function fillAll(asking: Asking, object: FileObject, extent: Extent): Promise<void> {
   return new Promise((resolve, reject) => {
-    const by = { label: `fill of "${object.cookieKey}"`, allow: resolve, refuse: reject };
+    const label = `fill of "${object.cookieKey}"`;
+    const by = { label, isOwn: true, allow: resolve, refuse: reject };
     askToRead(asking, object, { extent, by });
   });
 }

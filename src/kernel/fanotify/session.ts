@@ -254,6 +254,7 @@ export class FanotifySession implements KernelDoor, FileDoor {
     if (!this.#begin(access)) return;
     this.#read(object, part, {
       label: `access to "${object.cookieKey}"`,
+      isOwn: false,
       allow: () => {
         this.#answer(access, "allow");
       },
