@@ -32,7 +32,7 @@ import type { Prefetches } from "./flow/prefetch/prefetches.ts";
 import { Prefetcher } from "./flow/prefetch/prefetcher.ts";
 import { TraceReplays } from "./flow/prefetch/trace-replays.ts";
 import { admitReference } from "./flow/rafs/admit-reference.ts";
-import { occupyLeft } from "./kernel/fanotify/journal.ts";
+import { EventJournal } from "./kernel/fanotify/journal.ts";
 import { volumeKeyOf } from "./kernel/cachefiles/keys.ts";
 import { servesCompressed } from "./kernel/cachefiles/setup.ts";
 import { MountDoors } from "./mount-doors.ts";
@@ -69,7 +69,7 @@ export async function buildServing(parts: DaemonParts, life: Pick<Life, "upgrade
   const { config, native, log, systemd } = parts;
   const held = await takeHeld({ native, log, systemd, cacheDir: config.cache.dir }, parts);
   // At once: what else is opened here must not have these numbers.
-  const occupied = held.journal === undefined ? undefined : occupyLeft(native, held.journal);
+  const occupied = EventJournal.occupyLeft(native, held.journal);
   const isAdopted = held.cachefiles !== undefined || held.fanotify !== undefined;
   const failures = new FailureLog();
   const events = new EventHub({ clock, unixMs: Date.now });

@@ -69,6 +69,14 @@ export class EventJournal {
 
   /** That of another daemon; `fd` is the journal's from now on. Fault: fanotify_unsupported when it is of another version. */
   static adopt(native: JournalNative, fd: number): EventJournal {
+    const journal = EventJournal.#of(native, fd);
+    if (journal !== undefined) return journal;
+    const detail = "the daemon before this one has left a journal of another version";
+    throw new DaemonError({ code: "fanotify_unsupported", detail });
+  }
+
+  /** Undefined when it is of another version. */
+  static #of(native: JournalNative, fd: number): EventJournal | undefined {
     const bytes = native.mapShared(fd);
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const isOurs =
@@ -76,9 +84,22 @@ export class EventJournal {
       view.getUint32(0, true) === MAGIC &&
       view.getUint32(4, true) === VERSION &&
       view.getUint32(8, true) === SLOTS;
-    if (isOurs) return new EventJournal(fd, bytes);
-    const detail = "the daemon before this one has left a journal of another version";
-    throw new DaemonError({ code: "fanotify_unsupported", detail });
+    return isOurs ? new EventJournal(fd, bytes) : undefined;
+  }
+
+  /**
+   * Occupies the numbers of what is unanswered in the journal `fd`, if there is one, while little else of this process
+   * is open; those that are occupied now. The journal stays the caller's; of one of another version
+   * nothing is occupied, and adopt says why.
+   */
+  static occupyLeft(
+    native: JournalNative & Pick<Native, "occupyFd">,
+    fd: number | undefined,
+  ): Set<number> {
+    const journal = fd === undefined ? undefined : EventJournal.#of(native, fd);
+    const left = journal?.left() ?? [];
+    const numbers = new Set(left.map((access) => access.fd));
+    return new Set([...numbers].filter((number) => native.occupyFd(number)));
   }
 
   /** All that is unanswered; what was still in the page has a slot afterwards. */
@@ -139,28 +160,6 @@ export class EventJournal {
     const extent = { offset: Number(offset), length: Number(length) };
     return { slot, fd: this.#view.getInt32(at, true), file, extent };
   }
-}
-
-/**
- * Occupies the numbers of what is unanswered in the journal `fd`, while little else of this process
- * is open; resolves with those that are occupied now. The journal stays the caller's.
- */
-export function occupyLeft(
-  native: JournalNative & Pick<Native, "occupyFd">,
-  fd: number,
-): Set<number> {
-  const bytes = native.mapShared(fd);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const numbers = new Set<number>();
-  // Of another version: EventJournal.adopt says so.
-  if (bytes.length !== SLOTS_AT + SLOTS * SLOT_BYTES) return numbers;
-  for (let at = SLOTS_AT; at < bytes.length; at += SLOT_BYTES) {
-    if (view.getUint32(at + 4, true) === 1) numbers.add(view.getInt32(at, true));
-  }
-  for (const event of parseEvents(untilZero(bytes.subarray(PAGE_AT, SLOTS_AT)))) {
-    if (event.kind !== "overflow" && event.fd !== undefined) numbers.add(event.fd);
-  }
-  return new Set([...numbers].filter((number) => native.occupyFd(number)));
 }
 
 /** The events that are in there, without the zeros behind them. */
