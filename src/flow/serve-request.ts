@@ -36,15 +36,12 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ServedR
 
   // What a trace brings is not read ahead of as well, nor what one is made of.
   const isExpected = request.isRecorded || flow.isExpected(extent);
+  // Before anything is launched for it.
+  const hasSides = bringsSides(flow, verdict.track, request);
   const missing = object.blocks.missing(extent);
   if (missing.length === 0) {
     request.complete();
-    if (!isExpected)
-      readAhead(flow, object, {
-        verdict,
-        wasIdle: verdict.track.kind === "first" && mayBeIdle(flow, request),
-        cause: request.id,
-      });
+    if (!isExpected) readAhead(flow, object, { verdict, hasSides, cause: request.id });
     return;
   }
   request.found = "joined";
@@ -61,9 +58,8 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ServedR
     fill(flow, object, { waiter });
     return;
   }
-  const wasIdle = mayBeIdle(flow, request);
   if (!fill(flow, object, { waiter, verdict })) return;
-  readAhead(flow, object, { verdict, wasIdle, cause: request.id });
+  readAhead(flow, object, { verdict, hasSides, cause: request.id });
   fillNeighbours(flow, object, verdict);
 }
 
@@ -127,14 +123,14 @@ function fetchDeadlineMs({ parts }: StreamFlow, { request }: Waiter): number {
 function readAhead(
   flow: StreamFlow,
   object: OpenObject,
-  by: { readonly verdict: Verdict; readonly wasIdle: boolean; readonly cause: number },
+  by: { readonly verdict: Verdict; readonly hasSides: boolean; readonly cause: number },
 ): void {
-  const { verdict, wasIdle, cause } = by;
+  const { verdict, hasSides, cause } = by;
   const { track } = verdict;
   const { clock, limits } = flow.parts;
   const pieceMax = orderedPiece(flow.way, flow.orderedMax);
   const deadlineMs = clock.nowMs() + 0.95 * limits.readTimeoutMs;
-  for (const extent of [...aroundFirst(flow, track, wasIdle), ...verdict.ahead]) {
+  for (const extent of [...aroundFirst(flow, track, hasSides), ...verdict.ahead]) {
     for (const piece of planAhead(extent, holdingsOf(flow, object), pieceMax)) {
       flow.launch(piece, { urgency: "ahead", deadlineMs, group: track, cause });
     }
@@ -164,12 +160,12 @@ function fillNeighbours(flow: StreamFlow, object: OpenObject, { track }: Verdict
 function aroundFirst(
   flow: StreamFlow,
   { kind, last, aheadEnd }: Track,
-  wasIdle: boolean,
+  hasSides: boolean,
 ): Extent[] {
   if (kind !== "first") return [];
   const { windowBytes, windowBytesMax } = flow.parts.limits;
   const idle = Math.min(roundTripBytes(flow.way.link) * flow.expansion, windowBytesMax);
-  const isWorthIt = wasIdle && idle > windowBytes;
+  const isWorthIt = hasSides && idle > windowBytes;
   const sideBytes = isWorthIt ? alignDown(idle, BLOCK_BYTES) : 0;
   const windowEnd = Math.min(last.offset + Math.max(windowBytes, sideBytes), flow.streamEnd);
   const lastUnit = flow.stream.map.widen({ offset: windowEnd - BLOCK_BYTES, length: BLOCK_BYTES });
@@ -181,9 +177,13 @@ function aroundFirst(
   ].filter(({ length }) => length > 0);
 }
 
-/** Somebody reads, and nothing is on its way from the host, nor waits for its turn. */
-function mayBeIdle({ parts, stream }: StreamFlow, { isOwn }: ServedRead): boolean {
-  return !isOwn && !parts.queue.isBusy(stream.host);
+/** Somebody jumped there, and nothing is on its way from the host, nor waits for its turn. */
+function bringsSides(
+  { parts, stream }: StreamFlow,
+  { kind }: Track,
+  { isOwn }: ServedRead,
+): boolean {
+  return kind === "first" && !isOwn && !parts.queue.isBusy(stream.host);
 }
 
 /** How far one demand request reads on, logical bytes. */
