@@ -23,7 +23,7 @@ import {
 import type { LeftFile } from "./kernel/fanotify/left-files.ts";
 import { FullSession } from "./kernel/full/session.ts";
 import type { HeldFds } from "./kernel/keeper.ts";
-import { startMountChild } from "./kernel/mount-child.ts";
+import { TRIAL_MS, startMountChild } from "./kernel/mount-child.ts";
 import { listMounts } from "./kernel/mountinfo.ts";
 import type { KernelDoor } from "./kernel/transport.ts";
 import { type Clock, systemClock as clock } from "./platform/clock.ts";
@@ -73,9 +73,6 @@ export interface DoorParts {
   /** Told how many objects the kernel has open, whenever that changes. */
   readonly onObjects: (count: number) => void;
 }
-
-/** The start of a child counts, which takes long on a slow machine: this only ends a hang. */
-const TRIAL_MS = 60_000;
 
 /**
  * The cache directory and its state must have been looked through. A door that a daemon before us

@@ -68,7 +68,8 @@ export class Keeping {
 
   /**
    * Has `fds` kept. Fault: fanotify_unsafe, where nobody would keep a fanotify group and
-   * `allowUnsafe` is not said. `graceMs`: how long a keeper waits for the next daemon. Without a keeper cachefiles loses mounts with the daemon, no bytes.
+   * `allowUnsafe` is not said. Without a keeper cachefiles loses mounts with the daemon, no bytes.
+   * `graceMs`: how long a keeper waits for the next daemon.
    */
   static async start(
     parts: KeepingParts,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The command line's side of the control socket, which a daemon-place.ts text names. With Node's own client: loading another would take
-// longer than most of what is asked.
+// The command line's side of the control socket, which a text of daemon-place.ts names. With Node's
+// own client: loading another would take longer than most of what is asked.
 
 import { type IncomingMessage, request } from "node:http";
 import { json } from "node:stream/consumers";

@@ -7,6 +7,7 @@ import { allocatedBytes, cachedOnDisk } from "../cache/usage.ts";
 import { DaemonError } from "../errors.ts";
 import type { Engine, OpenObjectFacts } from "../flow/engine.ts";
 import { streamKey } from "../flow/streams.ts";
+import { domainIdOf } from "../kernel/cachefiles/keys.ts";
 import { cacheFileName, streamsDirectory } from "../kernel/fanotify/names.ts";
 import { formatOrigin } from "../source/source.ts";
 import type { Binding, Bindings, CookieName, StreamRecord } from "../state/bindings.ts";
@@ -16,7 +17,6 @@ import type { PastFailure } from "./schema.ts";
 
 /** Files that the disk is asked for at once. */
 const STATS_MAX = 16;
-const DOMAIN_PREFIX = "erofs,";
 /** What the kernel keeps of a device's tag: `sha256:` and 57 digits. */
 const TAG_LENGTH = 64;
 
@@ -134,10 +134,10 @@ export class KnownImages {
 
 function summaryOf(known: Known, streams: readonly StreamDetail[]): ImageSummary {
   const { volumeKey, cookieKey, binding } = known;
-  const isDomain = volumeKey.startsWith(DOMAIN_PREFIX);
+  const domainId = domainIdOf(volumeKey);
   return {
     fsid: cookieKey,
-    ...(isDomain ? { domainId: volumeKey.slice(DOMAIN_PREFIX.length) } : {}),
+    ...(domainId === undefined ? {} : { domainId }),
     reference: binding.reference,
     manifestDigest: binding.manifestDigest,
     format: binding.stream.format === undefined ? "erofs" : "rafs",

@@ -3,6 +3,7 @@
 // hundreds of times a second. A mount that came, went or is another shows in the next answer,
 // whoever made it; only how much of each is cached may be some moments old.
 
+import { domainIdOf } from "../kernel/cachefiles/keys.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { KnownImage, OurMount } from "../mounts/mount-list.ts";
 import type { Mounts } from "../mounts/mounts.ts";
@@ -90,13 +91,12 @@ export class MountListing {
 function factsOf(image: KnownImage, cached: ReadonlyMap<string, number | undefined>) {
   const { cookieKey: fsid, volumeKey, binding } = image;
   const { reference, manifestDigest, devices } = binding;
-  const [, domainId] = /^erofs,(.*)$/s.exec(volumeKey) ?? [];
   const cachedBytes = cached.get(idOf(image));
   return {
     reference,
     manifestDigest,
     fsid,
-    ...domain(domainId),
+    ...domain(domainIdOf(volumeKey)),
     deviceCount: devices.length,
     sizeBytes: sizeOf(image),
     ...(cachedBytes === undefined ? {} : { cachedBytes }),

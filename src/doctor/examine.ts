@@ -17,7 +17,7 @@ import {
 import { RemoteError, ask } from "../control/client.ts";
 import { healthAnswer, readyAnswer } from "../control/schema.ts";
 import { DaemonError, asDaemonError } from "../errors.ts";
-import { tryCachefiles } from "../kernel/cachefiles/trial.ts";
+import { type Trial, tryCachefiles } from "../kernel/cachefiles/trial.ts";
 import { findKeeper } from "../kernel/keeper.ts";
 import { systemClock as clock } from "../platform/clock.ts";
 import type { Log } from "../platform/log.ts";
@@ -31,7 +31,7 @@ import {
   rightsFinding,
 } from "./machine.ts";
 import type { DoorFinding, Finding, Report } from "./report.ts";
-import { type Trial, tryFanotify, tryWhole } from "./try-doors.ts";
+import { tryFanotify, tryWhole } from "./try-doors.ts";
 
 export interface ExamineOptions {
   readonly configPath: string | undefined;

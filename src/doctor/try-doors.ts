@@ -3,18 +3,8 @@
 // mounted anywhere: the kernel makes the mount, and lets go of it.
 
 import { tryFull, tryMountingIn } from "../doors.ts";
+import type { Trial } from "../kernel/cachefiles/trial.ts";
 import { openGroup } from "../kernel/fanotify/setup.ts";
-import type { Clock } from "../platform/clock.ts";
-import type { Log } from "../platform/log.ts";
-import type { Native } from "../platform/native.ts";
-
-export interface Trial {
-  readonly native: Native;
-  readonly clock: Clock;
-  readonly log: Log;
-  /** Empty, on the cache's filesystem. */
-  readonly directory: string;
-}
 
 /** Each resolves with what it was done with, and fails as opening the door would. */
 export async function tryFanotify({ native, clock, directory }: Trial): Promise<string> {

@@ -13,6 +13,9 @@ import { type MountOrder, mountReply } from "./mount-orders.ts";
 
 const PROGRAM = "dist/cli/erofsd-mount.js";
 
+/** For a mount that is only tried: a child's start takes long on a slow machine, so this only ends a hang. */
+export const TRIAL_MS = 60_000;
+
 /** Carries out one order at a time. */
 export interface MountChild {
   /** Resolves with what it answers. Faults: the order's own, deadline_exceeded, cancelled. */

@@ -4,6 +4,7 @@
 
 import { readFile } from "node:fs/promises";
 import type { DoorKind } from "../config/config.ts";
+import { volumeKeyOf } from "../kernel/cachefiles/keys.ts";
 import { parseOpenPath, parseStreamPath, stem, stemOfFile } from "../kernel/fanotify/names.ts";
 import { type MountEntry, fscacheNameOf } from "../kernel/mountinfo.ts";
 import type { Binding, CookieName } from "../state/bindings.ts";
@@ -41,7 +42,7 @@ export async function listOurMounts(parts: MountListParts): Promise<OurMount[]> 
     const name = fscacheNameOf(entry);
     if (name !== undefined) {
       const { fsid, domainId } = name;
-      const volumeKey = `erofs,${domainId ?? fsid}`;
+      const volumeKey = volumeKeyOf(domainId ?? fsid);
       const image = byName.get(idOf({ volumeKey, cookieKey: fsid }));
       found.push({ mountPoint, root, door: "cachefiles", fsid, domainId, image });
       continue;

@@ -55,20 +55,20 @@ export class KernelObjects {
     return Math.max(this.#parts.known(), this.#counted);
   }
 
-  /** There are none but those the session knows. */
-  get areAllKnown(): boolean {
+  /** There are none but those the session knows, as the kernel counts at this moment. */
+  async areAllKnown(): Promise<boolean> {
+    await this.#countAgain();
     return this.#counted <= this.#parts.known() + this.#parts.opening();
   }
 
-  /** As the kernel counts at this moment. */
-  async countAgain(): Promise<void> {
+  async #countAgain(): Promise<void> {
     this.#counted = (await kernelObjectCount()) ?? 1;
   }
 
   /** Counts anew, and for a moment again while some are left: an unmount's end comes after it. */
   async settle(): Promise<void> {
     for (let tries = SETTLE_TRIES; tries > 0; tries -= 1) {
-      await this.countAgain();
+      await this.#countAgain();
       if (this.#counted === 0) return;
       await new Promise<void>((resolve) => {
         this.#parts.clock.after(SETTLE_MS, resolve);
@@ -83,9 +83,8 @@ export class KernelObjects {
 
   #look(): void {
     const before = this.count;
-    void kernelObjectCount().then((count) => {
+    void this.#countAgain().then(() => {
       if (this.#isStopped) return;
-      this.#counted = count ?? 1;
       if (this.count !== before) this.#parts.onCount(this.count);
       this.#cancel = this.#parts.clock.after(LOOK_EVERY_MS, () => {
         this.#look();

@@ -38,7 +38,14 @@ export function volumePartProblem(part: string): string | undefined {
   return undefined;
 }
 
+const VOLUME_PREFIX = "erofs,";
+
 /** The volume key the kernel makes of a domain_id. */
 export function volumeKeyOf(domainId: string): string {
-  return `erofs,${domainId}`;
+  return `${VOLUME_PREFIX}${domainId}`;
+}
+
+/** What volumeKeyOf was given; undefined for another filesystem's volume. */
+export function domainIdOf(volumeKey: string): string | undefined {
+  return volumeKey.startsWith(VOLUME_PREFIX) ? volumeKey.slice(VOLUME_PREFIX.length) : undefined;
 }

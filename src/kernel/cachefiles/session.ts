@@ -115,8 +115,7 @@ export class CachefilesSession implements KernelDoor {
 
   /** Of objects that the daemon before us opened none is left but those that were opened again. */
   async areAllKnown(): Promise<boolean> {
-    await this.#kernelObjects?.countAgain();
-    return this.#kernelObjects?.areAllKnown ?? true;
+    return (await this.#kernelObjects?.areAllKnown()) ?? true;
   }
 
   /** Takes what is readable, though nobody said that it is; ends the session as a failed read does. */

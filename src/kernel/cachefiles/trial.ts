@@ -7,16 +7,14 @@ import type { Clock } from "../../platform/clock.ts";
 import type { Log } from "../../platform/log.ts";
 import type { Native } from "../../platform/native.ts";
 import { trialImage } from "../fanotify/setup.ts";
-import { startMountChild } from "../mount-child.ts";
+import { TRIAL_MS, startMountChild } from "../mount-child.ts";
 import type { KernelHandler, KernelObject } from "../transport.ts";
 import { CachefilesSession } from "./session.ts";
 import { KERNEL_CULL_LIMITS, openBoundDevice } from "./setup.ts";
 
-/** The start of a child counts, which takes long on a slow machine: this only ends a hang. */
-const TRIAL_MS = 60_000;
 const DOMAIN = "erofsd-trial";
 
-export interface CachefilesTrial {
+export interface Trial {
   readonly native: Native;
   readonly clock: Clock;
   readonly log: Log;
@@ -25,7 +23,7 @@ export interface CachefilesTrial {
 }
 
 /** Resolves with what it was done with. Faults: device_*, door_unsupported, cache_dir_unsuitable. */
-export async function tryCachefiles(trial: CachefilesTrial, devicePath: string): Promise<string> {
+export async function tryCachefiles(trial: Trial, devicePath: string): Promise<string> {
   const { native, clock, log, directory: cacheDir } = trial;
   const limits = KERNEL_CULL_LIMITS;
   const deviceFd = openBoundDevice(native, { devicePath, cacheDir, tag: DOMAIN, limits });
