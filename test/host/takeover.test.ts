@@ -116,6 +116,16 @@ const untilAnotherThan = (pid: number): Promise<void> =>
     30_000,
   );
 
+/** Resolves when another one serves. */
+async function killDaemon(): Promise<void> {
+  const pid = await daemonPid();
+  process.kill(pid, "SIGKILL");
+  await untilAnotherThan(pid);
+}
+
+const runUpgrade = () =>
+  end(process.execPath, [program, "upgrade", "--socket", site.daemon.socketPath]);
+
 const pause = (ms: number): Promise<void> =>
   new Promise((resolve) => {
     setTimeout(resolve, ms);
@@ -169,9 +179,7 @@ describe("with a supervisor", () => {
       const readers = [1, 2, 3].map((seed) => startReader(image, seed, 8));
       for (let kill = 0; kill < 6; kill += 1) {
         await pause(400 + 150 * kill);
-        const pid = await daemonPid();
-        process.kill(pid, "SIGKILL");
-        await untilAnotherThan(pid);
+        await killDaemon();
       }
       for (const { ended } of readers) expect(await ended).toMatchObject({ code: 0 });
       expect(await end("diff", ["-r", image.tree, image.mounted])).toMatchObject({ code: 0 });
@@ -196,12 +204,7 @@ describe("with a supervisor", () => {
       const third = await daemonPid();
       const config = await readFile(site.daemon.configPath, "utf8");
       await writeFile(site.daemon.configPath, `${config}\n[nonsense]\n`);
-      const refused = await end(process.execPath, [
-        program,
-        "upgrade",
-        "--socket",
-        site.daemon.socketPath,
-      ]);
+      const refused = await runUpgrade();
       expect(refused).toMatchObject({ code: 6 });
       expect(refused.stderr).toMatch(/cannot take over: it ended with status 2/);
       await writeFile(site.daemon.configPath, config);
@@ -241,19 +244,12 @@ describe("with a supervisor", () => {
       const reader = startReader(image, 5, 12);
       // So often that the next one would be started later.
       for (let kill = 0; kill < 3; kill += 1) {
-        const pid = await daemonPid();
-        process.kill(pid, "SIGKILL");
-        await untilAnotherThan(pid);
+        await killDaemon();
       }
       for (let upgrade = 0; upgrade < 3; upgrade += 1) {
         const before = await daemonPid();
         const said = site.daemon.log.length;
-        const upgrading = end(process.execPath, [
-          program,
-          "upgrade",
-          "--socket",
-          site.daemon.socketPath,
-        ]);
+        const upgrading = runUpgrade();
         // It has let go of everything, and the new one is about to take it up.
         await site.daemon.untilLogged(
           (line) => line.msg === "stopped" && site.daemon.log.indexOf(line) >= said,
