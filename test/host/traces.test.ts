@@ -14,6 +14,7 @@ import { imageHistory } from "../../src/control/history-schema.ts";
 import { parseTrace } from "../../src/image/trace-format.ts";
 import { fileShares } from "../../src/image/trace-files.ts";
 import { mkfsErofs } from "../support/mkfs.ts";
+import { recordTrace } from "../support/record-trace.ts";
 import { LARGE_BYTES, writeHostTree } from "./support/content.ts";
 import { Site, buildDaemon, must, program } from "./support/site.ts";
 
@@ -50,23 +51,12 @@ test(
   async () => {
     const mounted = await site.mount(reference);
     const output = join(site.home, "start.trace");
-    const words = [
-      "trace",
-      "record",
-      mounted,
-      "--output",
-      output,
-      "--socket",
-      site.daemon.socketPath,
-    ];
-    const recorder = execFile(process.execPath, [program, ...words]);
-    const ended = new Promise((resolve) => void recorder.once("exit", resolve));
-    await new Promise((resolve) => void recorder.stderr?.once("data", resolve));
-    await startProgram(mounted);
-    // Its lines are on their way to the command.
-    await new Promise((resolve) => void setTimeout(resolve, 1000));
-    recorder.kill("SIGINT");
-    expect(await ended).toBe(0);
+    const { socketPath } = site.daemon;
+    await recordTrace({ program, socketPath, target: mounted, output }, async () => {
+      await startProgram(mounted);
+      // Its lines are on their way to the command.
+      await new Promise((resolve) => void setTimeout(resolve, 1000));
+    });
 
     const trace = parseTrace(await readFile(output, "utf8"), output);
     expect(trace.image?.reference).toBe(reference);

@@ -3,8 +3,6 @@
 // mount of a daemon that has nothing. And what top and report show of such a mount.
 
 import { ok, strictEqual } from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { mkdtemp, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -12,6 +10,7 @@ import { after, before, test } from "node:test";
 import * as z from "zod";
 import { MIB } from "../../src/units.ts";
 import type { RunningRegistry } from "../support/docker-registry.ts";
+import { recordTrace } from "../support/record-trace.ts";
 import { Rig, catalogue, startRegistry } from "./support/rig.ts";
 import { erofsd, must } from "./support/run.ts";
 import { PROGRAM, SLOWNESS, fullOnly } from "./support/settings.ts";
@@ -50,18 +49,13 @@ fullOnly("traces", () => {
   /** Records what `read` has read of the mount. */
   async function recorded(target: string, read: () => Promise<void>): Promise<string> {
     const output = join(home, "start.trace");
-    const words = ["trace", "record", target, "-o", output, "--socket", rig.daemon.socketPath];
-    const recorder = spawn(process.execPath, [PROGRAM, ...words], {
-      stdio: ["ignore", "ignore", "pipe"],
+    const { socketPath } = rig.daemon;
+    await recordTrace({ program: PROGRAM, socketPath, target, output }, async () => {
+      const before = await rig.daemon.status();
+      await read();
+      await rig.untilStatus(({ waitingReads }) => waitingReads === 0);
+      ok((await rig.daemon.status()).kernelMessages.read > before.kernelMessages.read);
     });
-    const ended = once(recorder, "exit");
-    await once(recorder.stderr, "data");
-    const before = await rig.daemon.status();
-    await read();
-    await rig.untilStatus(({ waitingReads }) => waitingReads === 0);
-    ok((await rig.daemon.status()).kernelMessages.read > before.kernelMessages.read);
-    recorder.kill("SIGINT");
-    strictEqual((await ended)[0], 0);
     return output;
   }
 

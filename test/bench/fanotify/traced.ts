@@ -2,22 +2,21 @@
 // A recorded program started from a cold mount, with its trace: beside the same without it, and
 // beside the time that its bytes alone take with its run when all of them are cached.
 
-import { execFile, spawn } from "node:child_process";
-import { once } from "node:events";
-import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { execFile } from "node:child_process";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { EROFS_LAYER_V1 } from "../../../src/image/oci/media-types.ts";
 import { distinctBytes } from "../../../src/image/trace-files.ts";
 import { parseTrace } from "../../../src/image/trace-format.ts";
-import { findPackageRoot } from "../../../src/platform/package-root.ts";
 import { startDockerRegistry } from "../../support/docker-registry.ts";
 import { mkfsErofs } from "../../support/mkfs.ts";
+import { recordTrace } from "../../support/record-trace.ts";
 import { pushImage } from "../../support/push.ts";
 import { median } from "../host/bench.ts";
 import { startLink } from "../link/link.ts";
+import { makeBenchRoot } from "../bench-root.ts";
 import type { Report } from "../report.ts";
 import { Mounted, PROGRAM, dropCaches, timed } from "./site.ts";
 
@@ -88,8 +87,7 @@ export async function benchTraced(report: Report, home: string): Promise<void> {
 
 async function makeImage(scratch: string): Promise<string> {
   const [root, image] = [join(scratch, "root"), join(scratch, "image.erofs")];
-  await mkdir(root);
-  await exec(`${fileURLToPath(findPackageRoot())}scripts/lib/bench-root`, [root]);
+  await makeBenchRoot(root);
   await mkfsErofs(image, root);
   return image;
 }
@@ -104,18 +102,12 @@ const start = (target: string): Promise<number> =>
 async function record(home: string, of: { reference: string; trace: string }): Promise<void> {
   const mounted = await Mounted.start(home, { reference: of.reference, config: "" });
   try {
-    const socket = ["--socket", mounted.daemon.socketPath];
-    const words = ["trace", "record", mounted.target, "--output", of.trace, ...socket];
-    const recorder = spawn(process.execPath, [PROGRAM, ...words], {
-      stdio: ["ignore", "ignore", "pipe"],
+    const { daemon, target } = mounted;
+    const { socketPath } = daemon;
+    await recordTrace({ program: PROGRAM, socketPath, target, output: of.trace }, async () => {
+      await start(target);
+      await sleep(RECORD_TAIL_MS);
     });
-    const recorded = once(recorder, "exit");
-    // It says when it has begun.
-    await once(recorder.stderr, "data");
-    await start(mounted.target);
-    await sleep(RECORD_TAIL_MS);
-    recorder.kill("SIGINT");
-    await recorded;
   } finally {
     await mounted.stop();
   }

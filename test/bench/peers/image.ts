@@ -8,13 +8,11 @@ import { copyFile, mkdir, mkdtemp, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { createGzip } from "node:zlib";
 import { createHash } from "node:crypto";
 import { request } from "undici";
 import * as z from "zod";
-import { findPackageRoot } from "../../../src/platform/package-root.ts";
 import { KIB, MIB } from "../../../src/units.ts";
 import { type RunningRegistry, startDockerRegistry } from "../../support/docker-registry.ts";
 import {
@@ -25,6 +23,7 @@ import {
   writeLayout,
 } from "../../support/oci-image.ts";
 import { pushBlob, pushManifest } from "../../support/push.ts";
+import { makeBenchRoot } from "../bench-root.ts";
 import { contentPieces } from "../host/content.ts";
 
 const exec = promisify(execFile);
@@ -73,8 +72,7 @@ export async function preparePeerImage(home: string, peers: string): Promise<str
 
 /** What is in the image: the same from run to run, but for this machine's Python. */
 export async function writeBenchTree(root: string): Promise<void> {
-  await mkdir(root);
-  await exec(`${fileURLToPath(findPackageRoot())}scripts/lib/bench-root`, [root]);
+  await makeBenchRoot(root);
   const write = (name: string, bytes: number, seed: number): Promise<void> =>
     pipeline(Readable.from(contentPieces(bytes, MIB, seed)), createWriteStream(join(root, name)));
   await write(BIG_FILE, BIG_MIB * MIB, 11);

@@ -8,6 +8,7 @@ import { mkdir } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { findPackageRoot } from "../../../src/platform/package-root.ts";
 import { startDaemon } from "../../support/daemon.ts";
+import { recordTrace } from "../../support/record-trace.ts";
 
 const [, , layout = ""] = process.argv;
 const PROGRAM = new URL("dist/cli/erofsd.js", findPackageRoot()).pathname;
@@ -22,16 +23,13 @@ const daemon = await startDaemon({
 const erofsd = (...words: string[]) => [PROGRAM, ...words, "--socket", daemon.socketPath];
 await mkdir(TARGET);
 await must(process.execPath, erofsd("mount", `oci:${layout}:v1`, TARGET));
-const words = erofsd("trace", "record", TARGET, "--output", OUTPUT);
-const recorder = spawn(process.execPath, words, { stdio: ["ignore", "inherit", "pipe"] });
-const recorded = once(recorder, "exit");
-// It says when it has begun.
-await once(recorder.stderr, "data");
-await must("chroot", [TARGET, "/usr/bin/python3", "/opt/start.py"]);
-// The last READs are on their way to the file.
-await sleep(500);
-recorder.kill("SIGINT");
-await recorded;
+const { socketPath } = daemon;
+const recorded = { program: PROGRAM, socketPath, target: TARGET, output: OUTPUT };
+await recordTrace(recorded, async () => {
+  await must("chroot", [TARGET, "/usr/bin/python3", "/opt/start.py"]);
+  // The last READs are on their way to the file.
+  await sleep(500);
+});
 await must("umount", [TARGET]);
 await daemon.stop();
 

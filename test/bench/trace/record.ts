@@ -2,20 +2,18 @@
 // Makes the trace that the host's `start` workload replays: a Python starts in a guest, from a raw
 // EROFS image of a root, with the smallest window, so that nearly all it reads is asked for.
 
-import { execFile } from "node:child_process";
 import { copyFile, mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import { EROFS_LAYER_V1 } from "../../../src/image/oci/media-types.ts";
 import { findPackageRoot } from "../../../src/platform/package-root.ts";
 import { mkfsErofs } from "../../support/mkfs.ts";
 import { buildImage, writeLayout } from "../../support/oci-image.ts";
 import { START_TRACE } from "../host/start-trace.ts";
 import { capture } from "../programs.ts";
+import { makeBenchRoot } from "../bench-root.ts";
 import type { Report } from "../report.ts";
 
-const exec = promisify(execFile);
 const ROOT = fileURLToPath(findPackageRoot());
 const GUEST = fileURLToPath(new URL("guest.js", import.meta.url));
 
@@ -27,8 +25,8 @@ export async function recordTrace(report: Report, home: string, kernel: string):
   try {
     const [root, image] = [join(scratch, "root"), join(scratch, "image.erofs")];
     const [layout, out] = [join(scratch, "layout"), join(scratch, "out")];
-    for (const directory of [root, out]) await mkdir(directory);
-    await exec(join(ROOT, "scripts/lib/bench-root"), [root]);
+    await mkdir(out);
+    await makeBenchRoot(root);
     await mkfsErofs(image, root);
     const layer = { bytes: new Uint8Array(await readFile(image)), mediaType: EROFS_LAYER_V1 };
     const { manifest, descriptor, config, layers } = buildImage([layer]);
