@@ -101,9 +101,7 @@ export function refill(
   object: OpenObject,
   { waiter, refused }: { waiter: Waiter; refused: Extent | undefined },
 ): void {
-  const isComing = [...flow.flights].some(
-    (one) => one.isSecondTry && one.extent.length === refused?.length,
-  );
+  const isComing = flow.inFlight.some(({ length }) => length === refused?.length);
   // Beside a flight that brings a part of it, too.
   if (refused !== undefined && !isComing) {
     const deadlineMs = fetchDeadlineMs(flow, waiter);

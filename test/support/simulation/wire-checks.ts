@@ -38,6 +38,10 @@ const RANK = { demand: 0, ahead: 1, prefetch: 2 } as const;
 /** One unit at either end of what is planned may reach beyond it. */
 const UNIT_SLACK_BYTES = 10 * BLOCK_BYTES;
 
+/** Tries of the same in this time: at once, after 0, 100, 200 and 400 ms, and some for others. */
+const AGAIN_MS = 800;
+const AGAIN_MAX = 8;
+
 export class WireChecks {
   readonly violations: string[] = [];
   readonly #rig: FlowRig;
@@ -79,9 +83,12 @@ export class WireChecks {
       this.#say(`${what} is not of whole units`);
       return;
     }
+    if (this.#readers.pausedOf(stream).some((paused) => parts.some((one) => overlaps(one, paused))))
+      this.#say(`${what} is fetched in its pause`);
     const isWholeAgain = by.isSecondTry === true && stored.length >= stream.record.size;
     if (!isWholeAgain) this.#checkSingle(stream, what, parts);
     if (by.isSecondTry === true) this.#checkWhole(stream, what, stored);
+    if (urgency === "demand") this.#checkSeldom(stream, what, extent);
     const link = this.watch.factsOf(flow.stream.host);
     if (!isWholeAgain) this.#checkNeeded(stream, { what, parts, link });
     // What lies around jumps is a guess; it is watched, as prefetch is.
@@ -108,6 +115,19 @@ export class WireChecks {
         lied && !turn.isReleased && turn.isEnded && streamKey.endsWith(stream.record.digest),
     );
     if (isRefused) this.#say(`${what} is part of what was refused as a whole`);
+  }
+
+  /** What is wrong whenever it comes is not asked for all the time. */
+  #checkSeldom(stream: SimulatedStream, of: { what: string; extent: Extent; nowMs: number }): void {
+    const again = this.watch.launches.filter(
+      ({ atMs, extent, isSecondTry, streamKey }) =>
+        isSecondTry &&
+        of.nowMs - atMs < AGAIN_MS &&
+        extent.offset === of.extent.offset &&
+        extent.length === of.extent.length &&
+        streamKey.endsWith(stream.record.digest),
+    );
+    if (again.length >= AGAIN_MAX) this.#say(`${of.what} is fetched again and again`);
   }
 
   /** Each part is lacking somewhere, or lies in a gap that is cheaper than a request. */
