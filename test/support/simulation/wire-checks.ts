@@ -118,16 +118,17 @@ export class WireChecks {
   }
 
   /** What is wrong whenever it comes is not asked for all the time. */
-  #checkSeldom(stream: SimulatedStream, of: { what: string; extent: Extent; nowMs: number }): void {
+  #checkSeldom(stream: SimulatedStream, what: string, { offset, length }: Extent): void {
+    const sinceMs = this.#rig.clock.nowMs() - AGAIN_MS;
     const again = this.watch.launches.filter(
-      ({ atMs, extent, isSecondTry, streamKey }) =>
-        isSecondTry &&
-        of.nowMs - atMs < AGAIN_MS &&
-        extent.offset === of.extent.offset &&
-        extent.length === of.extent.length &&
+      ({ atMs, urgency, extent, streamKey }) =>
+        urgency === "demand" &&
+        atMs > sinceMs &&
+        extent.offset === offset &&
+        extent.length === length &&
         streamKey.endsWith(stream.record.digest),
     );
-    if (again.length >= AGAIN_MAX) this.#say(`${of.what} is fetched again and again`);
+    if (again.length >= AGAIN_MAX) this.#say(`${what} is fetched again and again`);
   }
 
   /** Each part is lacking somewhere, or lies in a gap that is cheaper than a request. */
