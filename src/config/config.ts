@@ -8,7 +8,7 @@ import { TomlError, parse } from "smol-toml";
 import * as z from "zod";
 import { DaemonError } from "../errors.ts";
 import { volumePartProblem } from "../kernel/cachefiles/keys.ts";
-import { LOG_FORMATS, LOG_LEVELS } from "../platform/log.ts";
+import { LOG_FORMATS, LOG_LEVELS } from "../platform/log-choices.ts";
 import { BLOCK_BYTES } from "../units.ts";
 import { registryCredentials } from "./credentials.ts";
 import { loopbackAddress } from "./listen-address.ts";
