@@ -173,8 +173,11 @@ export class WireChecks {
     const longest = of.urgency === "ahead" ? ahead : slabBytes;
     if (extent.length > longest) this.#say(`${of.what} is longer than ${longest} bytes`);
     if (of.urgency === "demand") return;
-    const ofLink = (of.link?.bytesPerMs ?? 0) * PIECE_MS;
-    const guess = Math.min(Math.max(ofLink, PIECE_BYTES_MIN), MIB) / 4;
+    const { rttMs = 0, bytesPerMs = 0 } = of.link ?? {};
+    const ofLink = bytesPerMs * PIECE_MS;
+    const piece = Math.min(Math.max(ofLink, PIECE_BYTES_MIN), MIB);
+    // More than a quarter only of what the link has nothing else to do for.
+    const guess = Math.min(Math.max(piece / 4, rttMs * bytesPerMs), piece);
     const ordered = Math.min(Math.max(ofLink, MIB), Math.max(ahead, PIECE_BYTES_MIN));
     const max = of.urgency === "prefetch" ? MIB : of.isGuess ? guess : ordered;
     if (of.stored.length > max) this.#say(`${of.what} is ${of.stored.length} bytes, over ${max}`);
