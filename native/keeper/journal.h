@@ -19,12 +19,12 @@ struct journal_head {
   uint32_t magic, version, slots, reserved;
 };
 
-// Unanswered while `pending` is 1.
+// Unanswered while `pending` is 1; `taken`: by CLOCK_MONOTONIC, ms.
 struct journal_slot {
   int32_t fd;
   uint32_t pending;
-  uint64_t device, inode, offset, length;
-  uint64_t reserved[3];
+  uint64_t device, inode, offset, length, taken;
+  uint64_t reserved[2];
 };
 
 #endif

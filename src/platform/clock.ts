@@ -25,6 +25,9 @@ export const systemClock: Clock = {
   },
 };
 
+/** Milliseconds on a clock that all processes share, until the machine starts anew. */
+export const machineMs = (): number => Number(process.hrtime.bigint() / 1_000_000n);
+
 /** Settles after `delayMs`, or rejects with `cancelled` as soon as `signal` aborts. */
 export function sleep(clock: Clock, delayMs: number, signal: AbortSignal): Promise<void> {
   // As many as like may sleep by one signal.

@@ -24,6 +24,8 @@ export interface Access {
   readonly extent: Extent;
   /** `fd` is ours, open on the file or in place of one that was, and closed with the answer. */
   readonly isOurs: boolean;
+  /** With daemons before us. */
+  readonly waitedMs: number;
   slot: number | undefined;
 }
 
@@ -55,10 +57,10 @@ export class EventQueue {
   takeLeft(occupied: ReadonlySet<number>): Access[] {
     const { native, journal } = this.#parts;
     const seen = new Set<number>();
-    return journal.left().map(({ fd, file, extent, slot }: LeftAccess) => {
+    return journal.left().map(({ fd, file, extent, slot, waitedMs }: LeftAccess) => {
       const isOurs = !seen.has(fd) && (occupied.has(fd) || native.occupyFd(fd));
       seen.add(fd);
-      const access: Access = { fd, pid: undefined, file, extent, slot, isOurs };
+      const access: Access = { fd, pid: undefined, file, extent, slot, isOurs, waitedMs };
       if (!isOurs) this.#share(access);
       return access;
     });
@@ -108,7 +110,7 @@ export class EventQueue {
     } catch (error) {
       this.#parts.log.error({ err: error }, "an event's file cannot be looked at");
     }
-    const access: Access = { fd, pid, file, extent, isOurs: true, slot: undefined };
+    const access: Access = { fd, pid, file, extent, isOurs: true, waitedMs: 0, slot: undefined };
     if (this.#shared.has(fd)) this.#share(access);
     deliver(access);
   }

@@ -7,9 +7,11 @@
 // then each gets a slot, which says what file it is about, and only then the page is cleared.
 //
 //   bytes 0: u32 magic, u32 version, u32 slots; 4096: the page; 8192: slots of 64 bytes:
-//   s32 fd, u32 pending, u64 device, u64 inode, u64 offset, u64 length
+//   s32 fd, u32 pending, u64 device, u64 inode, u64 offset, u64 length,
+//   u64 when it was taken (machineMs; 0: nobody knows), and 16 bytes that nobody uses
 
 import { DaemonError } from "../../errors.ts";
+import { machineMs } from "../../platform/clock.ts";
 import type { Native } from "../../platform/native.ts";
 import type { Extent } from "../../units.ts";
 import { EVENT_BUFFER_BYTES, parseEvents } from "./codec.ts";
@@ -32,6 +34,8 @@ export interface LeftAccess {
   /** As fileId gives it; undefined: it was not looked at yet. */
   readonly file: string | undefined;
   readonly extent: Extent;
+  /** Since a daemon took it, whichever. */
+  readonly waitedMs: number;
 }
 
 export class EventJournal {
@@ -122,7 +126,12 @@ export class EventJournal {
   }
 
   /** Undefined when it is full, which ACCESSES_MAX of the session does not let happen. */
-  record(fd: number, file: string | undefined, extent: Extent): number | undefined {
+  record(
+    fd: number,
+    file: string | undefined,
+    extent: Extent,
+    takenMs = machineMs(),
+  ): number | undefined {
     const slot = this.#free.pop();
     if (slot === undefined) return undefined;
     const at = SLOTS_AT + slot * SLOT_BYTES;
@@ -132,6 +141,7 @@ export class EventJournal {
     this.#view.setBigUint64(at + 16, BigInt(inode), true);
     this.#view.setBigUint64(at + 24, BigInt(extent.offset), true);
     this.#view.setBigUint64(at + 32, BigInt(extent.length), true);
+    this.#view.setBigUint64(at + 40, BigInt(takenMs), true);
     // Last: it counts once it is whole.
     this.#view.setUint32(at + 4, 1, true);
     return slot;
@@ -153,12 +163,14 @@ export class EventJournal {
 
   #at(slot: number): LeftAccess {
     const at = SLOTS_AT + slot * SLOT_BYTES;
-    const [device, inode, offset, length] = [8, 16, 24, 32].map((from) =>
+    const [device, inode, offset, length, takenMs] = [8, 16, 24, 32, 40].map((from) =>
       this.#view.getBigUint64(at + from, true),
     );
     const file = inode === 0n ? undefined : `${device}:${inode}`;
     const extent = { offset: Number(offset), length: Number(length) };
-    return { slot, fd: this.#view.getInt32(at, true), file, extent };
+    const nowMs = machineMs();
+    const waitedMs = nowMs - (Number(takenMs) || nowMs);
+    return { slot, fd: this.#view.getInt32(at, true), file, extent, waitedMs };
   }
 }
 

@@ -34,6 +34,8 @@ import type { CacheRoom, RoomLimits } from "./room.ts";
 const READS_PER_TURN_MAX = 4;
 /** Each waiting access holds an fd of ours; further ones wait in the kernel. */
 const ACCESSES_MAX = 2048;
+/** Daemons may die one after the other, of an access perhaps: after so many deadlines it is refused. */
+const DEADLINES_MAX = 2;
 
 export interface FanotifyParts {
   readonly native: Native;
@@ -99,7 +101,7 @@ export class FanotifySession implements KernelDoor, FileDoor {
       this.#hasAdopted = true;
       this.#parts.onObjects?.(this.#files.count);
     });
-    for (const access of unanswered) this.#access(access);
+    for (const access of unanswered) this.#takeUp(access);
   }
 
   /** What is kept on disk, open or not. */
@@ -217,6 +219,17 @@ export class FanotifySession implements KernelDoor, FileDoor {
       this.#unwatch();
       this.#onFatal?.(asDaemonError(error));
     }
+  }
+
+  #takeUp(access: Access): void {
+    const { readTimeoutMs, log } = this.#parts;
+    const { waitedMs, extent } = access;
+    if (waitedMs < DEADLINES_MAX * readTimeoutMs) {
+      this.#access(access);
+      return;
+    }
+    log.warn({ waitedMs, ...extent }, "an access that no daemon has lived to answer: refused");
+    this.#queue.answer(access, "deny");
   }
 
   #access(access: Access): void {

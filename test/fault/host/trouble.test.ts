@@ -11,7 +11,13 @@ import { type SeededRandom, seededRandom } from "../../support/seeded-random.ts"
 import { Way } from "../../support/way.ts";
 import { type Outage, SHORT_FAULTS, longStall, pause, signal, suffer } from "../support/faults.ts";
 import { mountDigested, mountTrees } from "../support/mounted-images.ts";
-import { type FailedRead, type Findings, type Mounted, Readers } from "../support/readers.ts";
+import {
+  type FailedRead,
+  type Findings,
+  type Mounted,
+  Readers,
+  type SlowRead,
+} from "../support/readers.ts";
 
 const KILLS = Number(process.env["EROFSD_FAULT_KILLS"] ?? 15);
 const SEED = Number(process.env["EROFSD_FAULT_SEED"] ?? Math.floor(Math.random() * 1e9));
@@ -21,6 +27,10 @@ const MIB = 1 << 20;
 const READ_TIMEOUT_MS = 6000;
 /** From the end of a cause until reads are right again; kills come meanwhile. */
 const RECOVERY_MS = 10_000;
+/** Of a read while one daemon serves. */
+const LIMIT_MS = READ_TIMEOUT_MS + RECOVERY_MS;
+/** Who has waited for so long when a daemon takes over is refused. */
+const REFUSED_MS = 2 * READ_TIMEOUT_MS;
 const KILL_GAP_MS = IS_LONG ? 5000 : 2200;
 /** Without kills, at the end, for what grows. */
 const CALM_MS = Number(process.env["EROFSD_FAULT_CALM_S"] ?? (IS_LONG ? 900 : 6)) * 1000;
@@ -49,12 +59,13 @@ afterEach(async () => {
   await site.stop();
 }, 120_000);
 
-async function killAgainAndAgain(random: SeededRandom, readers: Readers): Promise<number> {
-  let kills = 0;
-  while (kills < KILLS && !readers.haveEnded) {
+/** When, ms since 1970. */
+async function killAgainAndAgain(random: SeededRandom, readers: Readers): Promise<number[]> {
+  const kills: number[] = [];
+  while (kills.length < KILLS && !readers.haveEnded) {
     await pause(random.between(KILL_GAP_MS / 10, 2 * KILL_GAP_MS));
     const status = await site.daemon.status().catch(() => undefined);
-    if (status !== undefined && signal(status.pid, "SIGKILL")) kills += 1;
+    if (status !== undefined && signal(status.pid, "SIGKILL")) kills.push(Date.now());
   }
   return kills;
 }
@@ -77,14 +88,31 @@ async function troubleAgainAndAgain(
   return outages;
 }
 
-/** Reads that failed though nothing lasted for as long as they may wait. */
-function unexcused(failed: readonly FailedRead[], outages: readonly Outage[]): FailedRead[] {
+/** Reads that failed though nothing lasted for as long as they may wait, nor daemons died over them. */
+function unexcused(
+  failed: readonly FailedRead[],
+  { outages, kills }: { outages: readonly Outage[]; kills: readonly number[] },
+): FailedRead[] {
   const causes = outages.filter(({ startMs, endMs }) => endMs - startMs >= READ_TIMEOUT_MS);
+  const isRefused = ({ startMs, endMs }: FailedRead): boolean =>
+    endMs - startMs >= REFUSED_MS && kills.some((atMs) => startMs < atMs && atMs < endMs);
   return failed.filter(
-    ({ errno, endMs }) =>
-      errno !== "EIO" ||
-      !causes.some((cause) => cause.startMs <= endMs && endMs <= cause.endMs + RECOVERY_MS),
+    (read) =>
+      read.errno !== "EIO" ||
+      (!isRefused(read) &&
+        !causes.some(
+          (cause) => cause.startMs <= read.endMs && read.endMs <= cause.endMs + RECOVERY_MS,
+        )),
   );
+}
+
+/** Reads that took too long of one daemon: a killed one leaves the next as much time again. */
+function late(slow: readonly SlowRead[], kills: readonly number[]): SlowRead[] {
+  return slow.filter(({ startMs, endMs, requests }) => {
+    const ends = kills.filter((atMs) => startMs < atMs && atMs < endMs);
+    const times = [startMs, ...ends, endMs];
+    return times.some((atMs, at) => atMs - (times[at - 1] ?? atMs) > requests * LIMIT_MS);
+  });
 }
 
 /** What led to it. */
@@ -156,15 +184,16 @@ async function goWrong(readers: Readers, way: Way) {
 }
 
 function tell(of: {
-  kills: number;
+  kills: readonly number[];
   outages: readonly Outage[];
   grown: unknown;
   findings: Findings;
 }) {
-  const { failed, wrongs, ...sums } = of.findings;
+  const { failed, wrongs, slow, ...sums } = of.findings;
   const times: Record<string, number> = {};
   for (const { name } of of.outages) times[name] = (times[name] ?? 0) + 1;
-  const said = { kills: of.kills, failed: failed.length, wrongs: wrongs.length, ...sums };
+  const counts = { failed: failed.length, slow: slow.length, wrongs: wrongs.length };
+  const said = { kills: of.kills.length, ...counts, ...sums };
   process.stdout.write(`${JSON.stringify({ ...said, grown: of.grown, faults: times })}\n`);
 }
 
@@ -190,15 +219,17 @@ test(
     site.way.fair({ bytesPerSecond: BYTES_PER_SECOND });
     digested.fair({ bytesPerSecond: BYTES_PER_SECOND });
     const keeper = { fds: await fdsOf(site.daemon.pid), kib: await kibOf(site.daemon.pid) };
-    const limitMs = READ_TIMEOUT_MS + RECOVERY_MS;
-    const readers = new Readers({ count: 3, seed: SEED, limitMs, of });
+    const limitMs = REFUSED_MS + LIMIT_MS;
+    const readers = new Readers({ count: 3, seed: SEED, slowMs: LIMIT_MS, limitMs, of });
     const ended = await goWrong(readers, digested);
     tell(ended);
     const { kills, outages, grown, findings } = ended;
     const { wrongs } = findings;
-    const early = unexcused(findings.failed, outages);
-    if (wrongs.length + early.length > 0) tellAll(outages);
-    expect({ wrongs, early, kills }).toEqual({ wrongs: [], early: [], kills: KILLS });
+    const early = unexcused(findings.failed, { outages, kills });
+    const slow = late(findings.slow, kills);
+    if (wrongs.length + early.length + slow.length > 0) tellAll(outages);
+    expect({ wrongs, early, slow }).toEqual({ wrongs: [], early: [], slow: [] });
+    expect(kills).toHaveLength(KILLS);
     expect(grown?.fds).toBeLessThan(16);
     expect(grown?.kib).toBeLessThan(GROWTH_KIB_MAX);
     for (const way of [site.way, digested]) way.fair({});

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Reads trees again and again, in an order of its own, and compares every byte with what they were
-# made of: reader.py SEED LIMIT_SECONDS [TREE MOUNTED]... It ends, with a last line, when its
-# standard input does; at once, with status 1, at a wrong byte or a read that took too long.
+# made of: reader.py SEED SLOW_SECONDS LIMIT_SECONDS [TREE MOUNTED]... It ends, with a last line, when
+# its standard input does; at once, with status 1, at a wrong byte or a read that took longer than its
+# limit. One that was slow is told.
 import errno, json, os, random, select, sys, time
 
-seed, limit = int(sys.argv[1]), float(sys.argv[2])
-pairs = list(zip(sys.argv[3::2], sys.argv[4::2]))
+seed, slow, limit = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+pairs = list(zip(sys.argv[4::2], sys.argv[5::2]))
 rng = random.Random(seed)
 told = {"reads": 0, "bytes": 0, "slowest": 0.0, "rounds": 0}
 
@@ -23,7 +24,7 @@ def fail(**what):
     sys.exit(1)
 
 
-def read(fd, length, offset, name, most):
+def read(fd, length, offset, name, requests):
     """What is there; a failed read is told and tried again."""
     while True:
         start = time.time()
@@ -37,8 +38,10 @@ def read(fd, length, offset, name, most):
         finally:
             took = time.time() - start
             told["slowest"] = max(told["slowest"], took)
-            if took > most:
+            if took > requests * limit:
                 fail(slow=took, name=name, offset=offset)
+            if took > requests * slow:
+                tell(late=name, requests=requests, start=start, end=start + took)
 
 
 def compare(tree, mounted, name):
@@ -49,13 +52,13 @@ def compare(tree, mounted, name):
     is_random = rng.random() < 0.7
     if is_random:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
-    lengths, most = ([4096, 65536], limit) if is_random else ([131072], 2 * limit)
+    lengths, requests = ([4096, 65536], 1) if is_random else ([131072], 2)
     # What the page cache has is asked of the cache file again.
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     offset = 0
     while offset < len(good) and not is_over():
         length = min(rng.choice(lengths), len(good) - offset)
-        data = read(fd, length, offset, name, most)
+        data = read(fd, length, offset, name, requests)
         # Less than was asked for: what came before a failure.
         if not data or data != good[offset : offset + len(data)]:
             fail(wrong=name, offset=offset, length=length, got=len(data), zeros=data.count(0))

@@ -25,11 +25,21 @@ export interface FailedRead {
   readonly endMs: number;
 }
 
+/** Right, but late. Times as in FailedRead. */
+export interface SlowRead {
+  readonly name: string;
+  /** Of the kernel's, one after the other. */
+  readonly requests: number;
+  readonly startMs: number;
+  readonly endMs: number;
+}
+
 export interface Findings {
   readonly reads: number;
   readonly bytes: number;
   readonly slowestMs: number;
   readonly failed: readonly FailedRead[];
+  readonly slow: readonly SlowRead[];
   /** Wrong bytes, reads beyond their limit, readers that did not end: a line each. */
   readonly wrongs: readonly string[];
 }
@@ -40,19 +50,32 @@ const failedLine = z.object({
   start: z.number(),
   end: z.number(),
 });
+const slowLine = z.object({
+  late: z.string(),
+  requests: z.int().positive(),
+  start: z.number(),
+  end: z.number(),
+});
 const lastLine = z.object({ reads: z.number(), bytes: z.number(), slowest: z.number() });
 
 export class Readers {
   readonly #children: { readonly child: ChildProcess; readonly lines: string[] }[];
   readonly #limitMs: number;
 
-  /** No read may take longer than `limitMs`. */
-  constructor(given: { count: number; seed: number; limitMs: number; of: readonly Mounted[] }) {
-    const { count, seed, limitMs, of } = given;
+  /** No request may take longer than `limitMs`; a read with one that took longer than `slowMs` is told. */
+  constructor(given: {
+    count: number;
+    seed: number;
+    slowMs?: number;
+    limitMs: number;
+    of: readonly Mounted[];
+  }) {
+    const { count, seed, limitMs, slowMs = limitMs, of } = given;
     this.#limitMs = limitMs;
     const pairs = of.flatMap(({ tree, mounted }) => [tree, mounted]);
     this.#children = Array.from({ length: count }, (_, at) => {
-      const args = [PROGRAM, String(seed + at), String(limitMs / 1000), ...pairs];
+      const limits = [slowMs, limitMs].map((ms) => String(ms / 1000));
+      const args = [PROGRAM, String(seed + at), ...limits, ...pairs];
       const child = spawn("python3", args, { stdio: ["pipe", "pipe", "inherit"] });
       const lines: string[] = [];
       createInterface({ input: child.stdout }).on("line", (line) => lines.push(line));
@@ -79,14 +102,19 @@ export class Readers {
     }
     const sum = { reads: 0, bytes: 0, slowestMs: 0 };
     const failed: FailedRead[] = [];
+    const slow: SlowRead[] = [];
     for (const { child, lines } of this.#children) {
       for (const line of lines) {
         const said: unknown = JSON.parse(line);
         const failure = failedLine.safeParse(said).data;
+        const late = slowLine.safeParse(said).data;
         const last = lastLine.safeParse(said).data;
         if (failure !== undefined) {
           const { failed: errno, name, start, end } = failure;
           failed.push({ errno, name, startMs: start * 1000, endMs: end * 1000 });
+        } else if (late !== undefined) {
+          const { late: name, requests, start, end } = late;
+          slow.push({ name, requests, startMs: start * 1000, endMs: end * 1000 });
         } else if (last === undefined) {
           wrongs.push(line);
         } else {
@@ -97,6 +125,6 @@ export class Readers {
       }
       if (child.exitCode !== 0) wrongs.push(`a reader ended with ${child.exitCode}`);
     }
-    return { ...sum, failed, wrongs };
+    return { ...sum, failed, slow, wrongs };
   }
 }

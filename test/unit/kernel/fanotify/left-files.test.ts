@@ -13,6 +13,7 @@ import { readLeft } from "../../../../src/kernel/fanotify/left-files.ts";
 import { FanotifySession } from "../../../../src/kernel/fanotify/session.ts";
 import { fileId } from "../../../../src/kernel/fanotify/stored-file.ts";
 import type { KernelHandler, OpenRequest, ReadRequest } from "../../../../src/kernel/transport.ts";
+import { machineMs } from "../../../../src/platform/clock.ts";
 import { loadNative } from "../../../../src/platform/native.ts";
 import { FakeClock } from "../../../support/fake-clock.ts";
 import { FakeGroup, GROUP_FD, LOCK_FD } from "../../../support/fake-group.ts";
@@ -165,6 +166,22 @@ test("an access of which only the number is known waits until every file is serv
   await expect
     .poll(() => group.answers, PATIENCE)
     .toEqual([answer(known, "allow"), answer(unknown, "allow")]);
+});
+
+test("an access that daemons have died over for two deadlines is refused, and one before that is served", async () => {
+  const nowMs = machineMs();
+  const [old, late] = [0, 1].map(() => openSync("/dev/null", constants.O_RDONLY));
+  const file = fileId(inodeOf(paths[0] ?? ""));
+  journal.record(old ?? -1, file, { offset: 0, length: 4096 }, nowMs - 2 * READ_TIMEOUT_MS);
+  journal.record(late ?? -1, file, { offset: 4096, length: 4096 }, nowMs - 1.5 * READ_TIMEOUT_MS);
+  const { handler } = await follow();
+  expect(group.answers).toEqual([answer(old ?? -1, "deny")]);
+  await expect
+    .poll(() => handler.reads.map(({ extent }) => extent.offset), PATIENCE)
+    .toEqual([4096]);
+  handler.reads[0]?.complete();
+  expect(group.answers.slice(1)).toEqual([answer(late ?? -1, "allow")]);
+  expect(journal.left()).toEqual([]);
 });
 
 describe("a number that is in use here when it is taken up, and is given to an event later,", () => {
