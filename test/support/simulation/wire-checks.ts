@@ -41,6 +41,8 @@ const UNIT_SLACK_BYTES = 10 * BLOCK_BYTES;
 /** Tries of the same in this time: at once, after 0, 100, 200 and 400 ms, and some for others. */
 const AGAIN_MS = 800;
 const AGAIN_MAX = 8;
+/** Of these, second ones. */
+const SECOND_TRIES_MAX = 5;
 
 export class WireChecks {
   readonly violations: string[] = [];
@@ -128,7 +130,9 @@ export class WireChecks {
         extent.length === length &&
         streamKey.endsWith(stream.record.digest),
     );
-    if (again.length >= AGAIN_MAX) this.#say(`${what} is fetched again and again`);
+    const second = again.filter(({ isSecondTry }) => isSecondTry);
+    const isOften = again.length >= AGAIN_MAX || second.length >= SECOND_TRIES_MAX;
+    if (isOften) this.#say(`${what} is fetched again and again`);
   }
 
   /** Each part is lacking somewhere, or lies in a gap that is cheaper than a request. */
