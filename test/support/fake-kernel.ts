@@ -102,6 +102,7 @@ export class FakeRead implements ReadRequest {
   /** Called instead of throwing when it is answered a second time. */
   onTwice: (() => void) | undefined;
   answer: Answer = "waiting";
+  /** Of one that is gone, too. */
   error: DaemonError | undefined;
 
   constructor(object: FakeObject, extent: Extent, onAnswer?: (read: FakeRead) => void) {
@@ -128,7 +129,10 @@ export class FakeRead implements ReadRequest {
   }
 
   #settle(answer: Answer, error: DaemonError | undefined): void {
-    if (this.answer === "gone") return;
+    if (this.answer === "gone") {
+      this.error = error;
+      return;
+    }
     if (this.answer !== "waiting") {
       if (this.onTwice === undefined) throw new Error("a READ was answered twice");
       this.onTwice();

@@ -214,7 +214,7 @@ export const PLANTED: readonly PlantedFault[] = [
     find: "if (leftMs < 2 * PAUSE_MIN_MS) return undefined;",
     replace: "",
     rule: 5,
-    found: /again and again|after its pause/,
+    found: /again and again/,
   },
   {
     name: "a second try is made as if it were the first",
@@ -243,10 +243,18 @@ export const PLANTED: readonly PlantedFault[] = [
   {
     name: "there is no pause between tries",
     file: "flow/wrong-bytes.ts",
-    find: "this.#clock.after(pauseMs, () => {",
-    replace: "this.#clock.after(0, () => {",
+    find: "return Math.min(PAUSE_MIN_MS * 2 ** (tries - 1), PAUSE_MAX_MS, leftMs / 2);",
+    replace: "return 1;",
     rule: 5,
     found: /again and again/,
+  },
+  {
+    name: "a pause ends before its time",
+    file: "flow/wrong-bytes.ts",
+    find: "this.#clock.after(pauseMs, () => {",
+    replace: "this.#clock.after(pauseMs / 2, () => {",
+    rule: 5,
+    found: /in its pause/,
   },
   {
     name: "whoever asks in a pause does not wait for its end",
@@ -257,12 +265,20 @@ export const PLANTED: readonly PlantedFault[] = [
     found: /in its pause/,
   },
   {
+    name: "a pause is not told of",
+    file: "flow/wrong-bytes.ts",
+    find: "    this.#pauses.add(pause);\n",
+    replace: "",
+    rule: 5,
+    found: /in its pause/,
+  },
+  {
     name: "a pause never ends",
     file: "flow/wrong-bytes.ts",
     find: "      this.#pauses.delete(pause);\n      andThen();",
     replace: "",
     rule: 3,
-    found: /which nobody brings|starved/,
+    found: /which nobody brings/,
   },
   {
     name: "what a mount left in its file is fetched again",

@@ -11,6 +11,8 @@ import type { SeenLaunch } from "./turn-watch.ts";
 import type { SimulatedUnit } from "./units.ts";
 import { show } from "./wire-checks.ts";
 
+/** What has failed is remembered for so long. */
+const REMEMBERED_MS = 1_000;
 /** Of a reader's time: what is tried for so long is tried to the end, but for decodes and pauses. */
 const LONG_SHARE = 0.8;
 
@@ -25,10 +27,11 @@ export class ReaderChecks {
   readonly failedWrites = new Set<FakeObject>();
   stops = 0;
   launches: readonly SeenLaunch[] = [];
-  /** What the engine says it will fetch again in a moment. */
+  /** What was wrong, and is fetched again when the pause that was begun for it is over. */
   pausedOf: (stream: SimulatedStream) => readonly Extent[] = () => [];
   readonly #timeoutMs: number;
   readonly #asked = new Map<FakeRead, number>();
+  readonly #answered = new Map<FakeRead, number>();
 
   constructor(timeoutMs: number) {
     this.#timeoutMs = timeoutMs;
@@ -49,6 +52,7 @@ export class ReaderChecks {
   }
 
   answered(read: FakeRead, nowMs: number): void {
+    this.#answered.set(read, nowMs);
     const tookMs = nowMs - this.askedMs(read);
     if (tookMs > this.#timeoutMs) this.#say(`${this.#name(read)} was answered after ${tookMs} ms`);
     const stream = this.objects.get(read.object);
@@ -74,9 +78,19 @@ export class ReaderChecks {
 
   /** It has been wrong for about as long as a reader may wait, or he or another has waited so long. */
   #wasLong(read: FakeRead, stream: SimulatedStream, nowMs: number): boolean {
-    const isLong = (sinceMs: number): boolean => nowMs - sinceMs >= LONG_SHARE * this.#timeoutMs;
+    const longMs = LONG_SHARE * this.#timeoutMs;
+    const isLong = (sinceMs: number): boolean => nowMs - sinceMs >= longMs;
     const whole = widened(stream, read.extent);
     const isRemembered = read.error !== rootOf(read.error);
+    const hadWaited = (other: FakeRead): boolean => {
+      const sinceMs = this.askedMs(other);
+      const endMs = this.#answered.get(other);
+      // When a killed one's wait would have ended nobody has seen.
+      if (endMs === undefined) {
+        return isLong(sinceMs) && nowMs <= sinceMs + this.#timeoutMs + REMEMBERED_MS;
+      }
+      return endMs - sinceMs >= longMs && nowMs <= endMs + REMEMBERED_MS;
+    };
     return (
       isLong(this.askedMs(read)) ||
       this.launches.some(
@@ -89,10 +103,9 @@ export class ReaderChecks {
       this.reads.some(
         (other) =>
           isRemembered &&
-          (other.answer === "failed" || other.answer === "gone") &&
-          isLong(this.askedMs(other)) &&
-          this.objects.get(other.object) === stream &&
-          overlaps(widened(stream, other.extent), whole),
+          other !== read &&
+          rootOf(other.error) === rootOf(read.error) &&
+          hadWaited(other),
       )
     );
   }

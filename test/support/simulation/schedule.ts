@@ -6,7 +6,7 @@
 import { DaemonError } from "../../../src/errors.ts";
 import type { PinnedHead } from "../../../src/flow/stream-flow.ts";
 import { streamKey } from "../../../src/flow/streams.ts";
-import { BLOCK_BYTES, type Extent, extentEnd } from "../../../src/units.ts";
+import { BLOCK_BYTES, type Extent, extentEnd, overlaps } from "../../../src/units.ts";
 import { FakeObject, FakeRead, type WriteRange } from "../fake-kernel.ts";
 import { FlowRig, blocks } from "../flow-rig.ts";
 import { SimulatedPrefetch } from "./prefetch.ts";
@@ -50,12 +50,13 @@ export class Schedule {
         this.#checks.launching(flow, extent, by);
       },
       granted: (seen, at) => this.#checks.granted(seen, at),
+      nowMs: () => this.#rig.clock.nowMs(),
     });
     this.#readers.launches = this.#watch.launches;
     const rig = new FlowRig(world.rig);
     this.#rig = rig;
     this.#readers.pausedOf = ({ record }) =>
-      rig.engine.knownFlow(streamKey(record))?.wrongBytes.paused ?? [];
+      this.#watch.pausedOf(rig.engine.knownFlow(streamKey(record))?.wrongBytes);
     rig.slabs.onLent = (slab) => this.#watch.lent(slab, rig.slabs.lentBytes);
     const { seed, table } = world;
     this.#streams = world.streams.map((shape) => simulated(rig, shape, seed));
@@ -286,15 +287,26 @@ export class Schedule {
     this.#checks.finished();
   }
 
-  /** READs that have most of their time left, and wait for nothing slow but the source, which will be right. */
+  /** READs that have most of their time left, and wait for nothing slow but the source. */
   #inTime(): FakeRead[] {
     const nowMs = this.#rig.clock.nowMs();
     return this.#readers.waiting.filter((read) => {
       const leftMs = this.#readers.askedMs(read) + this.#world.rig.limits.readTimeoutMs - nowMs;
-      const units = this.#readers.objects.get(read.object)?.map?.touched(read.extent) ?? [];
-      const comes = !this.#readers.unlisted.has(read.object) && !units.some(({ isBad }) => isBad);
-      return leftMs > 1_200 && comes;
+      const isLate = this.#readers.unlisted.has(read.object) || this.#isOutlasted(read);
+      return leftMs > 1_200 && !isLate;
     });
+  }
+
+  /** What is never right is tried for as long as the newest of its readers may wait. */
+  #isOutlasted(read: FakeRead): boolean {
+    const stream = this.#readers.objects.get(read.object);
+    const bad = (stream?.map?.touched(read.extent) ?? []).filter(({ isBad }) => isBad);
+    const newer = this.#readers.reads.filter(
+      (other) =>
+        this.#readers.objects.get(other.object) === stream &&
+        this.#readers.askedMs(other) > this.#readers.askedMs(read),
+    );
+    return bad.some(({ extent }) => newer.some((other) => overlaps(other.extent, extent)));
   }
 
   #isBusy(): boolean {

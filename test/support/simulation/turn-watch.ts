@@ -6,6 +6,7 @@ import { getEventListeners } from "node:events";
 import { FetchQueue, type Turn } from "../../../src/flow/fetch-queue.ts";
 import { LinkMeter } from "../../../src/flow/link-meter.ts";
 import { StreamFlow } from "../../../src/flow/stream-flow.ts";
+import { WrongBytes } from "../../../src/flow/wrong-bytes.ts";
 import type { LinkFacts } from "../../../src/planner/link-facts.ts";
 import type { Slab } from "../../../src/platform/slab-pool.ts";
 import type { Extent, Urgency } from "../../../src/units.ts";
@@ -65,6 +66,12 @@ export interface Onlooker {
   /** Before it is carried out. */
   launching(flow: StreamFlow, extent: Extent, by: Parameters<StreamFlow["launch"]>[1]): void;
   granted(seen: SeenTurn, at: Snapshot): void;
+  nowMs(): number;
+}
+
+interface Pause {
+  readonly extent: Extent;
+  readonly untilMs: number;
 }
 
 let watching: TurnWatch | undefined;
@@ -78,6 +85,8 @@ export class TurnWatch {
   readonly #snapshots = new Map<Slab, Snapshot>();
   readonly #onlooker: Onlooker;
   readonly #own = new Map<AbortSignal, () => void>();
+  /** As they were begun. */
+  readonly #pauses = new Map<WrongBytes, Pause[]>();
   #queue: FetchQueue | undefined;
   #launching: Omit<SeenLaunch, "turn"> | undefined;
 
@@ -127,6 +136,23 @@ export class TurnWatch {
       (sum, { signal }) => sum + getEventListeners(signal, "abort").length,
       0,
     );
+  }
+
+  paused(of: WrongBytes, extent: Extent, pauseMs: number): void {
+    const pause = { extent, untilMs: this.#onlooker.nowMs() + pauseMs };
+    this.#pauses.set(of, [...(this.#pauses.get(of) ?? []), pause]);
+  }
+
+  pausesEnded(of: WrongBytes): void {
+    this.#pauses.delete(of);
+  }
+
+  /** What nobody is to fetch now. */
+  pausedOf(of: WrongBytes | undefined): Extent[] {
+    const pauses = (of && this.#pauses.get(of)) ?? [];
+    return pauses
+      .filter(({ untilMs }) => this.#onlooker.nowMs() < untilMs)
+      .map(({ extent }) => extent);
   }
 
   withinLaunch<T>(
@@ -245,6 +271,18 @@ const launch = methodOf(StreamFlow.prototype, "launch");
 StreamFlow.prototype.launch = function watchedLaunch(extent, by) {
   const run = () => launch.call(this, extent, by);
   return watching === undefined ? run() : watching.withinLaunch(this, { extent, by, run });
+};
+
+const pause = methodOf(WrongBytes.prototype, "pause");
+WrongBytes.prototype.pause = function watchedPause(extent, pauseMs, andThen) {
+  watching?.paused(this, extent, pauseMs);
+  pause.call(this, extent, pauseMs, andThen);
+};
+
+const endPauses = methodOf(WrongBytes.prototype, "endPauses");
+WrongBytes.prototype.endPauses = function watchedEndOfPauses() {
+  watching?.pausesEnded(this);
+  return endPauses.call(this);
 };
 
 const facts = methodOf(LinkMeter.prototype, "facts");
