@@ -26,6 +26,7 @@ const CONFIG = `[limits]
 open_timeout = "2m"
 read_timeout = "${READ_TIMEOUT_S}s"
 [registry]
+connect_timeout = "${READ_TIMEOUT_S}s"
 headers_timeout = "${READ_TIMEOUT_S}s"
 stall_timeout = "${READ_TIMEOUT_S}s"
 `;

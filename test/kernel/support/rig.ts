@@ -23,7 +23,7 @@ import { DISK, DOMAIN, IMAGES_ROOT, PROGRAM, SLOWNESS } from "./settings.ts";
 export const catalogue = await Catalogue.load(IMAGES_ROOT);
 
 const SLOW_LIMITS =
-  '[limits]\nopen_timeout = "2m"\nread_timeout = "2m"\n[registry]\nheaders_timeout = "1m"\nstall_timeout = "1m"\n';
+  '[limits]\nopen_timeout = "2m"\nread_timeout = "2m"\n[registry]\nconnect_timeout = "1m"\nheaders_timeout = "1m"\nstall_timeout = "1m"\n';
 
 /** The images' storage, writable: what is pushed into it goes to memory. */
 const storage = await overlayOf(catalogue.storage);
