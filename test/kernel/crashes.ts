@@ -102,9 +102,9 @@ beyondSmoke("a daemon that is killed again and again", () => {
       said.push(rig.logText());
       await kill(rig, command);
     }
-    said.push(rig.logText());
     way.fair({});
     const { wrongs, failed, reads, slowestMs } = await readers.stop();
+    said.push(rig.logText());
     process.stdout.write(`# ${kills} kills, ${reads} reads, the slowest ${slowestMs} ms\n`);
     deepStrictEqual(
       { wrongs, failed, kills },
