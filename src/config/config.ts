@@ -8,7 +8,7 @@ import { TomlError, parse } from "smol-toml";
 import * as z from "zod";
 import { DaemonError } from "../errors.ts";
 import { volumePartProblem } from "../kernel/cachefiles/keys.ts";
-import { LOG_FORMATS, LOG_LEVELS } from "../platform/log.ts";
+import { LOG_FORMATS, LOG_LEVELS } from "../platform/log-choices.ts";
 import { BLOCK_BYTES } from "../units.ts";
 import { registryCredentials } from "./credentials.ts";
 import { loopbackAddress } from "./listen-address.ts";
@@ -159,7 +159,7 @@ export const configSchema = z.strictObject({
       drain_timeout: milliseconds("0s", "10m").prefault("5s"),
       /** How long readers wait for a daemon when there is none, before the keeper fails them. */
       takeover_timeout: milliseconds("1s", "1h").prefault("30s"),
-      bytes_in_flight: bytes("4MiB", "4GiB").prefault("64MiB"),
+      bytes_in_flight: bytes("4MiB", "4GiB").prefault("32MiB"),
       /** Unpacked, of a Nydus image. */
       bootstrap: bytes("1MiB", "16GiB").prefault("1GiB"),
     })

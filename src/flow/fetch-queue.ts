@@ -89,6 +89,12 @@ export class FetchQueue {
     return [...this.#waiting.keys(), ...this.#held].some(isThere);
   }
 
+  /** Stored bytes that are still to come from `host`. */
+  bytesComing(host: string): number {
+    const there = [...this.#waiting.keys(), ...this.#held].filter((turn) => turn.host === host);
+    return there.reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
   /** When something of `host` last began or ended. */
   lastTurnMs(host: string): number {
     return this.#lastMs.get(host) ?? Number.NEGATIVE_INFINITY;

@@ -14,7 +14,7 @@ const HOSTS_MAX = 256;
 const SAMPLE_MS = 50;
 const SAMPLE_BYTES = 16 * MIB;
 /** Before anything is known, less will do. */
-const FIRST_SAMPLE_MS = 4;
+const FIRST_SAMPLE_MS = 2;
 const FIRST_SAMPLE_BYTES = 64 * KIB;
 const SAMPLE_MS_MIN = 0.2;
 /** A better figure is believed sooner than a worse one: delays have many causes. */

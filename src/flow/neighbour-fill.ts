@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fetches the neighbours of misses that jump about, in small pieces, one at a time for each host:
-// a reader who comes meanwhile shares the link with one of them at most. Hot ones at once, cold
-// ones only when the host has been left alone for a moment.
+// Fetches the neighbours of misses that jump about, in small pieces.
+//
+//   time  |-- round trip --|= miss =|-- round trip --|= next miss =|
+//         ask             bytes     ask             bytes
+//   idle                            |= neighbours ===|
+//
+// While a miss is on its way, the link carries nothing that was not asked for together with it. So
+// neighbours set out right behind a miss, no more than a round trip's worth: they have come when the
+// next one's bytes do. Beyond that one at a time for each host, which a reader who comes meanwhile
+// shares the link with: hot ones at once, cold ones when the host has been left alone for a moment.
 
-import { neighbourPiece } from "../planner/link-facts.ts";
+import { neighbourPiece, roundTripBytes } from "../planner/link-facts.ts";
 import type { Neighbours } from "../planner/neighbourhood.ts";
 import { planAhead } from "../planner/plan-fill.ts";
 import type { Clock } from "../platform/clock.ts";
@@ -21,6 +28,8 @@ interface Wanted {
   readonly flow: StreamFlow;
   readonly object: OpenObject;
   readonly group: object;
+  /** It lies before the miss: its end is nearest. */
+  readonly isBefore: boolean;
   extent: Extent;
 }
 
@@ -28,7 +37,9 @@ class HostFill {
   readonly hot: Wanted[] = [];
   /** The newest last, which goes first. */
   readonly cold: Wanted[] = [];
-  isInAir = false;
+  inAir = 0;
+  /** When all that a reader asked for has set out at the other end. */
+  notBeforeMs = 0;
   cancelTimer: (() => void) | undefined;
 }
 
@@ -44,9 +55,19 @@ export class NeighbourFill {
     const { host } = flow.stream;
     const fill = this.#hosts.get(host) ?? new HostFill();
     this.#hosts.set(host, fill);
-    const { heat, extents } = of.neighbours;
-    for (const extent of extents) fill[heat].push({ flow, object, group: of.group, extent });
+    const { heat, before, behind } = of.neighbours;
+    const { group } = of;
+    const sides = [
+      { flow, object, group, isBefore: false, extent: behind },
+      { flow, object, group, isBefore: true, extent: before },
+    ];
+    fill[heat].push(...(heat === "hot" ? sides : sides.toReversed()));
     while (fill[heat].length > EXTENTS_MAX) fill[heat].shift();
+    const { link } = flow.way;
+    if (link !== undefined) {
+      const comesMs = flow.parts.queue.bytesComing(host) / link.bytesPerMs;
+      fill.notBeforeMs = this.#clock.nowMs() + Math.min(comesMs, link.rttMs);
+    }
     this.#pump(host, fill);
   }
 
@@ -59,32 +80,39 @@ export class NeighbourFill {
   #pump(host: string, fill: HostFill): void {
     fill.cancelTimer?.();
     fill.cancelTimer = undefined;
-    while (!fill.isInAir) {
+    for (;;) {
       const one = fill.hot[0] ?? fill.cold.at(-1);
       if (one === undefined) {
-        this.#hosts.delete(host);
+        if (fill.inAir === 0) this.#hosts.delete(host);
         return;
       }
-      const quietMs = fill.hot.length > 0 ? 0 : quietIn(one.flow, this.#clock.nowMs());
-      if (quietMs > 0) {
-        fill.cancelTimer = this.#clock.after(quietMs, () => this.#pump(host, fill));
+      const { flow, object } = one;
+      const spareBytes = roundTripBytes(flow.way.link) - flow.parts.queue.bytesComing(host);
+      const piece = object.closed ? undefined : nextPiece(one, spareBytes);
+      if (piece === undefined) {
+        const queue = fill.hot[0] === one ? fill.hot : fill.cold;
+        queue.splice(queue.indexOf(one), 1);
+        continue;
+      }
+      const isFree = flow.stream.map.stored(piece).length <= spareBytes;
+      if (!isFree && fill.inAir > 0) return;
+      const nowMs = this.#clock.nowMs();
+      const quietMs = isFree || fill.hot.length > 0 ? 0 : quietIn(flow, nowMs);
+      const waitMs = Math.max(quietMs, fill.notBeforeMs - nowMs);
+      if (waitMs > 0) {
+        fill.cancelTimer = this.#clock.after(waitMs, () => this.#pump(host, fill));
         return;
       }
-      this.#launchNext(host, fill, one);
+      this.#launch(host, fill, { one, piece });
     }
   }
 
-  #launchNext(host: string, fill: HostFill, one: Wanted): void {
-    const { flow, object, group, extent } = one;
-    const piece = object.closed ? undefined : nextPiece(flow, object, extent);
-    if (piece === undefined) {
-      const queue = fill.hot[0] === one ? fill.hot : fill.cold;
-      queue.splice(queue.indexOf(one), 1);
-      return;
-    }
-    const offset = extentEnd(piece);
-    one.extent = { offset, length: Math.max(0, extentEnd(extent) - offset) };
-    fill.isInAir = true;
+  #launch(host: string, fill: HostFill, { one, piece }: { one: Wanted; piece: Extent }): void {
+    const { flow, group, extent, isBefore } = one;
+    const offset = isBefore ? extent.offset : extentEnd(piece);
+    const end = isBefore ? piece.offset : extentEnd(extent);
+    one.extent = { offset, length: Math.max(0, end - offset) };
+    fill.inAir += 1;
     const { clock, limits } = flow.parts;
     const deadlineMs = clock.nowMs() + 0.95 * limits.readTimeoutMs;
     const watch = {
@@ -94,7 +122,7 @@ export class NeighbourFill {
         one.extent = { ...one.extent, length: 0 };
       },
       onEnd: () => {
-        fill.isInAir = false;
+        fill.inAir -= 1;
         if (this.#hosts.get(host) === fill) this.#pump(host, fill);
       },
     };
@@ -102,10 +130,11 @@ export class NeighbourFill {
   }
 }
 
-function nextPiece(flow: StreamFlow, object: OpenObject, extent: Extent): Extent | undefined {
+function nextPiece(one: Wanted, spareBytes: number): Extent | undefined {
+  const { flow, object, extent, isBefore } = one;
   if (extent.length === 0) return undefined;
-  const pieceMax = neighbourPiece(flow.way, flow.fetchMax);
-  return planAhead(extent, holdingsOf(flow, object), pieceMax)[0];
+  const pieceMax = neighbourPiece(flow.way, flow.fetchMax, spareBytes);
+  return planAhead(extent, holdingsOf(flow, object), pieceMax).at(isBefore ? -1 : 0);
 }
 
 /** How long until the host has been left alone for long enough; 0: it has. */

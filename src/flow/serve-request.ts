@@ -16,7 +16,7 @@ import {
 } from "../planner/link-facts.ts";
 import { minus, planAhead, planFill } from "../planner/plan-fill.ts";
 import type { Track, Verdict } from "../planner/read-pattern.ts";
-import { BLOCK_BYTES, type Extent, alignDown, alignUp, extentEnd } from "../units.ts";
+import { BLOCK_BYTES, type Extent, alignUp, extentEnd } from "../units.ts";
 import { holdingsOf } from "./holdings.ts";
 import type { OpenObject, Waiter } from "./open-object.ts";
 import type { ServedRead } from "./served-read.ts";
@@ -36,12 +36,10 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ServedR
 
   // What a trace brings is not read ahead of as well, nor what one is made of.
   const isExpected = request.isRecorded || flow.isExpected(extent);
-  // Before anything is launched for it.
-  const hasSides = bringsSides(flow, verdict.track, request);
   const missing = object.blocks.missing(extent);
   if (missing.length === 0) {
     request.complete();
-    if (!isExpected) readAhead(flow, object, { verdict, hasSides, cause: request.id });
+    if (!isExpected) readAhead(flow, object, { verdict, cause: request.id });
     return;
   }
   request.found = "joined";
@@ -59,8 +57,8 @@ export function serveRead(flow: StreamFlow, object: OpenObject, request: ServedR
     return;
   }
   if (!fill(flow, object, { waiter, verdict })) return;
-  readAhead(flow, object, { verdict, hasSides, cause: request.id });
-  fillNeighbours(flow, object, verdict);
+  readAhead(flow, object, { verdict, cause: request.id });
+  if (!request.isOwn) fillNeighbours(flow, object, verdict);
 }
 
 /** Fetches what `waiter` still lacks, or joins what brings it; false when it may not be served. */
@@ -101,9 +99,7 @@ export function refill(
   object: OpenObject,
   { waiter, refused }: { waiter: Waiter; refused: Extent | undefined },
 ): void {
-  const isComing = [...flow.flights].some(
-    (one) => one.isSecondTry && one.extent.length === refused?.length,
-  );
+  const isComing = flow.inFlight.some(({ length }) => length === refused?.length);
   // Beside a flight that brings a part of it, too.
   if (refused !== undefined && !isComing) {
     const deadlineMs = fetchDeadlineMs(flow, waiter);
@@ -123,14 +119,13 @@ function fetchDeadlineMs({ parts }: StreamFlow, { request }: Waiter): number {
 function readAhead(
   flow: StreamFlow,
   object: OpenObject,
-  by: { readonly verdict: Verdict; readonly hasSides: boolean; readonly cause: number },
+  { verdict, cause }: { readonly verdict: Verdict; readonly cause: number },
 ): void {
-  const { verdict, hasSides, cause } = by;
   const { track } = verdict;
   const { clock, limits } = flow.parts;
   const pieceMax = orderedPiece(flow.way, flow.orderedMax);
   const deadlineMs = clock.nowMs() + 0.95 * limits.readTimeoutMs;
-  for (const extent of [...aroundFirst(flow, track, hasSides), ...verdict.ahead]) {
+  for (const extent of [...restOfFirst(flow, track), ...verdict.ahead]) {
     for (const piece of planAhead(extent, holdingsOf(flow, object), pieceMax)) {
       flow.launch(piece, { urgency: "ahead", deadlineMs, group: track, cause });
     }
@@ -147,43 +142,22 @@ function fillNeighbours(flow: StreamFlow, object: OpenObject, { track }: Verdict
       0,
     );
   const isStray = track.kind === "random";
-  const neighbours = object.neighbourhood.jumped(track.last, isStray, missingBytes);
+  const reachBytes = roundTripBytes(flow.way.link) * flow.expansion;
+  const of = { isStray, reachBytes };
+  const neighbours = object.neighbourhood.jumped(track.last, of, missingBytes);
   if (neighbours !== undefined) {
     flow.parts.neighbours.want(flow, object, { neighbours, group: object.neighbourhood });
   }
 }
 
-/**
- * What of a first window did not go into the reader's own request. A link that had nothing to carry
- * would be idle while that is on its way: it brings what lies on either side.
- */
-function aroundFirst(
-  flow: StreamFlow,
-  { kind, last, aheadEnd }: Track,
-  hasSides: boolean,
-): Extent[] {
+/** What of a first window did not go into the reader's own request. */
+function restOfFirst(flow: StreamFlow, { kind, last, aheadEnd }: Track): Extent[] {
   if (kind !== "first") return [];
-  const { windowBytes, windowBytesMax } = flow.parts.limits;
-  const idle = Math.min(roundTripBytes(flow.way.link) * flow.expansion, windowBytesMax);
-  const isWorthIt = hasSides && idle > windowBytes;
-  const sideBytes = isWorthIt ? alignDown(idle, BLOCK_BYTES) : 0;
-  const windowEnd = Math.min(last.offset + Math.max(windowBytes, sideBytes), flow.streamEnd);
+  const { windowBytes } = flow.parts.limits;
+  const windowEnd = Math.min(last.offset + windowBytes, flow.streamEnd);
   const lastUnit = flow.stream.map.widen({ offset: windowEnd - BLOCK_BYTES, length: BLOCK_BYTES });
   const end = extentEnd(lastUnit) > windowEnd ? lastUnit.offset : windowEnd;
-  const start = Math.max(0, last.offset - sideBytes);
-  return [
-    { offset: aheadEnd, length: end - aheadEnd },
-    { offset: start, length: last.offset - start },
-  ].filter(({ length }) => length > 0);
-}
-
-/** Somebody jumped there, and nothing is on its way from the host, nor waits for its turn. */
-function bringsSides(
-  { parts, stream }: StreamFlow,
-  { kind }: Track,
-  { isOwn }: ServedRead,
-): boolean {
-  return kind === "first" && !isOwn && !parts.queue.isBusy(stream.host);
+  return end > aheadEnd ? [{ offset: aheadEnd, length: end - aheadEnd }] : [];
 }
 
 /** How far one demand request reads on, logical bytes. */

@@ -29,6 +29,7 @@ import { OpenObject, type Waiter } from "./open-object.ts";
 import type { SpareConnections } from "./spare-connections.ts";
 import { type HistorySpace, StreamHistory } from "./stream-history.ts";
 import type { FlowParts, Stream, StreamCounters } from "./stream.ts";
+import { WrongBytes } from "./wrong-bytes.ts";
 
 /** One fetch fills no more of the pool than one part in so many, unless one unit does. */
 const POOL_SHARES = 16;
@@ -90,6 +91,7 @@ export class StreamFlow {
   readonly failures: FailureMemory;
   /** What was refused a moment ago, and logged. */
   readonly refusals: FailureMemory;
+  readonly wrongBytes: WrongBytes;
   readonly streamEnd: number;
   /** Logical bytes to one stored byte, on average. */
   readonly expansion: number;
@@ -112,6 +114,7 @@ export class StreamFlow {
     this.history = new StreamHistory(parts.historySpace);
     this.failures = new FailureMemory(parts.clock);
     this.refusals = new FailureMemory(parts.clock);
+    this.wrongBytes = new WrongBytes(parts.clock, 0.95 * parts.limits.readTimeoutMs);
     this.streamEnd = alignUp(stream.map.sizeBytes, BLOCK_BYTES);
     const stored = stream.map.stored({ offset: 0, length: this.streamEnd });
     this.expansion = stored.length === 0 ? 1 : stream.map.sizeBytes / stored.length;
@@ -146,9 +149,10 @@ export class StreamFlow {
     return false;
   }
 
-  /** What fetches under way will bring. */
+  /** What fetches will bring that are under way, or are made when a pause is over. */
   get inFlight(): Extent[] {
-    return [...this.flights].flatMap(({ promised }) => promised);
+    const promised = [...this.flights].flatMap((flight) => flight.promised);
+    return [...promised, ...this.wrongBytes.paused];
   }
 
   /** True when `object` has all of `extent`, or is being given it. */
@@ -182,6 +186,7 @@ export class StreamFlow {
     this.objects.delete(object);
     object.close();
     for (const flight of this.flights) flight.removeTarget(object);
+    if (this.objects.size === 0) this.wrongBytes.endPauses();
   }
 
   /** Fetches the first window and keeps its bytes until they are released. */
@@ -212,6 +217,7 @@ export class StreamFlow {
     const id = (lastFetch += 1);
     const of = { clock, log, observe, stream: this.stream, urgency: by.urgency };
     const record = new FillRecord({ ...of, id, cause, extent, stored });
+    let hasFailed = false;
     const flight: Flight = new Flight({
       ...by,
       extent,
@@ -229,6 +235,7 @@ export class StreamFlow {
       verify: this.#verifyOf(extent),
       onUnjoinable: () => this.flights.delete(flight),
       onFailure: (rest, error, objects) => {
+        hasFailed = true;
         record.failed(rest, error);
         watch?.onFailure(error);
         this.#failed(rest, error, { objects, of: flight });
@@ -248,6 +255,7 @@ export class StreamFlow {
     const sinceMs = clock.nowMs();
     void flight.run().then(() => {
       record.ended();
+      if (!hasFailed) this.wrongBytes.right(extent);
       this.history.filled(extent, by.urgency, { sinceMs, untilMs: clock.nowMs() });
       watch?.onEnd();
     });
@@ -274,6 +282,7 @@ export class StreamFlow {
       this.#aborted.add(flight);
       flight.abort(error);
     }
+    for (const extent of this.wrongBytes.endPauses()) this.#fail(extent, error, [...this.objects]);
   }
 
   /** Checks a raw stream that is fetched as a whole. */
@@ -289,17 +298,40 @@ export class StreamFlow {
   ): void {
     const { code } = error.fault;
     if (code === "cancelled") return;
-    const ofCache = code.startsWith("cache_");
     // Whatever it failed with, nothing is fetched anew for an engine that stops.
-    const isFinal = ofCache || this.#aborted.has(of);
-    if (!isFinal && (of.urgency !== "demand" || (isWrongBytes(error) && !of.isSecondTry))) {
-      this.#refill(
-        rest,
-        objects,
-        isWrongBytes(error) && this.#verifyOf(of.extent) ? of.extent : undefined,
-      );
-      return;
+    const isFinal = isOfCache(error) || this.#aborted.has(of);
+    if (isFinal || !this.#triesAgain(rest, error, of)) this.#fail(rest, error, objects);
+  }
+
+  /** What was not fetched for a reader does not fail one; wrong bytes do when they stay wrong. */
+  #triesAgain(rest: Extent, error: DaemonError, of: Flight): boolean {
+    const isWrong = isWrongBytes(error);
+    if (of.urgency === "demand" && !isWrong) return false;
+    const [newest] = this.#waitersOf(rest);
+    if (newest === undefined) return true;
+    const refused = isWrong && this.#verifyOf(of.extent) !== undefined ? of.extent : undefined;
+    const { isSecondTry, urgency } = of;
+    const newestMs = newest.waiter.request.sinceMs;
+    const pauseMs =
+      urgency === "demand" ? this.wrongBytes.noted(rest, { isSecondTry, newestMs }) : 0;
+    if (pauseMs === undefined) return false;
+    if (pauseMs === 0) {
+      this.#refill(rest, refused);
+      return true;
     }
+    const { digest, where } = this.stream;
+    this.parts.log.warn(
+      { code: error.fault.code, stream: digest, from: where, ...rest, delayMs: pauseMs },
+      `${error.message}; trying again`,
+    );
+    this.wrongBytes.pause(rest, pauseMs, () => this.#refill(rest, refused));
+    return true;
+  }
+
+  /** Nobody brings `rest` to these objects. */
+  #fail(rest: Extent, error: DaemonError, objects: readonly OpenObject[]): void {
+    const { code } = error.fault;
+    const ofCache = isOfCache(error);
     if (!ofCache) this.failures.remember(rest, error);
     // Only an OPEN was looking; it reports the fault itself.
     if (objects.length === 0) return;
@@ -327,14 +359,22 @@ export class StreamFlow {
     );
   }
 
-  // What was not fetched for a reader does not fail one, and wrong bytes get a second chance.
-  #refill(rest: Extent, objects: readonly OpenObject[], refused: Extent | undefined): void {
-    for (const object of objects) {
-      for (const waiter of object.waitersOf(rest)) {
-        this.parts.refill(this, object, { waiter, refused });
-      }
+  #refill(rest: Extent, refused: Extent | undefined): void {
+    for (const { object, waiter } of this.#waitersOf(rest)) {
+      this.parts.refill(this, object, { waiter, refused });
     }
   }
+
+  /** The newest first: what is fetched for him has time enough for all. */
+  #waitersOf(rest: Extent): { readonly object: OpenObject; readonly waiter: Waiter }[] {
+    return [...this.objects]
+      .flatMap((object) => object.waitersOf(rest).map((waiter) => ({ object, waiter })))
+      .sort((a, b) => b.waiter.request.sinceMs - a.waiter.request.sinceMs);
+  }
+}
+
+function isOfCache({ fault }: DaemonError): boolean {
+  return fault.code.startsWith("cache_");
 }
 
 function isWrongBytes({ fault }: DaemonError): boolean {

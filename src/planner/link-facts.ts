@@ -29,6 +29,7 @@ export interface Way {
 const PIECE_MS = 50;
 const PIECE_BYTES_MIN = 256 * KIB;
 const PIECE_BYTES_MAX = MIB;
+const SPARE_BYTES_MIN = 64 * KIB;
 const ORDERED_MS = 50;
 const ORDERED_BYTES_MIN = MIB;
 /** Passing over a gap as if it were wanted may cost this share of a round trip, and this much. */
@@ -59,12 +60,16 @@ export function backgroundPiece({ link, shared }: Way, most: CutLimits): PieceLi
   return { logicalBytesMax: 2 * alignBytes, storedBytesMax: alignBytes, alignBytes };
 }
 
-/** Of a guess, which a reader who jumps about meets more often than not: a quarter of a piece. */
-export function neighbourPiece(way: Way, most: CutLimits): PieceLimits {
+/**
+ * Of a guess, which a reader who jumps about meets more often than not: what the link has nothing
+ * else to do for, if that is worth a request, or a quarter of a piece.
+ */
+export function neighbourPiece(way: Way, most: CutLimits, spareBytes: number): PieceLimits {
   const piece = backgroundPiece(way, most);
   if (way.shared !== undefined) return piece;
-  const storedBytesMax = alignDown(piece.storedBytesMax / 4, BLOCK_BYTES);
-  return { ...piece, storedBytesMax };
+  const isWorthIt = spareBytes >= SPARE_BYTES_MIN;
+  const bytes = isWorthIt ? Math.min(spareBytes, piece.storedBytesMax) : piece.storedBytesMax / 4;
+  return { ...piece, storedBytesMax: alignDown(bytes, BLOCK_BYTES) };
 }
 
 /** Stored bytes of a demand request that reads on. Without facts it may: one request is soonest. */
@@ -98,7 +103,7 @@ export function strayBytes(link: LinkFacts | undefined): number {
   return Math.max(BLOCK_BYTES, alignDown(bytes, BLOCK_BYTES));
 }
 
-/** Stored bytes that the link carries while a miss is on its way: with them the next one may hit. */
+/** Stored bytes that the link carries while a miss is on its way. */
 export function roundTripBytes(link: LinkFacts | undefined): number {
   return link === undefined ? 0 : link.bytesPerMs * link.rttMs;
 }

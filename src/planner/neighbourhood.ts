@@ -18,8 +18,9 @@ export interface NeighbourLimits {
 export interface Neighbours {
   /** `hot`: worth fetching now. `cold`: only while nobody else needs the wire. */
   readonly heat: "hot" | "cold";
-  /** The nearest first. */
-  readonly extents: readonly Extent[];
+  /** May be empty. */
+  readonly before: Extent;
+  readonly behind: Extent;
 }
 
 export class Neighbourhood {
@@ -37,31 +38,31 @@ export class Neighbourhood {
    */
   jumped(
     read: Extent,
-    isStray: boolean,
+    { isStray, reachBytes }: { readonly isStray: boolean; readonly reachBytes: number },
     missingBytes: (extent: Extent) => number,
   ): Neighbours | undefined {
-    if (!isStray) return this.#cold(read);
+    if (!isStray) return this.#cold(read, reachBytes);
     const start = alignDown(read.offset, REGION_BYTES);
     if (this.#handedOut.has(start)) return undefined;
     const length = Math.min(REGION_BYTES, this.#limits.streamEnd - start);
-    if (missingBytes({ offset: start, length }) > length / 2) return this.#cold(read);
+    if (missingBytes({ offset: start, length }) > length / 2) return this.#cold(read, reachBytes);
     this.#handedOut.add(start);
     const [oldest] = this.#handedOut;
     if (this.#handedOut.size > REGIONS_MAX && oldest !== undefined) this.#handedOut.delete(oldest);
-    return { heat: "hot", extents: this.#around(read, start, start + length) };
+    return { heat: "hot", ...this.#around(read, start, start + length) };
   }
 
-  #cold(read: Extent): Neighbours {
-    const half = alignDown(this.#limits.windowBytes / 2, BLOCK_BYTES);
-    const extents = this.#around(read, read.offset - half, extentEnd(read) + half);
-    return { heat: "cold", extents };
+  #cold(read: Extent, reachBytes: number): Neighbours {
+    const half = alignDown(Math.max(reachBytes, this.#limits.windowBytes / 2), BLOCK_BYTES);
+    return { heat: "cold", ...this.#around(read, read.offset - half, extentEnd(read) + half) };
   }
 
-  #around(read: Extent, from: number, to: number): Extent[] {
-    const end = Math.min(to, this.#limits.streamEnd);
+  #around(read: Extent, from: number, to: number): Pick<Neighbours, "before" | "behind"> {
+    const end = Math.max(extentEnd(read), Math.min(to, this.#limits.streamEnd));
     const start = Math.max(from, 0);
-    const behind = { offset: extentEnd(read), length: end - extentEnd(read) };
-    const before = { offset: start, length: read.offset - start };
-    return [behind, before].filter(({ length }) => length > 0);
+    return {
+      before: { offset: start, length: read.offset - start },
+      behind: { offset: extentEnd(read), length: end - extentEnd(read) },
+    };
   }
 }

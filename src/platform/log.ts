@@ -3,6 +3,7 @@
 // JSON lines on stdout, or readable text on a terminal.
 
 import { type Logger, pino } from "pino";
+import type { LogFormat, LogLevel } from "./log-choices.ts";
 
 export type LogMethod = (fields: object, message: string) => void;
 
@@ -13,11 +14,6 @@ export interface Log {
   warn: LogMethod;
   error: LogMethod;
 }
-
-export const LOG_LEVELS = ["trace", "debug", "info", "warn", "error"] as const;
-export type LogLevel = (typeof LOG_LEVELS)[number];
-export const LOG_FORMATS = ["auto", "json", "pretty"] as const;
-export type LogFormat = (typeof LOG_FORMATS)[number];
 
 /** Headers and fields whose values never reach a log. */
 const SECRET_PATHS = [

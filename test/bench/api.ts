@@ -13,10 +13,10 @@ import { mountsAnswer } from "../../src/control/mount-schema.ts";
 import { listMounts } from "../../src/kernel/mountinfo.ts";
 import { BIG_BYTES, BIG_FILE, BenchSite, type Mounted, PROGRAM } from "./fanotify/site.ts";
 import { UNSHAPED, startLink } from "./link/link.ts";
+import { type Asked, askSteadily } from "./asker.ts";
 import type { Report } from "./report.ts";
 
 const MOUNTS = 200;
-const RATE = 500;
 const LINK_BYTES_A_SECOND = 100e6;
 const ROUNDS = 3;
 const ALONE_SECONDS = 5;
@@ -60,7 +60,9 @@ interface Round {
   /** Bytes a second of one reader in order, with as many mounts and no requests. */
   readonly aloneRate: number;
   readonly busyRate: number;
-  readonly times: readonly number[];
+  readonly asked: Asked;
+  /** Of the daemon's loop, of the time that reading took. */
+  readonly loop: Scheduled;
 }
 
 async function readRate(mounted: Mounted): Promise<number> {
@@ -76,7 +78,9 @@ async function mountMore(mounted: Mounted, site: BenchSite): Promise<void> {
     await mkdir(mountPoint, { recursive: true });
     bindMount(mounted.target, mountPoint);
   }
-  const pool = new Pool("http://erofsd", { socketPath: mounted.daemon.socketPath });
+  const pool = new Pool("http://erofsd", {
+    socketPath: mounted.daemon.socketPath,
+  });
   const { body } = await pool.request({ method: "GET", path: "/v1/mounts" });
   const count = mountsAnswer.parse(await body.json()).mounts.length;
   if (count !== MOUNTS) throw new Error(`${count} mounts, not ${MOUNTS}`);
@@ -90,33 +94,36 @@ async function unmountMore(site: BenchSite): Promise<void> {
 }
 
 async function measureAlone(report: Report, mounted: Mounted): Promise<void> {
-  const { pid } = mounted.daemon;
-  const before = await scheduled(pid);
-  const times = await askSteadily(mounted, sleep(ALONE_SECONDS * 1000));
-  const after = await scheduled(pid);
-  const share = (name: "ran" | "waited"): number =>
-    ((after[name] - before[name]) / 1e9 / ALONE_SECONDS) * 100;
-  addLatency(report, "ps, 500 a second", times, {
-    "the daemon's loop ran, %": share("ran"),
-    "and waited for a processor, %": share("waited"),
-  });
+  const { pid, socketPath } = mounted.daemon;
+  const { result: loop, ...asked } = await askSteadily(socketPath, () =>
+    scheduledIn(pid, () => sleep(ALONE_SECONDS * 1000)),
+  );
+  addLatency(report, "ps, 500 a second", [{ asked, loop }]);
 }
 
 async function measureBusy(mounted: Mounted): Promise<Omit<Round, "aloneRate">> {
-  const reading = readRate(mounted);
-  const times = await askSteadily(mounted, reading);
-  return { busyRate: await reading, times };
+  const { pid, socketPath } = mounted.daemon;
+  const { result, ...asked } = await askSteadily(socketPath, async () => {
+    let busyRate = 0;
+    const loop = await scheduledIn(pid, async () => {
+      busyRate = await readRate(mounted);
+    });
+    return { busyRate, loop };
+  });
+  return { ...result, asked };
 }
 
 function addBusy(report: Report, rounds: readonly Round[]): void {
-  const times = rounds.flatMap((round) => round.times).sort((a, b) => a - b);
-  addLatency(report, "ps, 500 a second, while a reader fills", times);
+  addLatency(report, "ps, 500 a second, while a reader fills", rounds);
   report.add({
     part: "api",
     name: "fill at 100 MB/s, with 500 ps a second",
     value: median(rounds.map(({ busyRate }) => busyRate)) / 1e6,
     unit: "MB/s",
-    reference: { name: "without", value: median(rounds.map(({ aloneRate }) => aloneRate)) / 1e6 },
+    reference: {
+      name: "without",
+      value: median(rounds.map(({ aloneRate }) => aloneRate)) / 1e6,
+    },
     goal: { kind: "at least", value: 0.95 },
   });
 }
@@ -125,56 +132,32 @@ function median(values: readonly number[]): number {
   return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 }
 
-/** Requests go out when they are due, whether or not those before are answered; their times, sorted. */
-async function askSteadily(mounted: Mounted, until: Promise<unknown>): Promise<number[]> {
-  const pool = new Pool("http://erofsd", {
-    socketPath: mounted.daemon.socketPath,
-    connections: 16,
-  });
-  const times: number[] = [];
-  const pending = new Set<Promise<void>>();
-  const progress = { isOver: false };
-  const over = until.finally(() => {
-    progress.isOver = true;
-  });
-  const startMs = performance.now();
-  for (let sent = 0; !progress.isOver; ) {
-    const dueCount = ((performance.now() - startMs) * RATE) / 1000;
-    for (; sent < dueCount; sent += 1) {
-      const dueMs = startMs + (sent * 1000) / RATE;
-      const asked = askOnce(pool).then(() => {
-        times.push(performance.now() - dueMs);
-        pending.delete(asked);
-      });
-      pending.add(asked);
-    }
-    await sleep(1);
-  }
-  await Promise.all([over, ...pending]);
-  await pool.close();
-  return times.sort((a, b) => a - b);
-}
-
-async function askOnce(pool: Pool): Promise<void> {
-  const { statusCode, body } = await pool.request({ method: "GET", path: "/v1/mounts" });
-  await body.dump();
-  if (statusCode !== 200) throw new Error(`GET /v1/mounts: ${statusCode}`);
-}
-
+/** How long answers took; and whose fault it may be that some took long. */
 function addLatency(
   report: Report,
   name: string,
-  times: readonly number[],
-  more: Readonly<Record<string, number>> = {},
+  rounds: readonly Pick<Round, "asked" | "loop">[],
 ): void {
-  const at = (part: number): number => times[Math.floor((times.length - 1) * part)] ?? 0;
+  const all = (list: "times" | "lateTimes"): number[] =>
+    rounds.flatMap(({ asked }) => asked[list]).sort((a, b) => a - b);
+  const [times, lateTimes] = [all("times"), all("lateTimes")];
+  const at = (part: number, of = times): number => of[Math.floor((of.length - 1) * part)] ?? 0;
   report.add({
     part: "api",
     name: `${name}, p99`,
     value: at(0.99),
     unit: "ms",
     goal: { kind: "at most", value: 20 },
-    details: { requests: times.length, p50: at(0.5), max: at(1), load: loadavg()[0] ?? 0, ...more },
+    details: {
+      requests: times.length,
+      p50: at(0.5),
+      max: at(1),
+      "asked late, p99": at(0.99, lateTimes),
+      "the asker ran, %": 100 * median(rounds.map(({ asked }) => asked.cpuShare)),
+      "the daemon's loop ran, %": 100 * median(rounds.map(({ loop }) => loop.ran)),
+      "and waited for a processor, %": 100 * median(rounds.map(({ loop }) => loop.waited)),
+      load: loadavg()[0] ?? 0,
+    },
   });
 }
 
@@ -213,10 +196,26 @@ async function measureIdle(report: Report, mounted: Mounted): Promise<void> {
   }
 }
 
-/** Of a process' first thread, in nanoseconds (/proc/PID/schedstat). */
-async function scheduled(pid: number): Promise<{ ran: number; waited: number }> {
-  const [ran, waited] = (await readFile(`/proc/${pid}/schedstat`, "utf8")).split(" ");
-  return { ran: Number(ran), waited: Number(waited) };
+/** Parts of the time that passed. */
+interface Scheduled {
+  readonly ran: number;
+  readonly waited: number;
+}
+
+/** Of a process' first thread, for as long as `run` takes. */
+async function scheduledIn(pid: number, run: () => Promise<unknown>): Promise<Scheduled> {
+  // Nanoseconds (proc_pid_schedstat).
+  const look = async (): Promise<number[]> =>
+    (await readFile(`/proc/${pid}/schedstat`, "utf8")).split(" ").map(Number);
+  const startMs = performance.now();
+  const [ran = 0, waited = 0] = await look();
+  await run();
+  const [ranAfter = 0, waitedAfter = 0] = await look();
+  const passed = (performance.now() - startMs) * 1e6;
+  return {
+    ran: (ranAfter - ran) / passed,
+    waited: (waitedAfter - waited) / passed,
+  };
 }
 
 function pidOf({ pid }: ChildProcess): number {

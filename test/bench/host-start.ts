@@ -38,7 +38,7 @@ async function startOnce(): Promise<{ readyMs: number; rssMib: number }> {
     ].join("\n"),
   );
   // script(1) makes a terminal and lets /dev/tty be it.
-  const command = `stty raw -echo; echo $$ > ${home}/pid; exec ${process.execPath} ${PROGRAM} serve --config ${config} > ${log}`;
+  const command = `stty raw -echo; echo $$ > ${home}/pid; exec ${PROGRAM} serve --config ${config} > ${log}`;
   const stop = new AbortController();
   const changes = watch(log, { signal: stop.signal });
   const startMs = performance.now();

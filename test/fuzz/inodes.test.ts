@@ -5,6 +5,7 @@ import { join } from "node:path";
 import * as fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { DaemonError } from "../../src/errors.ts";
+import { fileExtents } from "../../src/flow/prefetch/file-extents.ts";
 import { storedExtents } from "../../src/image/erofs/compressed.ts";
 import { parseDeviceTable } from "../../src/image/erofs/device-table.ts";
 import { type DeviceExtent, ErofsReader, extentsOf } from "../../src/image/erofs/inode.ts";
@@ -90,6 +91,12 @@ async function walk(sample: Sample, bytes: Uint8Array): Promise<DeviceExtent[]> 
   try {
     for await (const nid of filesUnder(reader, sample.rootNid)) {
       for await (const extent of storedExtents(reader, nid)) found.push(extent);
+    }
+    const { metaBlock, rootNid } = sample;
+    const places = { metaBlock, rootNid, xattrBlock: metaBlock, packedNid: rootNid + 2 };
+    const files = filesUnder(reader, rootNid);
+    for await (const { length } of fileExtents(reader, files, places)) {
+      expect(length).toBeGreaterThan(0);
     }
   } catch (error) {
     if (!(error instanceof DaemonError) || error.fault.code !== "image_invalid") throw error;

@@ -24,7 +24,7 @@ fullOnly("a registry behind nydusd's place that is not right", () => {
   let neighbour: string;
   before(async () => {
     site = await Site.make();
-    daemon = await site.start({ supervised: false });
+    daemon = await site.start({ supervised: false, isImpatient: true });
     await bindImage(daemon, site, { id: "1", name: NEIGHBOUR.name });
     neighbour = await site.mount(fsidOf("1"));
   });

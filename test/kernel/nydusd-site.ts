@@ -18,6 +18,8 @@ const IMAGES = ["zstd-sha256", "lz4-sha256", "none-sha256"] as const;
 export type ImageName = (typeof IMAGES)[number];
 /** The recording's registry. */
 const PORT = 5060;
+/** Whoever reads what is damaged waits for so long. */
+const READ_TIMEOUT_S = 4 * SLOWNESS;
 /** How long the snapshotter's supervisor listens. */
 const SUPERVISOR_SECONDS = 10 * SLOWNESS;
 
@@ -87,9 +89,15 @@ export class Site {
     ];
   }
 
-  /** A daemon that serves. */
-  async start(options: { supervised: boolean }): Promise<Nydusd> {
-    const daemon = new Nydusd(this.args(options));
+  /** A daemon that serves; an impatient one fails reads soon. */
+  async start(options: { supervised: boolean; isImpatient?: boolean }): Promise<Nydusd> {
+    const args = this.args(options);
+    if (options.isImpatient === true) {
+      const config = join(this.root, "impatient.toml");
+      await writeFile(config, `[limits]\nread_timeout = "${READ_TIMEOUT_S}s"\n`);
+      args.push("--config", config);
+    }
+    const daemon = new Nydusd(args);
     await daemon.untilListening();
     await daemon.untilState("RUNNING");
     return daemon;

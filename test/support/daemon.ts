@@ -72,8 +72,8 @@ export async function startDaemon(start: DaemonStart): Promise<RunningDaemon> {
     ].join("\n"),
   );
   const startMs = performance.now();
-  const args = [start.program, start.command ?? "serve", "--config", configPath];
-  const child = spawn(process.execPath, args, {
+  const args = [start.command ?? "serve", "--config", configPath];
+  const child = spawn(start.program, args, {
     stdio: ["ignore", "pipe", "inherit"],
     env: { ...process.env, ...start.environment },
   });

@@ -41,7 +41,7 @@ export class RafsRig {
   #images = 0;
 
   /** What an earlier rig in the same directory stored is known. */
-  constructor(native: Native, directory: string) {
+  constructor(native: Native, directory: string, readTimeoutMs = 10_000) {
     this.#directory = directory;
     this.#blobs = join(directory, "blobs");
     const store = new StreamStore(join(directory, "state"));
@@ -56,7 +56,7 @@ export class RafsRig {
       fillsNeighbours: false,
       opensSpares: false,
       requestsPerHost: 8,
-      readTimeoutMs: 10_000,
+      readTimeoutMs,
     };
     const { log, slabs } = this;
     this.engine = new Engine({ clock, log, slabs, limits, onFillFailure: () => undefined });

@@ -7,20 +7,15 @@ import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { DaemonError } from "../../errors.ts";
 import { type NamedFiles, namedFiles } from "../../image/erofs/find-paths.ts";
-import {
-  type ErofsFile,
-  ErofsReader,
-  LAYOUT_COMPRESSED,
-  LAYOUT_COMPRESSED_COMPACT,
-  extentsOf,
-} from "../../image/erofs/inode.ts";
-import { metadataPlaces } from "../../image/erofs/metadata.ts";
+import { type ErofsFile, ErofsReader } from "../../image/erofs/inode.ts";
+import { type MetadataPlaces, metadataPlaces } from "../../image/erofs/metadata.ts";
 import { SUPERBLOCK_HEAD_BYTES, parseSuperblock } from "../../image/erofs/superblock.ts";
 import { BOOTSTRAP_HEAD_BYTES, parseBootstrapHead } from "../../image/rafs/bootstrap.ts";
 import type { Binding, StreamRecord } from "../../state/bindings.ts";
 import type { PrefetchWhat } from "../../state/prefetch-store.ts";
 import { KIB, alignDown } from "../../units.ts";
 import type { Stream } from "../stream.ts";
+import { fileExtents } from "./file-extents.ts";
 import { type ReadAt, readFileAt } from "./files.ts";
 import { type Wanted, addBlocks, emptySets, mergedInTime } from "./wanted.ts";
 
@@ -121,24 +116,29 @@ async function addFiles(
   },
 ): Promise<void> {
   const { binding, sets } = of;
-  const { reader, rootNid } = await readerOf(parts, of);
+  const { reader, rootNid, places } = await readerOf(parts, of);
   const unmatched: string[] = [];
-  const seen = new Set<number>();
-  const files = namedFiles(reader, rootNid, of.names, (name) => unmatched.push(name));
-  for await (const nid of files) {
-    if (seen.has(nid)) continue;
-    seen.add(nid);
-    const { layout } = await reader.inode(nid);
-    if (layout === LAYOUT_COMPRESSED || layout === LAYOUT_COMPRESSED_COMPACT) {
-      const detail =
-        "its files are compressed, and where they lie is not looked up: prefetch all of it, or a trace";
-      throw new DaemonError({ code: "image_unsupported", where: binding.reference, detail });
-    }
-    for await (const extent of extentsOf(reader, nid)) addBlocks(sets, extent);
-  }
+  const found = namedFiles(reader, rootNid, of.names, (name) => unmatched.push(name));
+  for await (const extent of fileExtents(reader, once(found), places)) addBlocks(sets, extent);
   if (unmatched.length === 0) return;
   const names = unmatched.map((name) => `"${name}"`).join(", ");
   throw new DaemonError({ code: "nothing_matches", reference: binding.reference, names });
+}
+
+async function* once(nids: AsyncIterable<number>): AsyncGenerator<number, void> {
+  const seen = new Set<number>();
+  for await (const nid of nids) {
+    if (seen.has(nid)) continue;
+    seen.add(nid);
+    yield nid;
+  }
+}
+
+interface OpenedImage {
+  readonly reader: ErofsReader;
+  readonly rootNid: number;
+  /** Undefined for a bootstrap. */
+  readonly places: MetadataPlaces | undefined;
 }
 
 /** What is read for it is wanted too: whoever opens these files needs the same. */
@@ -149,7 +149,7 @@ async function readerOf(
     readonly sets: Wanted["sets"];
     readonly signal: AbortSignal;
   },
-): Promise<{ reader: ErofsReader; rootNid: number }> {
+): Promise<OpenedImage> {
   const { stream, reference: where } = of.binding;
   const pause = (): Promise<void> => {
     of.signal.throwIfAborted();
@@ -163,7 +163,8 @@ async function readerOf(
     const readAt: ReadAt = (offset, length) => readFileAt(path, offset, length);
     const head = await readAt(0, BOOTSTRAP_HEAD_BYTES);
     const { rootNid, metaBlock, deviceBlocks } = parseBootstrapHead(head, sizeBytes, where);
-    return { reader: new ErofsReader({ ...file, readAt, metaBlock, deviceBlocks }), rootNid };
+    const reader = new ErofsReader({ ...file, readAt, metaBlock, deviceBlocks });
+    return { reader, rootNid, places: undefined };
   }
   const fetchAt = await sourceReader(parts, stream, of.signal);
   const readAt: ReadAt = (offset, length) => {
@@ -173,7 +174,10 @@ async function readerOf(
   return rawReader(file, readAt);
 }
 
-async function rawReader(file: Pick<ErofsFile, "sizeBytes" | "where" | "pause">, readAt: ReadAt) {
+async function rawReader(
+  file: Pick<ErofsFile, "sizeBytes" | "where" | "pause">,
+  readAt: ReadAt,
+): Promise<OpenedImage> {
   const { where, sizeBytes } = file;
   const head = await readAt(0, Math.min(SUPERBLOCK_HEAD_BYTES, sizeBytes));
   const superblock = parseSuperblock(head, where);
@@ -181,9 +185,11 @@ async function rawReader(file: Pick<ErofsFile, "sizeBytes" | "where" | "pause">,
     const detail = "its block numbers have 48 bits: prefetch all of it, or a trace";
     throw new DaemonError({ code: "image_unsupported", where, detail });
   }
-  const { rootNid, metaBlock } = metadataPlaces(head, superblock, where);
+  const places = metadataPlaces(head, superblock, where);
+  const { rootNid, metaBlock } = places;
   const deviceBlocks = Array.from({ length: superblock.deviceCount }, () => 0);
-  return { reader: new ErofsReader({ ...file, readAt, metaBlock, deviceBlocks }), rootNid };
+  const reader = new ErofsReader({ ...file, readAt, metaBlock, deviceBlocks });
+  return { reader, rootNid, places };
 }
 
 /** Bytes of a raw stream, as its source has them; pieces are kept, since inodes lie close together. */

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where the stored bytes of a compressed EROFS file lie: its physical clusters, found in its compact
 // or full indexes, one of which there is for each cluster of the file's own bytes. What it takes to
-// say whose bytes are read, not to decompress them. Images of 48-bit extents are left out.
+// say whose bytes are read and to fetch them, not to decompress them. Images of 48-bit extents are
+// left out.
 // Source: fs/erofs/erofs_fs.h and zmap.c of Linux 6.12.
 
-import { BLOCK_BYTES, alignDown, alignUp } from "../../units.ts";
+import { BLOCK_BYTES, type Extent, alignDown, alignUp } from "../../units.ts";
 import { invalid, liesWithin, viewOf } from "../rafs/fields.ts";
 import {
   type DeviceExtent,
@@ -31,6 +32,7 @@ const ADVISE_INLINE_TAIL = 0x8;
 const ADVISE_FRAGMENT = 0x20;
 const CLUSTER_BITS = 0x7;
 const ALL_IS_FRAGMENT = 0x80;
+const ALL_IS_FRAGMENT_BIT = 2n ** 63n;
 const BLOCK_BITS = 12;
 const COMPACT_CLUSTER_BITS_MAX = 14;
 
@@ -66,6 +68,17 @@ interface Indexes {
   readonly count: number;
   /** Their first byte. */
   readonly at: number;
+  /** Where the file's end lies in the packed file, if it does; its low half in full indexes. */
+  readonly packedAt: number;
+}
+
+/** A part of a file's own bytes. */
+export interface StoredPart {
+  readonly own: Extent;
+  /** The blocks that hold it; undefined when it lies behind the indexes, or is packed. */
+  readonly extent: DeviceExtent | undefined;
+  /** Where it lies among the ends of files, by the packed file's own bytes. */
+  readonly packed: Extent | undefined;
 }
 
 /**
@@ -77,54 +90,99 @@ export async function* storedExtents(
   nid: number,
 ): AsyncGenerator<DeviceExtent, void> {
   const inode = await reader.inode(nid);
-  const { layout, kind } = inode;
-  const isCompressed = layout === LAYOUT_COMPRESSED || layout === LAYOUT_COMPRESSED_COMPACT;
-  if (isCompressed && kind === "file") yield* merged(compressedExtents(reader, inode));
+  if (isCompressed(inode)) yield* merged(blocksOf(compressedParts(reader, inode)));
   else yield* extentsOf(reader, nid);
 }
 
-async function* compressedExtents(
+export function isCompressed({ kind, layout }: Inode): boolean {
+  return kind === "file" && (layout === LAYOUT_COMPRESSED || layout === LAYOUT_COMPRESSED_COMPACT);
+}
+
+async function* blocksOf(parts: AsyncIterable<StoredPart>): AsyncGenerator<DeviceExtent, void> {
+  for await (const { extent } of parts) if (extent !== undefined) yield extent;
+}
+
+/** The parts of a compressed file, in its order. Fault: image_invalid. */
+export async function* compressedParts(
   reader: ErofsReader,
   inode: Inode,
-): AsyncGenerator<DeviceExtent, void> {
+): AsyncGenerator<StoredPart, void> {
+  if (inode.sizeBytes === 0) return;
   const indexes = await readHeader(reader, inode);
   if (indexes === undefined) return;
-  // The last stored cluster is elsewhere: its extent waits until another one comes.
-  const isTailElsewhere = (indexes.advise & (ADVISE_INLINE_TAIL | ADVISE_FRAGMENT)) !== 0;
-  let head: { type: number; block: number; blocks: number } | undefined;
-  const clusters = inode.layout === LAYOUT_COMPRESSED ? full(indexes) : compact(indexes);
+  if ("packed" in indexes) {
+    yield indexes;
+    return;
+  }
+  let head: Head | undefined;
+  const isFull = inode.layout === LAYOUT_COMPRESSED;
   let clusterAt = -(2 ** indexes.clusterBits);
-  for await (const { type, from, block, blocks } of clusters) {
+  for await (const { type, from, block, blocks } of isFull ? full(indexes) : compact(indexes)) {
     clusterAt += 2 ** indexes.clusterBits;
     if (type !== NONHEAD) {
+      const at = clusterAt + from;
       // The last one may only say that the file ends within it.
-      if (clusterAt + from >= inode.sizeBytes) break;
-      if (head !== undefined) yield extentOf(head, indexes);
-      head = { type, block, blocks: 1 };
+      if (at >= inode.sizeBytes) break;
+      if (head !== undefined) yield inBlocks(head, at, indexes);
+      head = { at, type, block, blocks: 1 };
     } else if (head !== undefined && blocks !== undefined && mayBeBig(head.type, indexes)) {
       head.blocks = blocks;
     }
   }
-  if (head !== undefined && !isTailElsewhere) yield extentOf(head, indexes);
+  if (head !== undefined) yield lastPart(head, inode, indexes);
 }
 
-async function readHeader(reader: ErofsReader, inode: Inode): Promise<Indexes | undefined> {
+interface Head {
+  /** First of the file's own bytes that it stands for. */
+  readonly at: number;
+  readonly type: number;
+  readonly block: number;
+  blocks: number;
+}
+
+function inBlocks(head: Head, end: number, indexes: Indexes): StoredPart {
+  const own = { offset: head.at, length: end - head.at };
+  return { own, extent: extentOf(head, indexes), packed: undefined };
+}
+
+function lastPart(head: Head, { layout, sizeBytes }: Inode, indexes: Indexes): StoredPart {
+  const own = { offset: head.at, length: sizeBytes - head.at };
+  if ((indexes.advise & ADVISE_FRAGMENT) !== 0) {
+    const high = layout === LAYOUT_COMPRESSED ? head.block * 2 ** 32 : 0;
+    const packed = { offset: high + indexes.packedAt, length: own.length };
+    return { own, extent: undefined, packed };
+  }
+  if ((indexes.advise & ADVISE_INLINE_TAIL) !== 0) {
+    return { own, extent: undefined, packed: undefined };
+  }
+  return inBlocks(head, sizeBytes, indexes);
+}
+
+/** A part when that is all there is; undefined when there are no indexes of a known kind. */
+async function readHeader(
+  reader: ErofsReader,
+  inode: Inode,
+): Promise<Indexes | StoredPart | undefined> {
   const what = `the indexes of its inode ${inode.nid}`;
   const headerAt = alignUp(inode.end, HEADER_BYTES);
   const header = viewOf(await reader.bytes(headerAt, HEADER_BYTES, what));
   const advise = header.getUint16(HEADER_ADVISE, true);
   const bits = header.getUint8(HEADER_CLUSTER_BITS);
   const isFull = inode.layout === LAYOUT_COMPRESSED;
-  if ((bits & ALL_IS_FRAGMENT) !== 0 || (isFull && (advise & ADVISE_EXTENTS) !== 0)) {
-    return undefined;
+  const own = { offset: 0, length: inode.sizeBytes };
+  if ((bits & ALL_IS_FRAGMENT) !== 0) {
+    const offset = Number(header.getBigUint64(0, true) - ALL_IS_FRAGMENT_BIT);
+    return { own, extent: undefined, packed: { offset, length: own.length } };
   }
+  if (isFull && (advise & ADVISE_EXTENTS) !== 0) return undefined;
   const clusterBits = BLOCK_BITS + (bits & CLUSTER_BITS);
   if (!isFull && clusterBits > COMPACT_CLUSTER_BITS_MAX) {
     throw invalid(reader.file.where, `${what} are for clusters of 2^${clusterBits} bytes`);
   }
   const at = headerAt + HEADER_BYTES + (isFull ? FULL_RESERVED_BYTES : 0);
   const count = Math.ceil(inode.sizeBytes / 2 ** clusterBits);
-  return { reader, what, advise, clusterBits, count, at };
+  const packedAt = header.getUint32(0, true);
+  return { reader, what, advise, clusterBits, count, at, packedAt };
 }
 
 function mayBeBig(type: number, { advise }: Indexes): boolean {

@@ -89,7 +89,8 @@ export async function* metadataExtents(
   yield* inodeExtents(reader, await reader.inode(places.packedNid), places);
 }
 
-async function* inodeExtents(
+/** An inode, what lies with it (indexes, a tail), and its attributes; as metadataExtents. */
+export async function* inodeExtents(
   reader: ErofsReader,
   inode: Inode,
   places: MetadataPlaces,

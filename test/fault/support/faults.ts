@@ -44,10 +44,9 @@ export const SHORT_FAULTS: readonly Fault[] = [
   weather("answers are cut", { truncatesAt: 150_000 }),
   weather("connections are refused", { refuses: true }),
   {
-    // So seldom that a second try is right: what is wrong twice fails a read at once.
     name: "bytes are wrong on their way",
     async run(_, __, digested) {
-      digested.set({ corruptsEach: 2_000_000 });
+      digested.set({ corruptsEach: 200_000 });
       await pause(SHORT_MS);
       digested.clear();
     },

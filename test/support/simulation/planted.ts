@@ -201,12 +201,12 @@ export const PLANTED: readonly PlantedFault[] = [
     found: /blocks that are there/,
   },
   {
-    name: "what failed verification is fetched for ever",
-    file: "flow/serve-request.ts",
-    find: "fill(flow, object, { waiter, isSecondTry: true });",
-    replace: "fill(flow, object, { waiter, isSecondTry: false });",
-    rule: 5,
-    found: /./,
+    name: "wrong bytes fail their readers though the next may be right",
+    file: "flow/wrong-bytes.ts",
+    find: "if (leftMs < 2 * PAUSE_MIN_MS) return undefined;",
+    replace: "if (tries > 0) return undefined;",
+    rule: 3,
+    found: /which may pass/,
   },
   {
     name: "what a mount left in its file is fetched again",

@@ -5,6 +5,7 @@
 
 import { DaemonError } from "../../../src/errors.ts";
 import type { PinnedHead } from "../../../src/flow/stream-flow.ts";
+import { streamKey } from "../../../src/flow/streams.ts";
 import { BLOCK_BYTES, type Extent, extentEnd } from "../../../src/units.ts";
 import { FakeObject, FakeRead, type WriteRange } from "../fake-kernel.ts";
 import { FlowRig, blocks } from "../flow-rig.ts";
@@ -53,6 +54,8 @@ export class Schedule {
     this.#readers.launches = this.#watch.launches;
     const rig = new FlowRig(world.rig);
     this.#rig = rig;
+    this.#readers.pausedOf = ({ record }) =>
+      rig.engine.knownFlow(streamKey(record))?.wrongBytes.paused ?? [];
     rig.slabs.onLent = (slab) => this.#watch.lent(slab, rig.slabs.lentBytes);
     const { seed, table } = world;
     this.#streams = world.streams.map((shape) => simulated(rig, shape, seed));
@@ -283,12 +286,14 @@ export class Schedule {
     this.#checks.finished();
   }
 
-  /** READs that have most of their time left, and wait for nothing slow but the source. */
+  /** READs that have most of their time left, and wait for nothing slow but the source, which will be right. */
   #inTime(): FakeRead[] {
     const nowMs = this.#rig.clock.nowMs();
     return this.#readers.waiting.filter((read) => {
       const leftMs = this.#readers.askedMs(read) + this.#world.rig.limits.readTimeoutMs - nowMs;
-      return leftMs > 1_200 && !this.#readers.unlisted.has(read.object);
+      const units = this.#readers.objects.get(read.object)?.map?.touched(read.extent) ?? [];
+      const comes = !this.#readers.unlisted.has(read.object) && !units.some(({ isBad }) => isBad);
+      return leftMs > 1_200 && comes;
     });
   }
 

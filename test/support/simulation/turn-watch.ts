@@ -16,6 +16,7 @@ export interface SeenLaunch {
   /** As it was launched; a reader who joins may change its turn's. */
   readonly urgency: Urgency;
   readonly isSecondTry: boolean;
+  readonly atMs: number;
   /** What the link was believed to be. */
   readonly link: LinkFacts | undefined;
   readonly turn: SeenTurn;
@@ -137,8 +138,9 @@ export class TurnWatch {
     const { urgency, isSecondTry = false } = by;
     const { key, host } = flow.stream;
     const link = this.#facts.get(host);
+    const atMs = flow.parts.clock.nowMs();
     const sofar = { fault: undefined, lied: false };
-    this.#launching = { extent, streamKey: key, urgency, isSecondTry, link, ...sofar };
+    this.#launching = { extent, streamKey: key, urgency, isSecondTry, atMs, link, ...sofar };
     try {
       return run();
     } finally {

@@ -38,6 +38,10 @@ const RANK = { demand: 0, ahead: 1, prefetch: 2 } as const;
 /** One unit at either end of what is planned may reach beyond it. */
 const UNIT_SLACK_BYTES = 10 * BLOCK_BYTES;
 
+/** Tries of the same in this time: at once, after 0, 100, 200 and 400 ms, and some for others. */
+const AGAIN_MS = 800;
+const AGAIN_MAX = 8;
+
 export class WireChecks {
   readonly violations: string[] = [];
   readonly #rig: FlowRig;
@@ -79,9 +83,12 @@ export class WireChecks {
       this.#say(`${what} is not of whole units`);
       return;
     }
+    if (this.#readers.pausedOf(stream).some((paused) => parts.some((one) => overlaps(one, paused))))
+      this.#say(`${what} is fetched in its pause`);
     const isWholeAgain = by.isSecondTry === true && stored.length >= stream.record.size;
     if (!isWholeAgain) this.#checkSingle(stream, what, parts);
     if (by.isSecondTry === true) this.#checkWhole(stream, what, stored);
+    if (urgency === "demand") this.#checkSeldom(stream, what, extent);
     const link = this.watch.factsOf(flow.stream.host);
     if (!isWholeAgain) this.#checkNeeded(stream, { what, parts, link });
     // What lies around jumps is a guess; it is watched, as prefetch is.
@@ -108,6 +115,20 @@ export class WireChecks {
         lied && !turn.isReleased && turn.isEnded && streamKey.endsWith(stream.record.digest),
     );
     if (isRefused) this.#say(`${what} is part of what was refused as a whole`);
+  }
+
+  /** What is wrong whenever it comes is not asked for all the time. */
+  #checkSeldom(stream: SimulatedStream, what: string, { offset, length }: Extent): void {
+    const sinceMs = this.#rig.clock.nowMs() - AGAIN_MS;
+    const again = this.watch.launches.filter(
+      ({ atMs, urgency, extent, streamKey }) =>
+        urgency === "demand" &&
+        atMs > sinceMs &&
+        extent.offset === offset &&
+        extent.length === length &&
+        streamKey.endsWith(stream.record.digest),
+    );
+    if (again.length >= AGAIN_MAX) this.#say(`${what} is fetched again and again`);
   }
 
   /** Each part is lacking somewhere, or lies in a gap that is cheaper than a request. */
@@ -152,8 +173,11 @@ export class WireChecks {
     const longest = of.urgency === "ahead" ? ahead : slabBytes;
     if (extent.length > longest) this.#say(`${of.what} is longer than ${longest} bytes`);
     if (of.urgency === "demand") return;
-    const ofLink = (of.link?.bytesPerMs ?? 0) * PIECE_MS;
-    const guess = Math.min(Math.max(ofLink, PIECE_BYTES_MIN), MIB) / 4;
+    const { rttMs = 0, bytesPerMs = 0 } = of.link ?? {};
+    const ofLink = bytesPerMs * PIECE_MS;
+    const piece = Math.min(Math.max(ofLink, PIECE_BYTES_MIN), MIB);
+    // More than a quarter only of what the link has nothing else to do for.
+    const guess = Math.min(Math.max(piece / 4, rttMs * bytesPerMs), piece);
     const ordered = Math.min(Math.max(ofLink, MIB), Math.max(ahead, PIECE_BYTES_MIN));
     const max = of.urgency === "prefetch" ? MIB : of.isGuess ? guess : ordered;
     if (of.stored.length > max) this.#say(`${of.what} is ${of.stored.length} bytes, over ${max}`);

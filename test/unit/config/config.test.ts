@@ -47,7 +47,7 @@ describe("the defaults", () => {
     });
     expect(config.engine.window).toBe(1024 * 1024);
     expect(config.limits.open_timeout).toBe(15_000);
-    expect(config.limits.bytes_in_flight).toBe(64 * 1024 * 1024);
+    expect(config.limits.bytes_in_flight).toBe(32 * 1024 * 1024);
     expect(config.registry).toMatchObject({ plain_http: [], hedge_percent: 3 });
     expect(config.p2p).toMatchObject({ fallback: true, check_interval: 5_000, piece: 4_194_304 });
     expect(config.p2p.proxy).toBeUndefined();

@@ -130,30 +130,6 @@ test("a strided reader gets its next four READs, each as long as its last", asyn
   ]);
 });
 
-describe("while a first window is on its way", () => {
-  test("an idle link brings what lies on either side, as much as it carries meanwhile", async () => {
-    const { rig, object } = await opened();
-    await rig.measureLink(1);
-    rig.read(object, 1_000, 1_001);
-    await turns();
-    // 14 blocks, in pieces of one slab.
-    expect(rig.asked).toEqual([
-      "demand 1000-1008",
-      "ahead 1008-1014",
-      "ahead 986-994",
-      "ahead 994-1000",
-    ]);
-  });
-
-  test("a link that is filled by the window itself brings nothing more", async () => {
-    const { rig, object } = await opened({ ...ROOMY, limits: { windowBytes: 64 * B } });
-    await rig.measureLink(1);
-    rig.read(object, 1_000, 1_001);
-    await turns();
-    expect(rig.asked.filter((asked) => asked.startsWith("ahead 9"))).toEqual([]);
-  });
-});
-
 describe("a reader that jumps about", () => {
   const jumps = [2_000, 200, 3_000, 900, 2_600, 1_700];
 
@@ -206,8 +182,7 @@ describe("a gap between two parts that a reader lacks", () => {
     object.holdsWrites = true;
     rig.read(object, 1_000, 1_006);
     await turns();
-    // The rest is what an idle link brings of either side.
-    expect(rig.asked).toEqual(["demand 1000-1008", "ahead 1008-1014", "ahead 986-1000"]);
+    expect(rig.asked).toEqual(["demand 1000-1008"]);
     for (const fetch of rig.source.open) fetch.finish();
     const written: number[] = [];
     for (let round = 0; round < 20; round += 1) {

@@ -210,20 +210,18 @@ describe("a stream that one fetch carries whole", () => {
     expect(sameBytes(object.file.subarray(0, content.length), content)).toBe(true);
   });
 
-  test("with another digest is never written, and its readers fail", async () => {
+  test("with another digest is never written, however often it comes", async () => {
     const rig = new FlowRig();
     const content = patternBytes(3 * B + 5);
     const blob = rig.blob(content);
     const object = await rig.open(blob);
     const read = rig.read(object, 0, 1);
-    await turns();
-    for (const isSecond of [false, true]) {
-      expect([read.answer, rig.source.open[0]?.options.avoidPeers]).toEqual(["waiting", isSecond]);
-      rig.source.open[0]?.giveBytes(patternBytes(content.length, 2)).end();
-      await turns();
+    while (read.answer === "waiting") {
+      for (const fetch of rig.source.open) fetch.giveBytes(patternBytes(content.length, 2)).end();
+      await rig.clock.advance(10);
     }
     expect([codeOf(read.error), object.writeCount]).toEqual(["digest_mismatch", 0]);
-    expect(rig.asked).toEqual(["demand 0-4", "demand 0-4"]);
+    expect(new Set(rig.asked)).toEqual(new Set(["demand 0-4"]));
     expect(rig.slabs.lentCount).toBe(0);
   });
 });

@@ -18,10 +18,10 @@ describe("a link", () => {
     const meter = new LinkMeter();
     const measure = meter.began("a", 1_000);
     measure.took(50_000, 1_020);
-    measure.took(64 * KIB, 1_023);
+    measure.took(64 * KIB, 1_021);
     expect(meter.facts("a")).toBeUndefined();
-    measure.took(1_000, 1_024);
-    expect(meter.facts("a")).toEqual({ rttMs: 20, bytesPerMs: (64 * KIB + 1_000) / 4 });
+    measure.took(1_000, 1_022);
+    expect(meter.facts("a")).toEqual({ rttMs: 20, bytesPerMs: (64 * KIB + 1_000) / 2 });
   });
 
   test("is measured over many short fetches, without the time between them", () => {

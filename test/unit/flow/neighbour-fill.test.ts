@@ -45,9 +45,9 @@ describe("a miss that continues nothing", () => {
     await rig.clock.advance(QUIET_MS - 1);
     expect(rig.asked).toHaveLength(1);
     await rig.clock.advance(1);
-    expect(rig.asked.slice(1)).toEqual(["ahead 468-484"]);
+    expect(rig.asked.slice(1)).toEqual(["ahead 484-500"]);
     await rounds(rig, 4);
-    expect(rig.asked.slice(2)).toEqual(["ahead 484-500"]);
+    expect(rig.asked.slice(2)).toEqual(["ahead 468-484"]);
     expect([rig.clock.pendingCount, rig.slabs.lentCount]).toEqual([0, 0]);
   });
 
@@ -74,6 +74,29 @@ describe("a miss that continues nothing", () => {
     rig.read(object, 700, 701);
     await turns();
     expect(rig.asked.slice(asked)).toEqual(["demand 700-701"]);
+  });
+});
+
+describe("over a link that is known", () => {
+  test("as much as it carries in a round trip sets out right behind a miss, the nearest first", async () => {
+    const { rig, object } = await opened();
+    await rig.measureLink(10);
+    rig.read(object, 500, 501);
+    await turns();
+    expect(rig.asked).toEqual(["demand 500-564"]);
+    // 63 blocks in 10 ms, twice as many in a round trip: 64 leave 62, after a bit more than 10 ms.
+    await rig.clock.advance(10);
+    expect(rig.asked).toHaveLength(1);
+    await rig.clock.advance(1);
+    expect(rig.asked.slice(1)).toEqual(["ahead 564-626"]);
+  });
+
+  test("nothing goes with a miss that fills the link for longer than that", async () => {
+    const { rig, object } = await opened();
+    await rig.measureLink(3);
+    rig.read(object, 500, 501);
+    await rig.clock.advance(1_000);
+    expect(rig.asked).toEqual(["demand 500-564"]);
   });
 });
 

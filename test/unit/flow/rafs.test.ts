@@ -29,7 +29,11 @@ beforeAll(() => {
 });
 afterAll(() => native.destroy());
 
-const rig = async (): Promise<RafsRig> => new RafsRig(native, await tempDir());
+const rig = async (readTimeoutMs?: number): Promise<RafsRig> =>
+  new RafsRig(native, await tempDir(), readTimeoutMs);
+
+/** What is wrong is tried for so long. */
+const DAMAGED_READ_MS = 1500;
 
 async function mapOf(of: RafsRig, record: StreamRecord): Promise<RafsChunkMap> {
   const { map } = await of.streams.open(record);
@@ -238,7 +242,7 @@ describe("a blob with one bit turned", () => {
       const image = readFixture(name);
       let damaged = 0;
       for (const share of [0.1, 0.37, 0.62]) {
-        const flow = await rig();
+        const flow = await rig(DAMAGED_READ_MS);
         const content = await flow.admit(image, (blob) => {
           const bytes = Uint8Array.from(blob);
           // Before the tables at the blob's end, so that it is data that differs.
