@@ -7,7 +7,7 @@ export default defineConfig({
   test: {
     include: ["test/{unit,contract,fault,fuzz,host,sim}/**/*.test.ts"],
     testTimeout: 30_000,
-    // Two cores: more files at once would only make each other late.
-    maxWorkers: 2,
+    // For two cores: a third of the time of what runs longest is waiting.
+    maxWorkers: 3,
   },
 });

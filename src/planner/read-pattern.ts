@@ -153,9 +153,9 @@ export class ReadPattern {
     track.kind = "sequential";
     const from = Math.max(track.aheadEnd, end);
     if (from - end > track.windowBytes / 2) return { track, ahead: [] };
-    // Most files are short: who has read no window yet is not given all that the link could carry.
+    // Most files are short: who has read little of a window is not given all that the link could carry.
     const passedBytes = this.#limits.seesHits ? track.readBytes : end - track.startOffset;
-    const isLong = passedBytes > windowBytes;
+    const isLong = passedBytes > windowBytes / 2;
     const enough = isLong ? fullBytes : 0;
     track.windowBytes = Math.min(Math.max(2 * track.windowBytes, enough), aheadBytesMax);
     // Whole first windows, but for the stream's end: the rest of one would be a request of its own.

@@ -11,7 +11,6 @@ import { Pool } from "undici";
 import { bindMount, unmount } from "../../src/kernel/mount.ts";
 import { mountsAnswer } from "../../src/control/mount-schema.ts";
 import { listMounts } from "../../src/kernel/mountinfo.ts";
-import { buildDaemon } from "../host/support/site.ts";
 import { BIG_BYTES, BIG_FILE, BenchSite, type Mounted, PROGRAM } from "./fanotify/site.ts";
 import { UNSHAPED, startLink } from "./link/link.ts";
 import { type Asked, askSteadily } from "./asker.ts";
@@ -27,7 +26,6 @@ const exec = promisify(execFile);
 
 /** The goals are for a machine that does nothing else. */
 export async function benchApi(report: Report, home: string): Promise<void> {
-  await buildDaemon();
   const site = await BenchSite.start(home);
   const link = await startLink(site.registry.host);
   await link.reshape({ ...UNSHAPED, bandwidth: LINK_BYTES_A_SECOND });

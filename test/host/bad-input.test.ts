@@ -10,7 +10,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import * as z from "zod";
 import { failure } from "../../src/control/schema.ts";
 import { mkfsErofs } from "../support/mkfs.ts";
-import { Site, buildDaemon, end, program } from "./support/site.ts";
+import { Site, end, program } from "./support/site.ts";
 
 const timeout = 120_000;
 let site: Site;
@@ -24,7 +24,6 @@ const asked = (...words: string[]) => erofsd(...words, "--socket", site.daemon.s
 const idOf = (text: string) => z.object({ id: z.string() }).parse(JSON.parse(text)).id;
 
 beforeAll(async () => {
-  await buildDaemon();
   site = await Site.start();
   const push = async (name: string): Promise<string> => {
     const tree = join(site.home, `tree-${name}`);

@@ -5,16 +5,9 @@
 
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { afterEach, beforeAll, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test } from "vitest";
 import { mkfsErofs } from "../support/mkfs.ts";
-import {
-  type CacheFilesystem,
-  Site,
-  buildDaemon,
-  end,
-  kernelFilesystems,
-  must,
-} from "./support/site.ts";
+import { type CacheFilesystem, Site, end, kernelFilesystems, must } from "./support/site.ts";
 
 const timeout = 120_000;
 const MIB = 1 << 20;
@@ -24,7 +17,6 @@ const SMALL = { type: "ext4", bytes: 128 * MIB } as const;
 
 let site: Site | undefined;
 
-beforeAll(buildDaemon, timeout);
 afterEach(async () => {
   await site?.stop();
   site = undefined;

@@ -13,7 +13,7 @@ import { bindMount, unmount } from "../../src/kernel/mount.ts";
 import { mkfsErofs } from "../support/mkfs.ts";
 import { freePort } from "../support/port.ts";
 import { tempDir } from "../support/temp-dir.ts";
-import { Site, buildDaemon, end, program } from "./support/site.ts";
+import { Site, end, program } from "./support/site.ts";
 
 const timeout = 120_000;
 const TOKEN = "a-token-for-the-daemon";
@@ -24,7 +24,6 @@ let home: string;
 let tokenFile: string;
 
 beforeAll(async () => {
-  await buildDaemon();
   home = await mkdtemp(join(tmpdir(), "erofsd-token-"));
   tokenFile = join(home, "token");
   await writeFile(tokenFile, `${TOKEN}\n`, { mode: 0o600 });

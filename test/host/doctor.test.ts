@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import * as z from "zod";
-import { buildDaemon, end, program } from "./support/site.ts";
+import { end, program } from "./support/site.ts";
 
 const timeout = 120_000;
 const report = z.looseObject({
@@ -27,7 +27,6 @@ const report = z.looseObject({
 let home: string;
 
 beforeAll(async () => {
-  await buildDaemon();
   home = await mkdtemp(join(tmpdir(), "erofsd-doctor-"));
   await mkdir(join(home, "cache"));
 }, timeout);

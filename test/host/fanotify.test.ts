@@ -14,7 +14,6 @@ import { FIXTURES } from "../support/rafs-fixtures.ts";
 import { DAMAGES, LARGE_BYTES, writeHostTree } from "./support/content.ts";
 import {
   Site,
-  buildDaemon,
   end,
   listMetadata,
   listTree,
@@ -29,7 +28,6 @@ let site: Site;
 let tree: string;
 
 beforeAll(async () => {
-  await buildDaemon();
   site = await Site.start();
   tree = await writeHostTree(site.home);
 }, timeout);

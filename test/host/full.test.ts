@@ -15,7 +15,7 @@ import { pushTags } from "../kernel/support/push-layout.ts";
 import { mkfsErofs } from "../support/mkfs.ts";
 import { FIXTURES } from "../support/rafs-fixtures.ts";
 import { DAMAGES, LARGE_BYTES, writeHostTree } from "./support/content.ts";
-import { Site, buildDaemon, end, listTree, must, program, withPlainMount } from "./support/site.ts";
+import { Site, end, listTree, must, program, withPlainMount } from "./support/site.ts";
 
 const timeout = 120_000;
 
@@ -23,7 +23,6 @@ let site: Site;
 let tree: string;
 
 beforeAll(async () => {
-  await buildDaemon();
   site = await Site.start({ kernel: 'door = "full"' });
   tree = await writeHostTree(site.home);
 }, timeout);

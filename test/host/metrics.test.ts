@@ -14,7 +14,7 @@ import { type Asked, parseQuery, readDashboard } from "../support/dashboard.ts";
 import { mkfsErofs } from "../support/mkfs.ts";
 import { freePort } from "../support/port.ts";
 import { LARGE_BYTES, writeHostTree } from "./support/content.ts";
-import { Site, buildDaemon, end, must } from "./support/site.ts";
+import { Site, end, must } from "./support/site.ts";
 
 const timeout = 120_000;
 
@@ -23,7 +23,6 @@ let mounted: string;
 let port: number;
 
 beforeAll(async () => {
-  await buildDaemon();
   port = await freePort();
   const config = `metrics.listen = "127.0.0.1:${port}"`;
   site = await Site.start({ logLevel: "trace", config });

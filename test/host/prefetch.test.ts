@@ -8,7 +8,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import * as z from "zod";
 import { mkfsErofs } from "../support/mkfs.ts";
 import { writeHostTree } from "./support/content.ts";
-import { Site, buildDaemon, end, must, program, withPlainMount } from "./support/site.ts";
+import { Site, end, must, program, withPlainMount } from "./support/site.ts";
 
 const timeout = 120_000;
 const view = z.looseObject({
@@ -22,7 +22,6 @@ let site: Site;
 let tree: string;
 
 beforeAll(async () => {
-  await buildDaemon();
   // What each READ of the kernel found is told at this level alone.
   site = await Site.start({ logLevel: "trace" });
   tree = await writeHostTree(site.home);

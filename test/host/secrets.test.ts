@@ -13,7 +13,7 @@ import { listMounts } from "../../src/kernel/mountinfo.ts";
 import { type RunningDaemon, startDaemon } from "../support/daemon.ts";
 import { freePort } from "../support/port.ts";
 import { type SecretSite, WAYS, secretOf, startSecretSite } from "./support/secret-site.ts";
-import { buildDaemon, end, must, program } from "./support/site.ts";
+import { end, must, program } from "./support/site.ts";
 
 const timeout = 180_000;
 const base64 = (text: string): string => Buffer.from(text).toString("base64");
@@ -39,7 +39,6 @@ const auths = (host: string, way: string): string =>
   JSON.stringify({ auths: { [host]: entryOf(way) } });
 
 beforeAll(async () => {
-  await buildDaemon();
   home = await mkdtemp(join(tmpdir(), "erofsd-secrets-"));
   site = await startSecretSite(home);
   const address = `127.0.0.1:${await freePort()}`;

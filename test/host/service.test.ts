@@ -6,11 +6,11 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, expect, test } from "vitest";
 import { ask } from "../../src/control/client.ts";
 import { statusAnswer } from "../../src/control/schema.ts";
 import { tempDir } from "../support/temp-dir.ts";
-import { buildDaemon, program } from "./support/site.ts";
+import { program } from "./support/site.ts";
 
 const timeout = 60_000;
 const WATCHDOG_USEC = 600_000;
@@ -45,7 +45,6 @@ let home: string;
 let manager: ChildProcess | undefined;
 let pid = 0;
 
-beforeAll(buildDaemon, timeout);
 beforeEach(async () => {
   home = await tempDir();
   await writeFile(

@@ -7,18 +7,16 @@ import { once } from "node:events";
 import { readFileSync, readdirSync } from "node:fs";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterEach, beforeAll, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test } from "vitest";
 import { mkfsErofs } from "../support/mkfs.ts";
 import { fillDisk } from "./support/full-disk.ts";
-import { Site, buildDaemon, end, must, program } from "./support/site.ts";
+import { Site, end, must, program } from "./support/site.ts";
 
 const timeout = 120_000;
 const FILES = 12;
 const FILE_BYTES = 4 << 20;
 
 let site: Site;
-
-beforeAll(buildDaemon, timeout);
 
 afterEach(async () => {
   await site.umountAll();

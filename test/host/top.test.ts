@@ -8,14 +8,13 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import * as z from "zod";
 import { mkfsErofs } from "../support/mkfs.ts";
 import { writeHostTree } from "./support/content.ts";
-import { Site, buildDaemon, must, program } from "./support/site.ts";
+import { Site, must, program } from "./support/site.ts";
 
 const timeout = 120_000;
 let site: Site;
 let mounted: string;
 
 beforeAll(async () => {
-  await buildDaemon();
   site = await Site.start();
   const tree = await writeHostTree(site.home);
   const image = join(site.home, "image.erofs");

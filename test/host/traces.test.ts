@@ -16,7 +16,7 @@ import { fileShares } from "../../src/image/trace-files.ts";
 import { mkfsErofs } from "../support/mkfs.ts";
 import { recordTrace } from "../support/record-trace.ts";
 import { LARGE_BYTES, writeHostTree } from "./support/content.ts";
-import { Site, buildDaemon, must, program } from "./support/site.ts";
+import { Site, must, program } from "./support/site.ts";
 
 const timeout = 120_000;
 const PART_BYTES = 1 << 20;
@@ -25,7 +25,6 @@ let site: Site;
 let reference: string;
 
 beforeAll(async () => {
-  await buildDaemon();
   site = await Site.start();
   const image = join(site.home, "traced.erofs");
   await mkfsErofs(image, await writeHostTree(site.home));

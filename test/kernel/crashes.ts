@@ -4,7 +4,7 @@
 
 import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
 import { readFile, readdir } from "node:fs/promises";
-import { after, before } from "node:test";
+import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { RunningRegistry } from "../support/docker-registry.ts";
 import { seededRandom } from "../support/seeded-random.ts";
@@ -18,7 +18,7 @@ const isFull = TIER === "full";
 const KILLS = Number(process.env["EROFSD_FAULT_KILLS"] ?? (isFull ? 15 : 3));
 const SEED = Number(process.env["EROFSD_FAULT_SEED"] ?? Math.floor(Math.random() * 1e9));
 const IMAGES = isFull ? ["large", "large-device"] : ["plain", "device-named"];
-const GAP_MS = 1000 * SLOWNESS;
+const GAP_MS = isFull ? 1000 : 2000;
 const READ_TIMEOUT_S = isFull ? 15 : 120;
 /** The link is as fast as makes readers wait for it until the last kill. */
 const BYTES_PER_SECOND = isFull ? (3 << 20) * (15 / KILLS) : 1 << 18;
@@ -26,6 +26,7 @@ const CONFIG = `[limits]
 open_timeout = "2m"
 read_timeout = "${READ_TIMEOUT_S}s"
 [registry]
+connect_timeout = "${READ_TIMEOUT_S}s"
 headers_timeout = "${READ_TIMEOUT_S}s"
 stall_timeout = "${READ_TIMEOUT_S}s"
 `;
@@ -36,31 +37,25 @@ beyondSmoke("a daemon that is killed again and again", () => {
   let way: Way;
   before(async () => {
     registry = await startRegistry();
-    way = await Way.start(Number(registry.host.split(":")[1]), {
-      bytesPerSecond: BYTES_PER_SECOND,
-    });
+    way = await Way.start(Number(registry.host.split(":")[1]));
   });
   after(async () => {
     await way.stop();
     await registry.stop();
   });
 
-  for (const command of ["serve", "supervise"] as const) {
-    fullTest(
-      `${command}, ${KILLS} times: readers wait, no byte is wrong, what is cached survives`,
-      {
-        timeout,
-      },
-      async () => {
-        const rig = await Rig.start(CONFIG, command);
-        try {
-          await killedUnderReaders(rig, command);
-        } finally {
-          await rig.stop();
-        }
-        deepStrictEqual(await keepersOf(rig.cacheDir), []);
-      },
-    );
+  for (const command of isFull ? (["serve", "supervise"] as const) : (["serve"] as const)) {
+    test(`${command}, ${KILLS} times: readers wait, no byte is wrong, what is cached survives`, {
+      timeout,
+    }, async () => {
+      const rig = await Rig.start(CONFIG, command);
+      try {
+        await killedUnderReaders(rig, command);
+      } finally {
+        await rig.stop();
+      }
+      deepStrictEqual(await keepersOf(rig.cacheDir), []);
+    });
   }
 
   fullTest(
@@ -87,6 +82,7 @@ beyondSmoke("a daemon that is killed again and again", () => {
 
   async function killedUnderReaders(rig: Rig, command: "serve" | "supervise"): Promise<void> {
     process.stdout.write(`# EROFSD_FAULT_SEED=${SEED}\n`);
+    way.fair({ bytesPerSecond: BYTES_PER_SECOND });
     const random = seededRandom(SEED);
     const of: Mounted[] = [];
     for (const name of IMAGES) {
@@ -94,18 +90,27 @@ beyondSmoke("a daemon that is killed again and again", () => {
       const mounted = await rig.mountImage(way.host, image);
       of.push({ tree: catalogue.treeOf(image), mounted });
     }
-    const limitMs = 2 * READ_TIMEOUT_S * 1000;
+    // A read may wait for more than one answer, and for other work of the machine.
+    const limitMs = 4 * READ_TIMEOUT_S * 1000;
     const readers = new Readers({ count: 3, seed: SEED, limitMs, of });
     let kills = 0;
+    const said: string[] = [];
     for (; kills < KILLS && !readers.haveEnded; kills += 1) {
       // Some are killed before they have answered anybody.
       if (random.chance(0.7)) await untilWritten(rig, readers);
       await sleep(random.between(0, GAP_MS));
+      said.push(rig.logText());
       await kill(rig, command);
     }
+    way.fair({});
     const { wrongs, failed, reads, slowestMs } = await readers.stop();
+    said.push(rig.logText());
     process.stdout.write(`# ${kills} kills, ${reads} reads, the slowest ${slowestMs} ms\n`);
-    deepStrictEqual({ wrongs, failed, kills }, { wrongs: [], failed: [], kills: KILLS });
+    deepStrictEqual(
+      { wrongs, failed, kills },
+      { wrongs: [], failed: [], kills: KILLS },
+      [...wrongs, `${failed.length} reads failed, ${kills} kills`, ...said].join("\n"),
+    );
     for (const { tree, mounted } of of) await expectSameTree(tree, mounted);
     await rig.untilQuiet();
     await kill(rig, command);

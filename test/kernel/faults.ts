@@ -25,6 +25,7 @@ const CONFIG = `[limits]
 open_timeout = "${OPEN_TIMEOUT_S}s"
 read_timeout = "${READ_TIMEOUT_S}s"
 [registry]
+connect_timeout = "${HEADERS_TIMEOUT_S}s"
 headers_timeout = "${HEADERS_TIMEOUT_S}s"
 [engine]
 window_max = "1MiB"

@@ -11,10 +11,10 @@ import { after, before, test } from "node:test";
 import type { RunningRegistry } from "../support/docker-registry.ts";
 import { Rig, catalogue, startRegistry } from "./support/rig.ts";
 import { erofsd, expectSameTree, must } from "./support/run.ts";
-import { DISK, SLOWNESS, beyondSmoke, fullTest } from "./support/settings.ts";
+import { DISK, SLOWNESS, TIER, beyondSmoke, fullTest } from "./support/settings.ts";
 
 const timeout = 60_000 * SLOWNESS;
-const CYCLES = 30;
+const CYCLES = TIER === "full" ? 30 : 10;
 
 beyondSmoke("the daemon's life", () => {
   let registry: RunningRegistry;
@@ -41,7 +41,7 @@ beyondSmoke("the daemon's life", () => {
     return await erofsd("serve", "--config", config);
   }
 
-  test(
+  fullTest(
     "killed while an image is mounted: after a restart, umount and mount work again",
     { timeout },
     () =>
@@ -73,7 +73,7 @@ beyondSmoke("the daemon's life", () => {
     }),
   );
 
-  test(
+  fullTest(
     "SIGTERM with an image mounted and being read: it says so and exits 0, the next one goes on",
     { timeout },
     () =>

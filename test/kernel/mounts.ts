@@ -95,7 +95,8 @@ beyondSmoke("whole images", () => {
     const started = await startRegistry();
     registry = started;
     // No cachefiles, and this kernel has no pre-content events.
-    const limits = '[limits]\nopen_timeout = "2m"\nread_timeout = "2m"\n';
+    const limits =
+      '[limits]\nopen_timeout = "2m"\nread_timeout = "2m"\n[registry]\nconnect_timeout = "1m"\n';
     rig = await Rig.beside(started, `[kernel]\ndevice = "/nowhere"\n${limits}`);
   });
   afterEach(() => rig.umountAll());

@@ -13,7 +13,7 @@ const timeout = 60_000 * SLOWNESS;
 
 const KINDS: Readonly<Record<typeof TIER, readonly string[]>> = {
   full: NYDUS_IMAGES.map(({ name }) => name),
-  cut: ["nydus-batch", "nydus-zran", "nydus-v2-dict", "lz4-sha256"],
+  cut: ["nydus-batch"],
   smoke: ["nydus"],
 };
 

@@ -9,8 +9,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { fsidOf } from "../../src/nydusd/fsid.ts";
 import { parseFixture, readFixture } from "../support/rafs-fixtures.ts";
-import { bindImage } from "./nydusd-images.ts";
-import { watched, withSite } from "./nydusd-steps.ts";
+import { bindImage, watched, withSite } from "./nydusd-steps.ts";
 import { dropCaches } from "./support/run.ts";
 import { SLOWNESS, beyondSmoke } from "./support/settings.ts";
 

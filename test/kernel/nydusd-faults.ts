@@ -7,18 +7,18 @@ import { after, before, beforeEach, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fsidOf } from "../../src/nydusd/fsid.ts";
 import { parseFixture, readFixture } from "../support/rafs-fixtures.ts";
-import { bindImage } from "./nydusd-images.ts";
 import type { Nydusd } from "./nydusd-process.ts";
 import { Site } from "./nydusd-site.ts";
+import { bindImage } from "./nydusd-steps.ts";
 import { type FilesRead, nydusImage, readFiles } from "./support/nydus-images.ts";
-import { SLOWNESS, beyondSmoke, fullTest } from "./support/settings.ts";
+import { SLOWNESS, fullOnly } from "./support/settings.ts";
 
 const timeout = 60_000 * SLOWNESS;
 const NEIGHBOUR = nydusImage("lz4-sha256");
 /** What failed is not tried again for a second. */
 const TRIES = 20;
 
-beyondSmoke("a registry behind nydusd's place that is not right", () => {
+fullOnly("a registry behind nydusd's place that is not right", () => {
   let site: Site;
   let daemon: Nydusd;
   let neighbour: string;
@@ -68,28 +68,24 @@ beyondSmoke("a registry behind nydusd's place that is not right", () => {
     await site.umount(target);
   });
 
-  fullTest(
-    "a missing blob whose chunk infos are in it: the bind says so",
-    { timeout },
-    async () => {
-      const blob = await site.blobOf("none-sha256");
-      site.registry.missing.add(blob);
-      await site.snapshot("3", "none-sha256");
-      const refused = await daemon.ask("PUT", "/api/v2/blobs", site.body("3"));
-      strictEqual(refused.status, 500);
-      match(JSON.stringify(refused.body), /CreateBlobObject.*has no blob sha256:/);
-      notStrictEqual((await site.tryMount(fsidOf("3"), "/mnt")).status, 0);
-      site.registry.missing.clear();
-      strictEqual((await daemon.ask("PUT", "/api/v2/blobs", site.body("3"))).status, 204);
-      const target = await site.mount(fsidOf("3"));
-      await site.expectTree(target);
-      await site.umount(target);
-      await neighbourReads();
-    },
-  );
+  test("a missing blob whose chunk infos are in it: the bind says so", { timeout }, async () => {
+    const blob = await site.blobOf("none-sha256");
+    site.registry.missing.add(blob);
+    await site.snapshot("3", "none-sha256");
+    const refused = await daemon.ask("PUT", "/api/v2/blobs", site.body("3"));
+    strictEqual(refused.status, 500);
+    match(JSON.stringify(refused.body), /CreateBlobObject.*has no blob sha256:/);
+    notStrictEqual((await site.tryMount(fsidOf("3"), "/mnt")).status, 0);
+    site.registry.missing.clear();
+    strictEqual((await daemon.ask("PUT", "/api/v2/blobs", site.body("3"))).status, 204);
+    const target = await site.mount(fsidOf("3"));
+    await site.expectTree(target);
+    await site.umount(target);
+    await neighbourReads();
+  });
 
   for (const [at, name] of ["nydus-lz4", "nydus-batch", "nydus-zran"].entries()) {
-    fullTest(`${name} with bits turned: EIO for what needs it`, { timeout }, async () => {
+    test(`${name} with bits turned: EIO for what needs it`, { timeout }, async () => {
       const id = String(10 + at);
       const image = readFixture(name);
       const [blob] = parseFixture(image.bootstrap).blobs;
@@ -110,7 +106,7 @@ beyondSmoke("a registry behind nydusd's place that is not right", () => {
     });
   }
 
-  fullTest("a wrong password: EIO, until it is renewed", { timeout }, async () => {
+  test("a wrong password: EIO, until it is renewed", { timeout }, async () => {
     site.registry.login = "alice:two";
     await bindImage(daemon, site, { id: "20", name: "nydus-none" });
     const target = await site.mount(fsidOf("20"));

@@ -7,45 +7,21 @@ import { readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { test } from "node:test";
 import { fsidOf } from "../../src/nydusd/fsid.ts";
-import { FIXTURES, parseFixture, readFixture } from "../support/rafs-fixtures.ts";
-import { watched, withSite } from "./nydusd-steps.ts";
-import type { Nydusd } from "./nydusd-process.ts";
-import type { Site } from "./nydusd-site.ts";
+import { parseFixture, readFixture } from "../support/rafs-fixtures.ts";
+import { bindImage, watched, withSite } from "./nydusd-steps.ts";
 import { NYDUS_IMAGES, type NydusImage, nydusImage } from "./support/nydus-images.ts";
-import { SLOWNESS, TIER, beyondSmoke, fullTest } from "./support/settings.ts";
+import { SLOWNESS, fullOnly } from "./support/settings.ts";
 
 const timeout = 120_000 * SLOWNESS;
 const ALONE = { supervised: false };
-const IN_CUT = ["nydus-batch", "nydus-zran", "none-sha256"];
 
-/** Unpacks and binds an image as this snapshot's: tags from the registry, others from a directory. */
-export async function bindImage(
-  daemon: Nydusd,
-  site: Site,
-  image: { id: string; name: string; domain?: string },
-): Promise<void> {
-  const { id, name, domain } = image;
-  await site.unpack(id, readFixture(name));
-  const body = site.body(id, domain === undefined ? {} : { domain_id: domain });
-  const isDirectory = nydusImage(name).expectation === "directory";
-  const config = isDirectory
-    ? { backend_type: "localfs", backend_config: { dir: join(FIXTURES, "directory", name) } }
-    : {};
-  const sent = { ...body, config: { ...body.config, ...config } };
-  const answered = await daemon.ask("PUT", "/api/v2/blobs", sent);
-  strictEqual(answered.status, 204, JSON.stringify(answered.body));
-}
-
-beyondSmoke("every kind of Nydus image in nydusd's place", () => {
-  const images: readonly NydusImage[] = NYDUS_IMAGES.filter(
-    ({ name }) => TIER === "full" || IN_CUT.includes(name),
-  );
-  test(`${images.length} images, bound and mounted side by side`, { timeout }, () =>
+fullOnly("every kind of Nydus image in nydusd's place", () => {
+  test(`${NYDUS_IMAGES.length} images, bound and mounted side by side`, { timeout }, () =>
     withSite(async (site) => {
       const daemon = await site.start(ALONE);
       await watched([daemon], async () => {
         const mounted: { target: string; image: NydusImage }[] = [];
-        for (const [at, image] of images.entries()) {
+        for (const [at, image] of NYDUS_IMAGES.entries()) {
           const id = String(100 + at);
           await bindImage(daemon, site, { id, name: image.name });
           mounted.push({ image, target: await site.mount(fsidOf(id)) });
@@ -59,7 +35,7 @@ beyondSmoke("every kind of Nydus image in nydusd's place", () => {
     }),
   );
 
-  fullTest("two images of one domain cache the blob they share once", { timeout }, () =>
+  test("two images of one domain cache the blob they share once", { timeout }, () =>
     withSite(async (site) => {
       const daemon = await site.start(ALONE);
       await watched([daemon], async () => {

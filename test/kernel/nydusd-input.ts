@@ -10,18 +10,18 @@ import { after, before, test } from "node:test";
 import { fsidOf } from "../../src/nydusd/fsid.ts";
 import { isJson } from "../../src/nydusd/bind-fields.ts";
 import { readFixture } from "../support/rafs-fixtures.ts";
-import { bindImage } from "./nydusd-images.ts";
 import type { Nydusd } from "./nydusd-process.ts";
 import type { Answer } from "./nydusd-recorded.ts";
 import { type BindBody, Site } from "./nydusd-site.ts";
+import { bindImage } from "./nydusd-steps.ts";
 import { nydusImage } from "./support/nydus-images.ts";
 import { dropCaches, must } from "./support/run.ts";
-import { SLOWNESS, beyondSmoke, fullTest } from "./support/settings.ts";
+import { SLOWNESS, fullOnly } from "./support/settings.ts";
 
 const timeout = 60_000 * SLOWNESS;
 const NEIGHBOUR = nydusImage("zstd-sha256");
 
-beyondSmoke("what is wrong with a bind", () => {
+fullOnly("what is wrong with a bind", () => {
   let site: Site;
   let daemon: Nydusd;
   let neighbour: string;
@@ -56,7 +56,7 @@ beyondSmoke("what is wrong with a bind", () => {
     await site.expectTree(neighbour, NEIGHBOUR.expectation);
   };
 
-  fullTest("missing, wrong and unknown fields", { timeout }, async () => {
+  test("missing, wrong and unknown fields", { timeout }, async () => {
     await site.snapshot("2", "lz4-sha256");
     const body = site.body("2");
     for (const [sent, status, message] of wrongBodies(body)) await refused(sent, status, message);
@@ -67,7 +67,7 @@ beyondSmoke("what is wrong with a bind", () => {
     await neighbourReads();
   });
 
-  fullTest("a bootstrap that is not there, or is something else", { timeout }, async () => {
+  test("a bootstrap that is not there, or is something else", { timeout }, async () => {
     const INVALID = /^CreateBlobObject\(DaemonAbnormal\(Other\("Invalid argument \(os error 22\)"/;
     await mkdir(join(site.root, "snapshots/3/fs/image"), { recursive: true });
     const path = pathOf("3");
@@ -98,7 +98,7 @@ beyondSmoke("what is wrong with a bind", () => {
     await neighbourReads();
   });
 
-  fullTest("a name bound twice, mounted and not", { timeout }, async () => {
+  test("a name bound twice, mounted and not", { timeout }, async () => {
     await site.snapshot("4", "lz4-sha256");
     for (let times = 0; times < 2; times += 1) {
       strictEqual((await put(site.body("4"))).status, 204);
@@ -129,7 +129,7 @@ beyondSmoke("what is wrong with a bind", () => {
     await neighbourReads();
   });
 
-  fullTest("a .blob.meta of another blob is not used, and that is said", { timeout }, async () => {
+  test("a .blob.meta of another blob is not used, and that is said", { timeout }, async () => {
     const another = [...readFixture("nydus").blobMeta.values()][0] ?? new Uint8Array();
     for (const [id, name, bytes] of [
       ["60", "nydus-none", another],

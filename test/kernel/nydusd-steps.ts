@@ -3,8 +3,11 @@
 
 import { strictEqual } from "node:assert/strict";
 import { readFile, readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { FIXTURES, readFixture } from "../support/rafs-fixtures.ts";
 import { Nydusd } from "./nydusd-process.ts";
 import { Site } from "./nydusd-site.ts";
+import { nydusImage } from "./support/nydus-images.ts";
 
 export async function withSite(work: (site: Site) => Promise<void>): Promise<void> {
   const site = await Site.make();
@@ -28,6 +31,24 @@ export async function watched(daemons: Nydusd[], work: () => Promise<void>): Pro
 
 export async function bind(daemon: Nydusd, site: Site, id: string): Promise<void> {
   const answered = await daemon.ask("PUT", "/api/v2/blobs", site.body(id));
+  strictEqual(answered.status, 204, JSON.stringify(answered.body));
+}
+
+/** Unpacks and binds an image as this snapshot's: tags from the registry, others from a directory. */
+export async function bindImage(
+  daemon: Nydusd,
+  site: Site,
+  image: { id: string; name: string; domain?: string },
+): Promise<void> {
+  const { id, name, domain } = image;
+  await site.unpack(id, readFixture(name));
+  const body = site.body(id, domain === undefined ? {} : { domain_id: domain });
+  const isDirectory = nydusImage(name).expectation === "directory";
+  const config = isDirectory
+    ? { backend_type: "localfs", backend_config: { dir: join(FIXTURES, "directory", name) } }
+    : {};
+  const sent = { ...body, config: { ...body.config, ...config } };
+  const answered = await daemon.ask("PUT", "/api/v2/blobs", sent);
   strictEqual(answered.status, 204, JSON.stringify(answered.body));
 }
 

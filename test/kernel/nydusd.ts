@@ -21,7 +21,7 @@ const SUPERVISED = { supervised: true };
 const ALONE = { supervised: false };
 
 beyondSmoke("in nydusd's place", () => {
-  test(
+  fullTest(
     "the recorded life under policy failover: start, kill, restart, two upgrades",
     { timeout },
     () =>
@@ -183,24 +183,27 @@ beyondSmoke("in nydusd's place", () => {
     }),
   );
 
-  test("without a supervisor: killed with an image mounted, its readers go on", { timeout }, () =>
-    withSite(async (site) => {
-      const daemons = [await site.start(ALONE)];
-      await watched(daemons, async () => {
-        const [daemon] = daemons;
-        if (daemon === undefined) return;
-        await bind(daemon, site, "2");
-        const target = await site.mount(fsidOf("2"));
-        await sleep(1500);
-        await daemon.end("SIGKILL");
-        const reader = site.expectTree(target);
-        const next = await site.start(ALONE);
-        daemons.push(next);
-        await reader;
-        await site.umount(target);
-        strictEqual(await next.end("SIGTERM"), 0);
-      });
-    }),
+  fullTest(
+    "without a supervisor: killed with an image mounted, its readers go on",
+    { timeout },
+    () =>
+      withSite(async (site) => {
+        const daemons = [await site.start(ALONE)];
+        await watched(daemons, async () => {
+          const [daemon] = daemons;
+          if (daemon === undefined) return;
+          await bind(daemon, site, "2");
+          const target = await site.mount(fsidOf("2"));
+          await sleep(1500);
+          await daemon.end("SIGKILL");
+          const reader = site.expectTree(target);
+          const next = await site.start(ALONE);
+          daemons.push(next);
+          await reader;
+          await site.umount(target);
+          strictEqual(await next.end("SIGTERM"), 0);
+        });
+      }),
   );
 
   fullTest(

@@ -8,7 +8,7 @@ import * as z from "zod";
 import type { RunningRegistry } from "../support/docker-registry.ts";
 import { Rig, catalogue, startRegistry } from "./support/rig.ts";
 import { erofsd, expectSameTree } from "./support/run.ts";
-import { SLOWNESS, beyondSmoke, fullTest } from "./support/settings.ts";
+import { SLOWNESS, fullOnly } from "./support/settings.ts";
 
 const timeout = 120_000 * SLOWNESS;
 const view = z.looseObject({
@@ -18,7 +18,7 @@ const view = z.looseObject({
   totalBytes: z.number(),
 });
 
-beyondSmoke("prefetch", () => {
+fullOnly("prefetch", () => {
   let registry: RunningRegistry;
   let rig: Rig;
   before(async () => {
@@ -72,7 +72,7 @@ beyondSmoke("prefetch", () => {
     await rig.umount(target);
   });
 
-  fullTest("goes on beside a mount, and after its end", { timeout }, async () => {
+  test("goes on beside a mount, and after its end", { timeout }, async () => {
     const image = catalogue.get("large");
     const reference = `${registry.host}/${image.repository}:${image.tag}`;
     const started = await prefetch(reference, "--limit-rate", "1MB", "--detach", "--json");

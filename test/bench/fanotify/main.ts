@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The fanotify door on this machine's kernel, by hand, as root.
 
-import { buildDaemon } from "../../host/support/site.ts";
 import type { Report } from "../report.ts";
 import { benchBeside } from "./beside.ts";
 import { benchCold } from "./cold.ts";
@@ -22,7 +21,6 @@ export async function benchFanotify(
   home: string,
   only: readonly string[],
 ): Promise<void> {
-  await buildDaemon();
   const isWanted = (name: string): boolean => only.length === 0 || only.includes(name);
   if (Object.keys(WORKLOADS).some(isWanted)) {
     const site = await BenchSite.start(home);

@@ -14,7 +14,7 @@ import { unmount } from "../../../src/kernel/mount.ts";
 import { systemClock } from "../../../src/platform/clock.ts";
 import { type Native, loadNative } from "../../../src/platform/native.ts";
 import { type Extent, MIB } from "../../../src/units.ts";
-import { Site, buildDaemon, end, must, program } from "../../host/support/site.ts";
+import { Site, end, must, program } from "../../host/support/site.ts";
 import { startDaemon } from "../../support/daemon.ts";
 import { mkfsErofs } from "../../support/mkfs.ts";
 import { QuietLog } from "../../support/quiet-log.ts";
@@ -43,7 +43,6 @@ let outer: string;
 const tmpBefore = process.env["TMPDIR"];
 
 beforeAll(async () => {
-  await buildDaemon();
   native = loadNative({ writerThreads: 2 });
   outer = await mkdtemp(join(tmpdir(), "erofsd-outer-"));
   await must("truncate", ["-s", "4G", `${outer}.image`]);

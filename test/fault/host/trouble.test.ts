@@ -5,8 +5,8 @@
 // EROFSD_FAULT_MIB and EROFSD_FAULT_CALM_S lengthen it (scripts/soak faults).
 
 import { readFile, readdir } from "node:fs/promises";
-import { afterEach, beforeAll, expect, test } from "vitest";
-import { Site, buildDaemon, end, must } from "../../host/support/site.ts";
+import { afterEach, expect, test } from "vitest";
+import { Site, end, must } from "../../host/support/site.ts";
 import { type SeededRandom, seededRandom } from "../../support/seeded-random.ts";
 import { Way } from "../../support/way.ts";
 import { type Outage, SHORT_FAULTS, longStall, pause, signal, suffer } from "../support/faults.ts";
@@ -53,7 +53,6 @@ drain_timeout = "1s"`;
 let site: Site;
 let digested: Way | undefined;
 
-beforeAll(buildDaemon, 120_000);
 afterEach(async () => {
   await digested?.stop();
   await site.stop();

@@ -26,11 +26,6 @@ const LIMIT_MS = 60_000;
 const LIMITS = '[registry]\nattempts = 1\n[limits]\nread_timeout = "20s"\ndrain_timeout = "1s"';
 const LIST = `${FIXTURES}make/list.py`;
 
-/** Compiles the daemon, as users get it. */
-export async function buildDaemon(): Promise<void> {
-  await run(process.execPath, [join(root, "scripts/lib/bundle.mjs")]);
-}
-
 export interface Ended {
   readonly code: number | string;
   readonly stdout: string;

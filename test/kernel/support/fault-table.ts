@@ -25,7 +25,6 @@ export const READ_FAULTS: readonly ReadFault[] = [
     },
   }),
   fault("200 and the whole blob to a range request", {
-    everywhere: true,
     code: "registry_protocol",
     says: /200 instead of 206/,
     answer: ({ socket, content }) => socket.write(response(200, {}, content)),
@@ -50,7 +49,6 @@ export const READ_FAULTS: readonly ReadFault[] = [
     answer: ({ socket }) => socket.write(response(404)),
   }),
   fault("429 with Retry-After, once", {
-    everywhere: true,
     served: true,
     code: "registry_throttled",
     says: /429 Too Many Requests; trying again/,
@@ -69,7 +67,6 @@ export const READ_FAULTS: readonly ReadFault[] = [
     answer: ({ socket }) => socket.write(response(500)),
   }),
   fault("a connection cut in mid-body, once", {
-    everywhere: true,
     served: true,
     code: "registry_unreachable",
     says: /trying again/,
