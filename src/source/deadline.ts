@@ -2,6 +2,7 @@
 // Bounds one fetch: by its deadline, by its caller's signal and by the source being closed.
 // The promise settles as soon as one of them says so, whether or not the work below noticed.
 
+import { setMaxListeners } from "node:events";
 import { DaemonError } from "../errors.ts";
 import { type Clock, cancelledBy } from "../platform/clock.ts";
 
@@ -30,7 +31,11 @@ export async function withBounds<T>(
     const aborted = signals.find((signal) => signal.aborted);
     if (aborted !== undefined) scope.abort(cancelledBy(aborted));
   };
-  for (const signal of signals) signal.addEventListener("abort", follow, { once: true });
+  for (const signal of signals) {
+    // As many as like may be bound to one signal.
+    setMaxListeners(0, signal);
+    signal.addEventListener("abort", follow, { once: true });
+  }
   follow();
   if (timeoutMs === 0) tooLate();
   const cancelTimer = clock.after(timeoutMs, tooLate);

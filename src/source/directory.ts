@@ -4,7 +4,6 @@
 // manifests. Symbolic links are followed: whoever names the directory is the operator.
 
 import type { FileHandle } from "node:fs/promises";
-import { setMaxListeners } from "node:events";
 import { join } from "node:path";
 import { DaemonError, asDaemonError } from "../errors.ts";
 import type { Clock } from "../platform/clock.ts";
@@ -29,8 +28,6 @@ class DirectorySource implements Source {
   readonly #closing = new AbortController();
 
   constructor(clock: Clock) {
-    // Every fetch listens to it; how many there are at once is the caller's to bound.
-    setMaxListeners(0, this.#closing.signal);
     this.#clock = clock;
   }
 

@@ -3,7 +3,6 @@
 // "Pulling blobs"): asks the upstreams in order, round by round, and resumes a range where a
 // connection broke, at whichever upstream comes next. Knows nothing of readers, caches or images.
 
-import { setMaxListeners } from "node:events";
 import { DaemonError, invariant } from "../../errors.ts";
 import { isRepository, isTag } from "../../image/oci/reference.ts";
 import { type Digest, type Extent, extentEnd, isDigest } from "../../units.ts";
@@ -91,8 +90,6 @@ class UpstreamsSource implements RegistrySource {
   readonly #closing = new AbortController();
 
   constructor(parts: RegistryParts) {
-    // Every fetch listens to it; how many there are at once is the caller's to bound.
-    setMaxListeners(0, this.#closing.signal);
     this.#parts = parts;
     this.#options = { ...REGISTRY_DEFAULTS, ...parts.options };
     this.#observe = parts.observe ?? {};
