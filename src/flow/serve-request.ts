@@ -142,7 +142,8 @@ function fillNeighbours(flow: StreamFlow, object: OpenObject, { track }: Verdict
       0,
     );
   const isStray = track.kind === "random";
-  const reachBytes = roundTripBytes(flow.way.link) * flow.expansion;
+  const { windowBytesMax } = flow.parts.limits;
+  const reachBytes = Math.min(roundTripBytes(flow.way.link) * flow.expansion, windowBytesMax);
   const of = { isStray, reachBytes };
   const neighbours = object.neighbourhood.jumped(track.last, of, missingBytes);
   if (neighbours !== undefined) {

@@ -2,8 +2,9 @@
 // What is known of each upstream's host: its circuit breaker, and how long it asked us to wait
 // (Retry-After, which binds all requests to it). An open breaker spares readers a host that does
 // not work: others are asked instead, and a ping in the background finds out when it is back.
-// Where there is no other, a read that somebody waits for is itself the probe: one at a time, all
-// who wait share its outcome, and none is failed unasked.
+// Where there is no other, a read that somebody waits for is itself the probe, one at a time: that
+// it works, or is not there at all, is news for all who wait. That it has one blob to answer 500
+// for is not: whoever wants another asks himself.
 
 import { LRUCache } from "lru-cache";
 import { type Code, DaemonError } from "../../errors.ts";
@@ -110,7 +111,7 @@ export class UpstreamHealth {
     if (host.breaker.state === "open" && !entry.isAwaited) throw this.#restFault(upstream, host);
     if (host.probe !== undefined) {
       const failure = await settled(host.probe, entry.signal);
-      if (failure !== undefined) throw failure;
+      if (failure !== undefined && HOST_FAILS.has(failure.fault.code)) throw failure;
       return await this.enter(upstream, entry);
     }
     return await this.#becomeProbe(upstream, host, entry);

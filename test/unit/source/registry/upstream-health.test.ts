@@ -10,6 +10,7 @@ import { faultFrom } from "../../../support/faults.ts";
 const HOST = registryUpstream("registry.example", "https");
 const OTHER = registryUpstream("other.example", "https");
 const BROKEN = new DaemonError({ code: "registry_failed", host: "x", status: 500, detail: "y" });
+const GONE = new DaemonError({ code: "registry_unreachable", host: "x", detail: "y" });
 
 function start() {
   const clock = new FakeClock();
@@ -100,8 +101,8 @@ it("lets one reader probe, and all who wait share how that went", async () => {
   await fail(3);
   const leave = await health.enter(HOST, entry());
   const faults = Array.from({ length: 5 }, () => faultFrom(health.enter(HOST, entry())));
-  leave("failed", BROKEN);
-  const wanted: Fault = BROKEN.fault;
+  leave("failed", GONE);
+  const wanted: Fault = GONE.fault;
   expect(await Promise.all(faults)).toEqual(Array.from({ length: 5 }, () => wanted));
   // The next one comes half a second later, and this time it works.
   const entering = health.enter(HOST, entry());
@@ -110,6 +111,19 @@ it("lets one reader probe, and all who wait share how that went", async () => {
   expect(health.standing(HOST)).toBe("resting");
   await clock.advance(1);
   (await entering)("served");
+  for (const other of others) (await other)("served");
+  expect(health.standing(HOST)).toBe("ready");
+});
+
+it("is asked by the next who waits when it has answered the probe with an error of its own", async () => {
+  const { health, fail, entry, clock } = start();
+  await fail(3);
+  const leave = await health.enter(HOST, entry());
+  const others = Array.from({ length: 3 }, () => health.enter(HOST, entry()));
+  leave("failed", BROKEN);
+  await clock.advance(499);
+  expect(health.standing(HOST)).toBe("resting");
+  await clock.advance(1);
   for (const other of others) (await other)("served");
   expect(health.standing(HOST)).toBe("ready");
 });
