@@ -71,6 +71,8 @@ beyondSmoke("a daemon that is killed again and again", () => {
         ok(tries < 200 * SLOWNESS, "there is no other keeper");
         await sleep(50);
       }
+      // Not only started: it has what the daemon gave it.
+      await rig.untilLogged(({ msg }) => msg === "another keeper is there", 0);
       process.kill(pid, "SIGKILL");
       await rig.restart();
       await expectSameTree(catalogue.treeOf(image), mounted);
