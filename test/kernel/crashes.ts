@@ -63,21 +63,24 @@ beyondSmoke("a daemon that is killed again and again", () => {
     { timeout },
     async () => {
       const rig = await Rig.start(CONFIG, "supervise");
-      const image = catalogue.get(IMAGES[0] ?? "");
-      const mounted = await rig.mountImage(way.host, image);
-      const { pid } = await rig.daemon.status();
-      await rig.daemon.stop("SIGKILL");
-      for (let tries = 0; (await keepersOf(rig.cacheDir)).length === 0; tries += 1) {
-        ok(tries < 200 * SLOWNESS, "there is no other keeper");
-        await sleep(50);
+      try {
+        const image = catalogue.get(IMAGES[0] ?? "");
+        const mounted = await rig.mountImage(way.host, image);
+        const { pid } = await rig.daemon.status();
+        await rig.daemon.stop("SIGKILL");
+        for (let tries = 0; (await keepersOf(rig.cacheDir)).length === 0; tries += 1) {
+          ok(tries < 200 * SLOWNESS, "there is no other keeper");
+          await sleep(50);
+        }
+        // Not only started: it has what the daemon gave it.
+        await rig.untilLogged(({ msg }) => msg === "another keeper is there", 0);
+        process.kill(pid, "SIGKILL");
+        await rig.restart();
+        await expectSameTree(catalogue.treeOf(image), mounted);
+        await rig.umountAll();
+      } finally {
+        await rig.stop();
       }
-      // Not only started: it has what the daemon gave it.
-      await rig.untilLogged(({ msg }) => msg === "another keeper is there", 0);
-      process.kill(pid, "SIGKILL");
-      await rig.restart();
-      await expectSameTree(catalogue.treeOf(image), mounted);
-      await rig.umountAll();
-      await rig.stop();
       deepStrictEqual(await keepersOf(rig.cacheDir), []);
     },
   );
