@@ -13,7 +13,10 @@ for (const file of FILES) {
 // A test that has failed may leave daemons and servers behind, which would keep this process, and its
 // guest. Node has a list of them, which it documents nowhere.
 after(() => {
-  const handles: unknown = Reflect.get(process, "_getActiveHandles");
-  if (typeof handles !== "function") return;
-  for (const handle of handles.call(process) as { unref?(): void }[]) handle.unref?.();
+  const list: unknown = Reflect.get(process, "_getActiveHandles");
+  const handles: unknown = typeof list === "function" ? list.call(process) : [];
+  for (const handle of Array.isArray(handles) ? handles : []) {
+    const unref: unknown = Reflect.get(Object(handle), "unref");
+    if (typeof unref === "function") unref.call(handle);
+  }
 });
