@@ -306,14 +306,16 @@ export class StreamFlow {
   /** What was not fetched for a reader does not fail one; wrong bytes do when they stay wrong. */
   #triesAgain(rest: Extent, error: DaemonError, of: Flight): boolean {
     const isWrong = isWrongBytes(error);
-    if (of.urgency === "demand" && !isWrong) return false;
+    const isLate = error.fault.code === "deadline_exceeded";
+    if (of.urgency === "demand" && !isWrong && !isLate) return false;
     const [newest] = this.#waitersOf(rest);
-    if (newest === undefined) return true;
+    if (newest === undefined) return of.urgency !== "demand" || isWrong;
     const refused = isWrong && this.#verifyOf(of.extent) !== undefined ? of.extent : undefined;
     const { isSecondTry, urgency } = of;
     const newestMs = newest.waiter.request.sinceMs;
+    if (urgency === "demand" && isLate && !this.#hasTime(newestMs)) return false;
     const pauseMs =
-      urgency === "demand" ? this.wrongBytes.noted(rest, { isSecondTry, newestMs }) : 0;
+      urgency === "demand" && isWrong ? this.wrongBytes.noted(rest, { isSecondTry, newestMs }) : 0;
     if (pauseMs === undefined) return false;
     if (pauseMs === 0) {
       this.#refill(rest, refused);
@@ -326,6 +328,12 @@ export class StreamFlow {
     );
     this.wrongBytes.pause(rest, pauseMs, () => this.#refill(rest, refused));
     return true;
+  }
+
+  /** Who came later than whom a fetch was made for may wait for another. */
+  #hasTime(sinceMs: number): boolean {
+    const { clock, limits } = this.parts;
+    return clock.nowMs() - sinceMs < limits.readTimeoutMs / 2;
   }
 
   /** Nobody brings `rest` to these objects. */

@@ -330,3 +330,32 @@ test("two jobs of prefetch and a reader of each image: readers first, then the j
   const digests = rig.source.fetches.slice(1).map((fetch) => fetch.blob.digest);
   expect(new Set(digests)).toEqual(new Set([blob.digest, second.digest]));
 });
+
+test("a reader who joins a fetch that ends too late for the one before him gets another", async () => {
+  const rig = new FlowRig();
+  const object = await rig.open(rig.blob(patternBytes(100 * BLOCK_BYTES)));
+  const first = rig.read(object, 0, 1);
+  await rig.clock.advance(8_000);
+  const second = rig.read(object, 0, 1);
+  const late = { code: "deadline_exceeded", what: "a fetch", timeoutMs: 9_500 } as const;
+  rig.source.open[0]?.fail(new DaemonError(late));
+  await turns();
+  expect([first.answer, second.answer]).toEqual(["waiting", "waiting"]);
+  rig.source.open[0]?.finish();
+  await turns();
+  await rig.drain(object);
+  expect([first.answer, second.answer]).toEqual(["complete", "complete"]);
+  expect(rig.source.fetches).toHaveLength(2);
+});
+
+test("a reader whose own time is up with the fetch's is told why it failed", async () => {
+  const rig = new FlowRig();
+  const object = await rig.open(rig.blob(patternBytes(100 * BLOCK_BYTES)));
+  const read = rig.read(object, 0, 1);
+  await rig.clock.advance(9_500);
+  const late = { code: "deadline_exceeded", what: "a fetch", timeoutMs: 9_500 } as const;
+  rig.source.open[0]?.fail(new DaemonError(late));
+  await turns();
+  expect(read.answer).toBe("failed");
+  expect(rig.source.fetches).toHaveLength(1);
+});
