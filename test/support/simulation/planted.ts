@@ -91,8 +91,8 @@ export const PLANTED: readonly PlantedFault[] = [
   {
     name: "read-ahead that fails fails readers",
     file: "flow/stream-flow.ts",
-    find: 'if (of.urgency === "demand" && !isWrong) return false;',
-    replace: "if (!isWrong) return false;",
+    find: 'if (of.urgency === "demand" && !isWrong && !isLate) return false;',
+    replace: "if (!isWrong && !isLate) return false;",
     rule: 3,
     found: /failed with registry_\w+, which is not so/,
   },
