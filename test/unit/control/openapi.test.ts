@@ -224,7 +224,7 @@ describe("the configuration", () => {
     expect(text).not.toContain("the-secret");
     expect(json).toMatchObject({
       engine: { window: "1MiB", window_max: "8MiB", integrity: "prefer" },
-      limits: { read_timeout: "30s", bytes_in_flight: "64MiB" },
+      limits: { read_timeout: "30s", bytes_in_flight: "32MiB" },
       registry: {
         hedge_percent: 2.5,
         docker_config: "/x",
