@@ -16,7 +16,7 @@ export interface NeighbourLimits {
 }
 
 export interface Neighbours {
-  /** `hot`: worth fetching now. `cold`: only while nobody else needs the wire. */
+  /** `hot`: worth fetching now. `cold`: only where it is free, or nobody else needs the wire. */
   readonly heat: "hot" | "cold";
   /** May be empty. */
   readonly before: Extent;
