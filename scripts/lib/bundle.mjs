@@ -21,8 +21,7 @@ const programs = ["erofsd", "erofsd-nydusd", "erofsd-mount"];
 const START =
   /src\/(errors|units|nydusd\/[^/]+|platform\/(clock|private-socket|durable-file)|state\/json-file)\.ts$/;
 const ROOMS =
-  /src\/((rooms|nydusd-[^/]+)\.ts|(decoder|flow|image|planner|state|cache|platform(?!\/prometheus)|config)\/|kernel\/(?!mount|loop-device|syscall|execute)|source\/(source|sources|blob-file|registry\/(access|options|credentials\/(environment|grant|host-keys|pushed)))\.ts)|node_modules\/(zod|lru-cache|smol-toml|fastest-levenshtein)\//;
-
+  /src\/((rooms|nydusd-[^/]+)\.ts|(decoder|flow|image|planner|state|cache|platform(?!\/prometheus))\/|kernel\/(?!mount|loop-device|syscall|execute)|source\/(source|sources|blob-file|registry\/(access|options|credentials\/(environment|grant|host-keys|pushed)))\.ts)|node_modules\/lru-cache\//;
 /** What a command needs beside its own words: it is somebody's waiting time too. */
 const SHAPES =
   /src\/(config\/|control\/(token|daemon-place|[a-z-]*schema)\.ts|kernel\/(cachefiles\/keys|fanotify\/names|mount-orders)\.ts|image\/(trace-format|oci\/(reference|media-types))\.ts|platform\/(secret|package-root|log-choices)\.ts)|node_modules\/(zod|smol-toml|fastest-levenshtein)\//;
