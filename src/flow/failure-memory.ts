@@ -4,54 +4,31 @@
 
 import { DaemonError } from "../errors.ts";
 import type { Clock } from "../platform/clock.ts";
-import { type Extent, overlaps } from "../units.ts";
+import type { Extent } from "../units.ts";
+import { RecentExtents } from "./recent-extents.ts";
 
 /** How long a failure answers for the same bytes. */
 const MEMORY_MS = 1000;
-const ENTRIES_MAX = 256;
-
-interface Entry {
-  readonly extent: Extent;
-  readonly error: DaemonError;
-  readonly untilMs: number;
-}
 
 export class FailureMemory {
-  readonly #clock: Clock;
-  #entries: Entry[] = [];
+  readonly #recent: RecentExtents<DaemonError>;
 
   constructor(clock: Clock) {
-    this.#clock = clock;
+    this.#recent = new RecentExtents(clock, MEMORY_MS);
   }
 
-  /** Remembers that `extent` failed; the oldest entry goes when there are too many. */
+  /** Remembers that `extent` failed; the oldest failure goes when there are too many. */
   remember(extent: Extent, error: DaemonError): void {
-    if (extent.length === 0) return;
-    this.#dropExpired();
-    if (this.#entries.length >= ENTRIES_MAX) this.#entries.shift();
-    this.#entries.push({ extent, error, untilMs: this.#clock.nowMs() + MEMORY_MS });
+    if (extent.length > 0) this.#recent.remember(extent, error);
   }
 
   /** The failure that covers part of one of `extents`, if any is remembered. */
   find(extents: readonly Extent[]): DaemonError | undefined {
-    if (this.#entries.length === 0) return undefined;
-    this.#dropExpired();
-    const entry = this.#entries.find((known) =>
-      extents.some((extent) => overlaps(known.extent, extent)),
-    );
-    if (entry === undefined) return undefined;
-    return new DaemonError(
-      {
-        code: "failed_recently",
-        what: `reading ${entry.extent.length} bytes at ${entry.extent.offset}`,
-        detail: entry.error.message,
-      },
-      { cause: entry.error },
-    );
-  }
-
-  #dropExpired(): void {
-    const now = this.#clock.nowMs();
-    this.#entries = this.#entries.filter((entry) => entry.untilMs > now);
+    const found = this.#recent.find(extents);
+    if (found === undefined) return undefined;
+    const { extent, value: error } = found;
+    const what = `reading ${extent.length} bytes at ${extent.offset}`;
+    const detail = error.message;
+    return new DaemonError({ code: "failed_recently", what, detail }, { cause: error });
   }
 }
