@@ -85,14 +85,16 @@ export class FetchQueue {
 
   /** True while anything waits to be fetched from `host`, or is being. */
   isBusy(host: string): boolean {
-    const isThere = (turn: Turn): boolean => turn.host === host && !turn.hasCome;
-    return [...this.#waiting.keys(), ...this.#held].some(isThere);
+    return this.#turnsOf(host).some(({ hasCome }) => !hasCome);
   }
 
   /** Stored bytes that are still to come from `host`. */
   bytesComing(host: string): number {
-    const there = [...this.#waiting.keys(), ...this.#held].filter((turn) => turn.host === host);
-    return there.reduce((sum, { bytes }) => sum + bytes, 0);
+    return this.#turnsOf(host).reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
+  #turnsOf(host: string): Turn[] {
+    return [...this.#waiting.keys(), ...this.#held].filter((turn) => turn.host === host);
   }
 
   /** When something of `host` last began or ended. */
