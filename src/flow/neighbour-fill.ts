@@ -17,6 +17,7 @@ import type { Clock } from "../platform/clock.ts";
 import { type Extent, extentEnd } from "../units.ts";
 import type { OpenObject } from "./open-object.ts";
 import type { StreamFlow } from "./stream-flow.ts";
+import { patienceMs } from "./stream.ts";
 import { holdingsOf } from "./holdings.ts";
 
 /** Extents that wait for their time, of each heat; the oldest are forgotten. */
@@ -114,7 +115,7 @@ export class NeighbourFill {
     one.extent = { offset, length: Math.max(0, end - offset) };
     fill.inAir += 1;
     const { clock, limits } = flow.parts;
-    const deadlineMs = clock.nowMs() + 0.95 * limits.readTimeoutMs;
+    const deadlineMs = clock.nowMs() + patienceMs(limits);
     const watch = {
       onBytes: () => undefined,
       onFailure: () => {

@@ -21,6 +21,7 @@ import { holdingsOf } from "./holdings.ts";
 import type { OpenObject, Waiter } from "./open-object.ts";
 import type { ServedRead } from "./served-read.ts";
 import type { StreamFlow } from "./stream-flow.ts";
+import { patienceMs } from "./stream.ts";
 
 /** Serves one READ of an object that has finished loading. Answers it now or arranges for it. */
 export function serveRead(flow: StreamFlow, object: OpenObject, request: ServedRead): void {
@@ -110,9 +111,8 @@ export function refill(
   fill(flow, object, { waiter, isSecondTry: true });
 }
 
-/** A fetch gives up a little before its reader does, so that its cause is what is reported. */
 function fetchDeadlineMs({ parts }: StreamFlow, { request }: Waiter): number {
-  return request.sinceMs + 0.95 * parts.limits.readTimeoutMs;
+  return request.sinceMs + patienceMs(parts.limits);
 }
 
 /** Fetches what a reader is likely to ask for next, at lower urgency and in small pieces. */
@@ -124,7 +124,7 @@ function readAhead(
   const { track } = verdict;
   const { clock, limits } = flow.parts;
   const pieceMax = orderedPiece(flow.way, flow.orderedMax);
-  const deadlineMs = clock.nowMs() + 0.95 * limits.readTimeoutMs;
+  const deadlineMs = clock.nowMs() + patienceMs(limits);
   for (const extent of [...restOfFirst(flow, track), ...verdict.ahead]) {
     for (const piece of planAhead(extent, holdingsOf(flow, object), pieceMax)) {
       flow.launch(piece, { urgency: "ahead", deadlineMs, group: track, cause });

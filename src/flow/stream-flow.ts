@@ -28,8 +28,8 @@ import type { NeighbourFill } from "./neighbour-fill.ts";
 import { OpenObject, type Waiter } from "./open-object.ts";
 import type { SpareConnections } from "./spare-connections.ts";
 import { type HistorySpace, StreamHistory } from "./stream-history.ts";
-import type { FlowParts, Stream, StreamCounters } from "./stream.ts";
-import { WrongBytes } from "./wrong-bytes.ts";
+import { type FlowParts, type Stream, type StreamCounters, patienceMs } from "./stream.ts";
+import { WrongBytes, isWrongBytes } from "./wrong-bytes.ts";
 
 /** One fetch fills no more of the pool than one part in so many, unless one unit does. */
 const POOL_SHARES = 16;
@@ -114,7 +114,7 @@ export class StreamFlow {
     this.history = new StreamHistory(parts.historySpace);
     this.failures = new FailureMemory(parts.clock);
     this.refusals = new FailureMemory(parts.clock);
-    this.wrongBytes = new WrongBytes(parts.clock, 0.95 * parts.limits.readTimeoutMs);
+    this.wrongBytes = new WrongBytes(parts.clock, patienceMs(parts.limits));
     this.streamEnd = alignUp(stream.map.sizeBytes, BLOCK_BYTES);
     const stored = stream.map.stored({ offset: 0, length: this.streamEnd });
     this.expansion = stored.length === 0 ? 1 : stream.map.sizeBytes / stored.length;
@@ -296,8 +296,7 @@ export class StreamFlow {
     error: DaemonError,
     { objects, of }: { objects: readonly OpenObject[]; of: Flight },
   ): void {
-    const { code } = error.fault;
-    if (code === "cancelled") return;
+    if (error.fault.code === "cancelled") return;
     // Whatever it failed with, nothing is fetched anew for an engine that stops.
     const isFinal = isOfCache(error) || this.#aborted.has(of);
     if (isFinal || !this.#triesAgain(rest, error, of)) this.#fail(rest, error, objects);
@@ -311,11 +310,8 @@ export class StreamFlow {
     const [newest] = this.#waitersOf(rest);
     if (newest === undefined) return of.urgency !== "demand" || isWrong;
     const refused = isWrong && this.#verifyOf(of.extent) !== undefined ? of.extent : undefined;
-    const { isSecondTry, urgency } = of;
-    const newestMs = newest.waiter.request.sinceMs;
-    if (urgency === "demand" && isLate && !this.#hasTime(newestMs)) return false;
-    const pauseMs =
-      urgency === "demand" && isWrong ? this.wrongBytes.noted(rest, { isSecondTry, newestMs }) : 0;
+    const { sinceMs } = newest.waiter.request;
+    const pauseMs = of.urgency === "demand" ? this.#pauseMs(rest, { isWrong, of, sinceMs }) : 0;
     if (pauseMs === undefined) return false;
     if (pauseMs === 0) {
       this.#refill(rest, refused);
@@ -330,10 +326,18 @@ export class StreamFlow {
     return true;
   }
 
-  /** Who came later than whom a fetch was made for may wait for another. */
-  #hasTime(sinceMs: number): boolean {
+  /**
+   * When a fetch for readers is made again, the newest of whom waits since `sinceMs`; undefined: not
+   * at all. Who came late to a fetch that was too late for others may wait for another.
+   */
+  #pauseMs(
+    rest: Extent,
+    { isWrong, of, sinceMs }: { isWrong: boolean; of: Flight; sinceMs: number },
+  ): number | undefined {
+    const newest = { isSecondTry: of.isSecondTry, newestMs: sinceMs };
+    if (isWrong) return this.wrongBytes.noted(rest, newest);
     const { clock, limits } = this.parts;
-    return clock.nowMs() - sinceMs < limits.readTimeoutMs / 2;
+    return clock.nowMs() - sinceMs < limits.readTimeoutMs / 2 ? 0 : undefined;
   }
 
   /** Nobody brings `rest` to these objects. */
@@ -383,10 +387,6 @@ export class StreamFlow {
 
 function isOfCache({ fault }: DaemonError): boolean {
   return fault.code.startsWith("cache_");
-}
-
-function isWrongBytes({ fault }: DaemonError): boolean {
-  return fault.code === "digest_mismatch" || fault.code === "blob_truncated";
 }
 
 function watched(fetch: FetchRange, watch: FlightWatch): FetchRange {

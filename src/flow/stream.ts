@@ -27,6 +27,11 @@ export interface FlowLimits {
   readonly readTimeoutMs: number;
 }
 
+/** How long one fetch is tried: it gives up a little before its reader does, so that its cause is told. */
+export function patienceMs({ readTimeoutMs }: Pick<FlowLimits, "readTimeoutMs">): number {
+  return 0.95 * readTimeoutMs;
+}
+
 /** Of one stream since it was first opened. */
 export interface StreamCounters {
   /** READs the kernel asked for: a reader found nothing cached. */

@@ -3,20 +3,19 @@
 // elsewhere, then after pauses that grow. Whoever asks for it in a pause waits for its end, so a blob
 // that is damaged itself is asked for seldom, however many read it.
 
+import type { DaemonError } from "../errors.ts";
 import type { Clock } from "../platform/clock.ts";
-import { type Extent, overlaps } from "../units.ts";
+import type { Extent } from "../units.ts";
+import { RecentExtents } from "./recent-extents.ts";
 
 const PAUSE_MIN_MS = 100;
 const PAUSE_MAX_MS = 2000;
 /** Wrong bytes are another matter when the last ones came longer ago. */
 const KNOWN_MS = 10_000;
-const KNOWN_MAX = 256;
 
 interface Known {
-  readonly extent: Extent;
   /** Wrong since then, whenever it was tried. */
   readonly sinceMs: number;
-  readonly lastMs: number;
   /** Tries that came from elsewhere, and were wrong. */
   readonly tries: number;
 }
@@ -24,13 +23,14 @@ interface Known {
 export class WrongBytes {
   readonly #clock: Clock;
   readonly #patienceMs: number;
-  #known: Known[] = [];
+  readonly #known: RecentExtents<Known>;
   readonly #pauses = new Set<{ readonly extent: Extent; readonly cancel: () => void }>();
 
   /** `patienceMs`: for so long a reader's fetch is tried. */
   constructor(clock: Clock, patienceMs: number) {
     this.#clock = clock;
     this.#patienceMs = patienceMs;
+    this.#known = new RecentExtents(clock, KNOWN_MS);
   }
 
   /** What is to be fetched again when its pause is over. */
@@ -48,12 +48,11 @@ export class WrongBytes {
     { isSecondTry, newestMs }: { readonly isSecondTry: boolean; readonly newestMs: number },
   ): number | undefined {
     const nowMs = this.#clock.nowMs();
-    const known = this.#find(extent);
+    const known = this.#known.find([extent])?.value;
     const sinceMs = known?.sinceMs ?? nowMs;
     const tries = (known?.tries ?? 0) + (isSecondTry ? 1 : 0);
     this.right(extent);
-    if (this.#known.length >= KNOWN_MAX) this.#known.shift();
-    this.#known.push({ extent, sinceMs, lastMs: nowMs, tries });
+    this.#known.remember(extent, { sinceMs, tries });
     if (!isSecondTry) return 0;
     const leftMs = Math.min(sinceMs, newestMs) + this.#patienceMs - nowMs;
     if (leftMs < 2 * PAUSE_MIN_MS) return undefined;
@@ -81,12 +80,10 @@ export class WrongBytes {
 
   /** All of `extent` has come as it should. */
   right(extent: Extent): void {
-    this.#known = this.#known.filter((known) => !overlaps(known.extent, extent));
+    this.#known.forget(extent);
   }
+}
 
-  #find(extent: Extent): Known | undefined {
-    const sinceMs = this.#clock.nowMs() - KNOWN_MS;
-    this.#known = this.#known.filter(({ lastMs }) => lastMs > sinceMs);
-    return this.#known.find((known) => overlaps(known.extent, extent));
-  }
+export function isWrongBytes({ fault }: DaemonError): boolean {
+  return fault.code === "digest_mismatch" || fault.code === "blob_truncated";
 }

@@ -19,6 +19,7 @@ import { type Fill, PrefetchCursor } from "./cursor.ts";
 import { prefetchTableExtents } from "./files.ts";
 import { PrefetchPace, RateGate, Transfer } from "./pace.ts";
 import { isPassing } from "./passing.ts";
+import { patienceMs } from "../stream.ts";
 import { streamKey } from "../streams.ts";
 
 /** As nydusd's clients ask for it. */
@@ -294,7 +295,7 @@ export class Prefetcher {
     const transfer = new Transfer();
     let failure: DaemonError | undefined;
     // As for a READ: a reader who joins gets the cause before it gives up itself.
-    const deadlineMs = nowMs + 0.95 * fill.flow.parts.limits.readTimeoutMs;
+    const deadlineMs = nowMs + patienceMs(fill.flow.parts.limits);
     const watch = {
       onBytes: (bytes: number) => {
         transfer.took(bytes, clock.nowMs());

@@ -13,6 +13,7 @@ import { type Extent, KIB, extentEnd, overlaps } from "../../units.ts";
 import type { Engine } from "../engine.ts";
 import { holdingsOf } from "../holdings.ts";
 import type { StreamFlow } from "../stream-flow.ts";
+import { patienceMs } from "../stream.ts";
 
 /** The queue lets fewer go, as many as the link needs; these wait there, in order. */
 const IN_AIR_MAX = 12;
@@ -120,7 +121,7 @@ export class Replay {
 
   #launch(flow: StreamFlow, extent: Extent): void {
     const { clock } = this.#parts;
-    const deadlineMs = clock.nowMs() + 0.95 * flow.parts.limits.readTimeoutMs;
+    const deadlineMs = clock.nowMs() + patienceMs(flow.parts.limits);
     this.#inAir += 1;
     this.#requests += 1;
     this.#bytes += flow.stream.map.stored(extent).length;
