@@ -9,15 +9,9 @@ import { showFailure, shrink, simulate } from "../../test/support/simulation/sim
 const PROGRESS_EVERY = 1_000;
 const FAILURES_MAX = 5;
 
-const { values } = parseArgs({
-  options: {
-    schedules: { type: "string", default: "20000" },
-    from: { type: "string", default: "1" },
-    seed: { type: "string" },
-    steps: { type: "string" },
-  },
-});
+const NUMBER = /^\d+$/;
 
+const values = parsed();
 if (values.seed === undefined) await soak(Number(values.from), Number(values.schedules));
 else await replay(Number(values.seed), values.steps?.split(",").map(Number));
 
@@ -44,4 +38,25 @@ async function replay(seed: number, steps: readonly number[] | undefined): Promi
   const failed = violations.length > 0 ? 1 : 0;
   console.log(`${1 - failed} passed, ${failed} failed`);
   process.exitCode = failed;
+}
+
+function parsed() {
+  try {
+    const { values } = parseArgs({
+      options: {
+        schedules: { type: "string", default: "20000" },
+        from: { type: "string", default: "1" },
+        seed: { type: "string" },
+        steps: { type: "string" },
+      },
+    });
+    for (const name of ["schedules", "from", "seed"] as const) {
+      const value = values[name];
+      if (value !== undefined && !NUMBER.test(value)) throw new Error(`--${name}: "${value}"`);
+    }
+    return values;
+  } catch (error) {
+    console.error(`soak: ${error instanceof Error ? error.message : String(error)}`);
+    process.exit(2);
+  }
 }
