@@ -57,6 +57,6 @@ function parsed() {
     return values;
   } catch (error) {
     console.error(`soak: ${error instanceof Error ? error.message : String(error)}`);
-    process.exit(2);
+    return process.exit(2);
   }
 }
