@@ -23,16 +23,17 @@ import { formatOrigin } from "./source/source.ts";
 import type { Binding, CookieName, StreamRecord } from "./state/bindings.ts";
 import { BLOCK_BYTES, type Extent, KIB, alignUp, extentEnd } from "./units.ts";
 
-/** So long after the answer an image can be mounted that nobody has mounted yet. */
-const MOUNT_WITHIN_MS = 30_000;
 /** A part of a whole image is asked for so often: much has come already. */
 const TRIES = 3;
 const HASH_BYTES = 512 * KIB;
 
-export interface MountFiles {
+/** Files that can be mounted until `release`, and from then on as long as they are. */
+export interface PreparedFiles {
   readonly primary: string;
   /** In the device table's order. */
   readonly devices: readonly string[];
+  /** Idempotent. They can be mounted for `mountWithinMs` more. */
+  readonly release: (mountWithinMs: number) => void;
 }
 
 export interface PrepareOptions {
@@ -63,13 +64,15 @@ export class FileMounts {
   }
 
   /**
-   * Resolves with the paths to mount the image by, now and for half a minute. Faults: the
-   * handler's for an OPEN or a READ, image_invalid, digest_mismatch, cancelled.
+   * Resolves with the paths to mount the image by. Faults: the handler's for an OPEN or a READ,
+   * image_invalid, digest_mismatch, cancelled.
    */
-  async prepare(image: Image, options: PrepareOptions): Promise<MountFiles> {
+  async prepare(image: Image, options: PrepareOptions): Promise<PreparedFiles> {
     const { volumeKey, cookieKey, binding } = image;
     const opened: OpenedFile[] = [];
-    let mountWithinMs = 0;
+    const release = (mountWithinMs: number): void => {
+      for (const file of opened) file.release(mountWithinMs);
+    };
     try {
       const keys = [cookieKey, ...binding.devices.map(deviceKey)];
       for (const key of keys)
@@ -79,10 +82,10 @@ export class FileMounts {
         : await this.#prepareMetadata(opened, binding, options);
       const [primary, ...devices] = paths;
       invariant(primary !== undefined, "an image has a primary device");
-      mountWithinMs = MOUNT_WITHIN_MS;
-      return { primary, devices };
-    } finally {
-      for (const file of opened) file.release(mountWithinMs);
+      return { primary, devices, release };
+    } catch (error) {
+      release(0);
+      throw error;
     }
   }
 

@@ -17,7 +17,8 @@ import {
   type RegistryParts,
   isLoopback,
 } from "./source/registry/options.ts";
-import { type RegistrySource, createRegistrySource } from "./source/registry/registry-source.ts";
+import type { RegistrySource } from "./source/registry/push.ts";
+import { createRegistrySource } from "./source/registry/registry-source.ts";
 
 export function createRegistry(parts: {
   readonly config: Config;

@@ -10,6 +10,7 @@ const PROGRESS_EVERY = 1_000;
 const FAILURES_MAX = 5;
 
 const NUMBER = /^\d+$/;
+const NUMBERS = /^\d+(,\d+)*$/;
 
 const values = parsed();
 if (values.seed === undefined) await soak(Number(values.from), Number(values.schedules));
@@ -54,9 +55,14 @@ function parsed() {
       const value = values[name];
       if (value !== undefined && !NUMBER.test(value)) throw new Error(`--${name}: "${value}"`);
     }
+    const { seed, steps, schedules } = values;
+    if (Number(schedules) === 0) throw new Error("--schedules: none");
+    if (steps !== undefined && seed === undefined) throw new Error("--steps is of one --seed");
+    if (steps !== undefined && !NUMBERS.test(steps)) throw new Error(`--steps: "${steps}"`);
     return values;
   } catch (error) {
-    console.error(`soak: ${error instanceof Error ? error.message : String(error)}`);
+    const message = error instanceof Error ? error.message : String(error);
+    console.error(`soak: ${message.split("\n", 1)[0] ?? message}`);
     return process.exit(2);
   }
 }

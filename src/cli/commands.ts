@@ -5,7 +5,7 @@ import yargs, { type Argv } from "yargs";
 import { DEFAULT_CONFIG_PATH, DOOR_WISHES } from "../config/config.ts";
 import { ask } from "../control/client.ts";
 import { statusAnswer } from "../control/schema.ts";
-import { DaemonError } from "../errors.ts";
+import { DaemonError, invariant } from "../errors.ts";
 import { packageVersion } from "../platform/package-root.ts";
 import { addCacheCommands } from "./cache-words.ts";
 import { SHELLS, commandWords } from "./completion-words.ts";
@@ -44,7 +44,11 @@ const LAZY = "detach it now, finish when its last user has left";
 
 /** Runs one command line (without node and script) and returns its exit status. */
 export async function runCommand(words: string[]): Promise<number> {
-  const parser = addCommands(yargs(words))
+  let run: () => unknown = () => undefined;
+  const choose = (chosen: () => unknown): void => {
+    run = chosen;
+  };
+  const parser = addCommands(choosing(yargs(words), choose))
     .scriptName("erofsd")
     .usage(`$0 <command>\n\n${PURPOSE}`)
     .demandCommand(1, "which command?")
@@ -61,7 +65,28 @@ export async function runCommand(words: string[]): Promise<number> {
       throw new DaemonError({ code: "usage_invalid", detail });
     });
   await parser.parseAsync();
+  await run();
   return 0;
+}
+
+/**
+ * `parser`, which hands the chosen command's handler over instead of running it: while it waits for
+ * one, yargs makes up the whole help text, 20 ms of a mount.
+ */
+function choosing(parser: Argv, choose: (run: () => unknown) => void): Argv {
+  const command: unknown = Reflect.get(parser, "command");
+  invariant(isFunction(command), "a parser takes commands");
+  Reflect.set(parser, "command", (...words: unknown[]): unknown => {
+    const [name, summary, builder, handler, ...more] = words;
+    if (!isFunction(handler)) return Reflect.apply(command, parser, words);
+    const chosen = (argv: unknown): void => choose(() => handler(argv));
+    return Reflect.apply(command, parser, [name, summary, builder, chosen, ...more]);
+  });
+  return parser;
+}
+
+function isFunction(word: unknown): word is (...words: unknown[]) => unknown {
+  return typeof word === "function";
 }
 
 /** Adds every command with its help: to yargs, or to what records them. */

@@ -6,6 +6,7 @@
 
 import { parseArgs } from "node:util";
 import { DaemonError } from "../errors.ts";
+import { optimizeLater } from "../platform/optimize-later.ts";
 
 const [command, ...rest] = process.argv.slice(2);
 const wantsHelp = rest.some((word) => word === "--help" || word === "-h");
@@ -18,6 +19,7 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
 
 try {
   if (command === "serve" && !wantsHelp) {
+    optimizeLater();
     const { serve } = await import("../serve.ts");
     process.exitCode = await serve(serveOptions(rest));
   } else {
@@ -28,6 +30,8 @@ try {
   const { reportError } = await import("./report.ts");
   process.exitCode = reportError(error);
 }
+// It has ended, in order or not: whatever is left must not keep the service manager waiting.
+if (command === "serve") process.exit();
 
 function serveOptions(words: string[]): { configPath: string | undefined } {
   try {

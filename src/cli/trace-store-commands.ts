@@ -16,7 +16,7 @@ import { createRegistry } from "../registry.ts";
 import { AccessBook } from "../source/registry/access.ts";
 import { takeEnvironment } from "../source/registry/credentials/environment.ts";
 import { PushedCredentials } from "../source/registry/credentials/pushed.ts";
-import type { RegistrySource } from "../source/registry/registry-source.ts";
+import type { RegistrySource } from "../source/registry/push.ts";
 import { resolveImage } from "../source/resolve-image.ts";
 import type { FetchOptions } from "../source/source.ts";
 import { findTrace, storeTrace } from "../source/traces.ts";

@@ -7,7 +7,7 @@ import { diskUsage } from "../cache/usage.ts";
 import { viewConfig } from "../config/config-view.ts";
 import type { Config } from "../config/config.ts";
 import { DaemonError } from "../errors.ts";
-import type { MountFiles, PrepareOptions } from "../file-mounts.ts";
+import type { PrepareOptions, PreparedFiles } from "../file-mounts.ts";
 import type { NameResolver } from "../flow/name-resolver.ts";
 import { cookieKeyProblem } from "../kernel/cachefiles/keys.ts";
 import type { Clock } from "../platform/clock.ts";
@@ -28,6 +28,8 @@ const FAILURES_MAX = 1024;
 /** Under way at once; whoever is gone may have left some. */
 const REGISTRATIONS_MAX = 64;
 const FAILURE_KEPT_MS = 10 * 60_000;
+/** So long after the answer an image's files can be mounted. */
+const MOUNT_WITHIN_MS = 30_000;
 
 export class FailureLog {
   readonly #failures = new LRUCache<string, { error: DaemonError; atMs: number }>({
@@ -91,7 +93,7 @@ export interface OperationsParts {
         prepare(
           image: CookieName & { readonly binding: Binding },
           options: PrepareOptions,
-        ): Promise<MountFiles>;
+        ): Promise<PreparedFiles>;
       }
     | undefined;
   readonly mounts: Pick<Mounts, "create" | "giveUp" | "list" | "pending" | "remove" | "revision">;
@@ -184,6 +186,7 @@ async function registerImage(
     lookAtFills();
   }
   const files = await mounted?.prepare(image, { signal: stopping, isWhole: false });
+  files?.release(MOUNT_WITHIN_MS);
   return {
     reference: binding.reference,
     manifestDigest: binding.manifestDigest,

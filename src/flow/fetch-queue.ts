@@ -9,7 +9,7 @@ import { type TurnLimits, pickNext } from "../planner/pick-next.ts";
 import { LRUCache } from "lru-cache";
 import { type Clock, cancelledBy } from "../platform/clock.ts";
 import type { Slab, SlabPool } from "../platform/slab-pool.ts";
-import { KIB, type Urgency } from "../units.ts";
+import { KIB, MIB, type Urgency, alignDown } from "../units.ts";
 
 export interface TurnRequest {
   readonly host: string;
@@ -20,13 +20,16 @@ export interface TurnRequest {
   /** Of the slab. */
   readonly slabBytes: number;
   readonly group: object;
-  /** As in planner/pick-next.ts. */
-  readonly backgroundBytesMax: number;
+  /** As in planner/pick-next.ts, by what is known of the host now. */
+  readonly airBytes: () => number;
 }
 
 const HOSTS_MAX = 256;
 /** How often a fetch's progress makes others look whether they may go. */
 const GRANT_STEP_BYTES = 128 * KIB;
+/** Of the pool, what a fetch for a reader in order may fill, unless one unit is longer. */
+const ORDERED_SHARE = 1 / 8;
+const ORDERED_BYTES_MAX = 4 * MIB;
 /** Of the pool, what read-ahead and prefetch may fill. */
 const BACKGROUND_SHARE = 3 / 4;
 
@@ -45,7 +48,8 @@ export class Turn {
   hasCome = false;
   readonly slabBytes: number;
   readonly group: object;
-  readonly backgroundBytesMax: number;
+  readonly airBytesNow: () => number;
+  airBytes = 0;
   urgency: Urgency;
   deadlineMs: number;
 
@@ -55,7 +59,7 @@ export class Turn {
     this.storedBytes = of.bytes;
     this.slabBytes = of.slabBytes;
     this.group = of.group;
-    this.backgroundBytesMax = of.backgroundBytesMax;
+    this.airBytesNow = of.airBytes;
     this.urgency = of.urgency;
     this.deadlineMs = of.deadlineMs;
   }
@@ -81,6 +85,15 @@ export class FetchQueue {
   /** True while somebody who could go waits for memory, or for what goes before it. */
   get isShort(): boolean {
     return this.#waiting.size > 0;
+  }
+
+  /** The slab of one fetch for a reader in order: while others fetch too, half as long. */
+  get orderedBytes(): number {
+    const { slabBytes, bytesMax } = this.#slabs;
+    const groups = new Set([...this.#waiting.keys(), ...this.#held].map(({ group }) => group));
+    const share = groups.size > 1 ? ORDERED_SHARE / 2 : ORDERED_SHARE;
+    const bytes = Math.min(ORDERED_BYTES_MAX, alignDown(bytesMax * share, slabBytes));
+    return Math.max(slabBytes, bytes);
   }
 
   /** True while anything waits to be fetched from `host`, or is being. */
@@ -157,8 +170,18 @@ export class FetchQueue {
     // Who is granted may at once ask for more.
     if (this.#isGranting || this.#waiting.size === 0) return;
     this.#isGranting = true;
+    this.#measure();
     while (this.#grantOne());
     this.#isGranting = false;
+  }
+
+  /** Those who wait for one host go by the same figures: else who came later would overtake. */
+  #measure(): void {
+    const known = new Map<string, number>();
+    for (const turn of this.#waiting.keys()) {
+      turn.airBytes = known.get(turn.host) ?? turn.airBytesNow();
+      known.set(turn.host, turn.airBytes);
+    }
   }
 
   /** Whoever is next waits for memory alone: nobody overtakes it, or a large one would never go. */

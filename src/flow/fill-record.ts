@@ -4,7 +4,7 @@
 
 import type { Code, DaemonError } from "../errors.ts";
 import { type Extent, type Urgency, extentEnd } from "../units.ts";
-import type { FetchRange } from "./flight.ts";
+import type { FetchRange } from "./flight-parts.ts";
 import type { FlowParts, Stream } from "./stream.ts";
 
 export interface FillRecordParts extends Pick<FlowParts, "clock" | "log" | "observe"> {

@@ -11,63 +11,21 @@
 // blocks, and a reader is answered only after its last block is written: what a reader waits
 // for goes first, the rest in large writes when all has arrived.
 
-import type { DecodeUnit } from "../decoder/unit-decoder.ts";
 import { DaemonError, asDaemonError, invariant } from "../errors.ts";
-import type { Unit } from "../image/chunk-map.ts";
-import type { FetchOptions } from "../source/source.ts";
-import type { Clock } from "../platform/clock.ts";
 import { minus } from "../planner/plan-fill.ts";
 import type { Slab } from "../platform/slab-pool.ts";
-import { type Extent, MIB, type Urgency, extentEnd, overlaps } from "../units.ts";
-import { type FetchQueue, Turn } from "./fetch-queue.ts";
+import { type Extent, MIB, extentEnd, overlaps } from "../units.ts";
+import { Turn } from "./fetch-queue.ts";
+import type { FlightParts } from "./flight-parts.ts";
 import { type Intake, rawIntake, storedRoom, unitIntake } from "./intake.ts";
-import type { LinkMeter } from "./link-meter.ts";
 import { Arrivals } from "./arrivals.ts";
 import type { WriteSource } from "./object-writes.ts";
 import type { OpenObject } from "./open-object.ts";
-
-/** Fetches stored bytes of one stream, in order, each once. */
-export type FetchRange = (
-  stored: Extent,
-  onPiece: (piece: Uint8Array) => void,
-  options: Omit<FetchOptions, "attemptsMax">,
-) => Promise<void>;
 
 /** What a reader waits for is written with up to so much of what follows it. */
 const URGENT_WRITE_BYTES = MIB;
 /** What nobody waits for is written in such pieces, once there is one. */
 const BULK_WRITE_BYTES = 2 * MIB;
-
-export interface FlightParts {
-  /** Whole units, and so whole blocks. */
-  readonly extent: Extent;
-  /** The stored bytes; in a raw stream shorter than `extent` at its tail, where zeros follow. */
-  readonly stored: Extent;
-  /** What is decoded and verified whole, in order; undefined for a raw stream. */
-  readonly units: readonly Unit[] | undefined;
-  readonly decode: DecodeUnit;
-  readonly fetch: FetchRange;
-  readonly queue: FetchQueue;
-  readonly meter: LinkMeter;
-  readonly clock: Clock;
-  /** The host it comes from, as the queue and the meter know it. */
-  readonly host: string;
-  readonly deadlineMs: number;
-  readonly urgency: Urgency;
-  /** For whom: fetches in the air are shared out between groups. */
-  readonly group: object;
-  /** Background fetches in the air to the host at most, stored bytes. */
-  readonly backgroundBytesMax: number;
-  /** The bytes were wrong once: they are to come another way. */
-  readonly isSecondTry: boolean;
-  readonly isFirm: boolean;
-  /** Of a raw stream: given all bytes once they have arrived, before any is written; throws to refuse. */
-  readonly verify?: ((bytes: Uint8Array) => void) | undefined;
-  /** Cancelled, failed or over: nobody may join it any more. Called once or more often. */
-  readonly onUnjoinable: () => void;
-  /** A part that will never arrive, or could not be written to these objects. */
-  readonly onFailure: (rest: Extent, error: DaemonError, objects: readonly OpenObject[]) => void;
-}
 
 interface Target {
   /** Bytes from the start that are in the file, or bad. */
@@ -76,9 +34,8 @@ interface Target {
 
 export class Flight implements WriteSource {
   readonly extent: Extent;
-  /** Who it was launched for. */
-  readonly urgency: Urgency;
-  readonly isSecondTry: boolean;
+  /** As it was launched. */
+  readonly by: Pick<FlightParts, "urgency" | "deadlineMs" | "isSecondTry">;
   readonly #parts: FlightParts;
   readonly #turn: Turn;
   readonly #abort = new AbortController();
@@ -101,8 +58,7 @@ export class Flight implements WriteSource {
 
   constructor(parts: FlightParts) {
     this.extent = parts.extent;
-    this.urgency = parts.urgency;
-    this.isSecondTry = parts.isSecondTry;
+    this.by = parts;
     this.#parts = parts;
     this.#turn = new Turn({
       host: parts.host,
@@ -111,7 +67,7 @@ export class Flight implements WriteSource {
       bytes: parts.stored.length,
       slabBytes: parts.extent.length + storedRoom(parts.units, parts),
       group: parts.group,
-      backgroundBytesMax: parts.backgroundBytesMax,
+      airBytes: parts.airBytes,
     });
   }
 
@@ -229,7 +185,17 @@ export class Flight implements WriteSource {
     };
     const { signal } = this.#abort;
     const awaited = this.#awaited.signal;
-    const by = { urgency: this.#turn.urgency, awaited, avoidPeers: this.isSecondTry };
+    const { next } = this.#parts;
+    const { urgency } = this.#turn;
+    const onJoined = (): void => measure.joined(clock.nowMs());
+    const by = {
+      urgency,
+      isPatient: urgency === "demand",
+      awaited,
+      next,
+      onJoined,
+      avoidPeers: this.#parts.isSecondTry,
+    };
     try {
       await fetch(stored, onPiece, { signal, deadlineMs, ...by });
     } finally {

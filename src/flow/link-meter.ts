@@ -13,9 +13,9 @@ const HOSTS_MAX = 256;
  */
 const SAMPLE_MS = 50;
 const SAMPLE_BYTES = 16 * MIB;
-/** Before anything is known, less will do. */
-const FIRST_SAMPLE_MS = 2;
-const FIRST_SAMPLE_BYTES = 64 * KIB;
+/** Until there is one, so much gives a guess, as if it had taken so long at least: it may be a burst. */
+const GUESS_BYTES = 64 * KIB;
+const GUESS_MS_MIN = 2;
 const SAMPLE_MS_MIN = 0.2;
 /** A better figure is believed sooner than a worse one: delays have many causes. */
 const BETTER_RTT_SHARE = 1 / 2;
@@ -24,6 +24,8 @@ const FASTER_SHARE = 1 / 4;
 const SLOWER_SHARE = 1 / 8;
 
 export interface FetchMeasure {
+  /** It comes with a request that was under way: its first byte says nothing of the round trip. */
+  joined(nowMs: number): void;
   took(bytes: number, nowMs: number): void;
   ended(nowMs: number): void;
 }
@@ -42,25 +44,31 @@ interface Host {
 export class LinkMeter {
   readonly #hosts = new LRUCache<string, Host>({ max: HOSTS_MAX });
 
-  /** Undefined until both figures are known. */
+  /** Undefined until something is known of both figures. */
   facts(host: string): LinkFacts | undefined {
-    const { rttMs, bytesPerMs } = this.#hosts.get(host) ?? {};
-    return rttMs === undefined || bytesPerMs === undefined ? undefined : { rttMs, bytesPerMs };
+    const of = this.#hosts.get(host);
+    if (of?.rttMs === undefined) return undefined;
+    const bytesPerMs = of.bytesPerMs ?? guessed(of);
+    return bytesPerMs === undefined ? undefined : { rttMs: of.rttMs, bytesPerMs };
   }
 
   /** A request is on its way. */
   began(host: string, beganMs: number): FetchMeasure {
     const of = this.#hostOf(host);
     let isStreaming = false;
+    const stream = (nowMs: number): void => {
+      isStreaming = true;
+      if (of.streaming === 0) of.countedMs = nowMs;
+      of.streaming += 1;
+    };
     return {
+      joined: stream,
       took: (bytes, nowMs) => {
         if (!isStreaming) {
-          isStreaming = true;
           const ms = nowMs - beganMs;
           const isBetter = ms < (of.rttMs ?? Infinity);
           of.rttMs = moved(of.rttMs, ms, isBetter ? BETTER_RTT_SHARE : WORSE_RTT_SHARE);
-          if (of.streaming === 0) of.countedMs = nowMs;
-          of.streaming += 1;
+          stream(nowMs);
           return;
         }
         of.sampleBytes += bytes;
@@ -94,16 +102,16 @@ export class LinkMeter {
 function count(of: Host, nowMs: number): void {
   of.sampleMs += Math.max(0, nowMs - of.countedMs);
   of.countedMs = nowMs;
-  const isFirst = of.bytesPerMs === undefined;
-  const isLong = of.sampleMs >= SAMPLE_MS || of.sampleBytes >= SAMPLE_BYTES;
-  const isEnough =
-    isFirst && of.sampleMs >= FIRST_SAMPLE_MS && of.sampleBytes >= FIRST_SAMPLE_BYTES;
-  if (!isLong && !isEnough) return;
+  if (of.sampleMs < SAMPLE_MS && of.sampleBytes < SAMPLE_BYTES) return;
   const rate = of.sampleBytes / Math.max(of.sampleMs, SAMPLE_MS_MIN);
   const isFaster = rate > (of.bytesPerMs ?? 0);
   of.bytesPerMs = moved(of.bytesPerMs, rate, isFaster ? FASTER_SHARE : SLOWER_SHARE);
   of.sampleMs = 0;
   of.sampleBytes = 0;
+}
+
+function guessed({ sampleBytes, sampleMs }: Host): number | undefined {
+  return sampleBytes < GUESS_BYTES ? undefined : sampleBytes / Math.max(sampleMs, GUESS_MS_MIN);
 }
 
 function moved(known: number | undefined, seen: number, share: number): number {

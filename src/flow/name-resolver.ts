@@ -26,9 +26,10 @@ import {
   type StreamRecord,
   isSameImage,
 } from "../state/bindings.ts";
-import { type Digest, isDigest } from "../units.ts";
+import { isDigest } from "../units.ts";
 import type { Seed } from "../cache/seed-files.ts";
 import type { Engine } from "./engine.ts";
+import { digestOfKey, ownKey } from "./content-keys.ts";
 import { deviceSeeds } from "./device-seeds.ts";
 import { inspectPrimary } from "./inspect-image.ts";
 import { NameLocks } from "./name-locks.ts";
@@ -83,6 +84,13 @@ export interface Found {
   readonly stream: Stream;
   readonly copenSize: number;
   readonly release: () => void;
+}
+
+interface Preparing {
+  /** Undefined: a digest of its content. */
+  readonly fsid: string | undefined;
+  readonly signal: AbortSignal;
+  readonly ready?: Promise<unknown>;
 }
 
 export class NameResolver {
@@ -140,10 +148,11 @@ export class NameResolver {
   /**
    * Makes a reference mountable under `fsid`, by default a digest of its content, and returns the
    * binding. Its superblock has been read, and `devices` are in its device table's order.
+   * Nothing is kept of it before `ready` resolves, and nothing when that rejects, as this does then.
    */
   async prepare(
     reference: string,
-    options: { fsid: string | undefined; signal: AbortSignal },
+    options: Preparing,
   ): Promise<CookieName & { readonly binding: Binding }> {
     const prepared = await this.#prepare(reference, options);
     const { bindings } = this.#parts;
@@ -170,11 +179,12 @@ export class NameResolver {
 
   async #prepare(
     reference: string,
-    options: { fsid: string | undefined; signal: AbortSignal },
+    options: Preparing,
   ): Promise<CookieName & { readonly binding: Binding }> {
     const { references, volumeKey } = this.#parts;
     const known = this.#knownAs(references.canonical(reference), options.fsid);
-    const content = await this.#resolve(reference, known?.binding, options.signal);
+    const content = await this.#resolve(reference, known?.binding, options);
+    await options.ready;
     if (content === undefined) {
       if (known === undefined) throw new Error(`"${reference}" has no content`);
       return known;
@@ -277,7 +287,7 @@ export class NameResolver {
       if (fixed || (await this.#isMounted(name))) return bound;
     }
     const reference = bound?.reference ?? name.cookieKey;
-    const content = await this.#resolve(reference, bound, this.#stopping.signal);
+    const content = await this.#resolve(reference, bound, { signal: this.#stopping.signal });
     if (content === undefined) {
       if (bound === undefined) throw new Error(`"${reference}" has no content`);
       return bound;
@@ -295,7 +305,7 @@ export class NameResolver {
   async #resolve(
     reference: string,
     bound: Binding | undefined,
-    signal: AbortSignal,
+    { signal, ready }: Pick<Preparing, "signal" | "ready">,
   ): Promise<Content | undefined> {
     const late = this.#late.get(reference);
     if (late !== undefined) {
@@ -310,6 +320,8 @@ export class NameResolver {
         : { deadlineMs: startMs + Math.min(RESOLVE_BOUND_MS, openTimeoutMs / 2), attemptsMax: 1 };
     try {
       const resolved = await references.resolve(reference, { signal, ...patience });
+      // A Nydus image is taken in from here on.
+      await ready;
       const content = await this.#contentOf(resolved, {
         signal,
         deadlineMs: startMs + 4 * openTimeoutMs,
@@ -385,16 +397,4 @@ export class NameResolver {
     const cancel = this.#parts.clock.after(HELD_HEAD_MS, release);
     this.#heldHeads.set(cookieKey, release);
   }
-}
-
-/** Where we choose the key it names the content: the layer, or the manifest when there are devices. */
-function ownKey(content: Content): Digest {
-  return content.devices.length === 0 ? content.stream.digest : content.manifestDigest;
-}
-
-/** The digest a key stands for: `sha256:<hex>`, or what a device slot's 64 bytes hold of it. */
-function digestOfKey(key: string): string | undefined {
-  if (isDigest(key) || /^sha256:[0-9a-f]{57}$/.test(key)) return key;
-  const prefixed = `sha256:${key.toLowerCase()}`;
-  return isDigest(prefixed) ? prefixed : undefined;
 }

@@ -6,15 +6,16 @@
 //   idle                            |= neighbours ===|
 //
 // While a miss is on its way, the link carries nothing that was not asked for together with it. So
-// neighbours set out right behind a miss, no more than a round trip's worth: they have come when the
-// next one's bytes do. Beyond that one at a time for each host, which a reader who comes meanwhile
-// shares the link with: hot ones at once, cold ones when the host has been left alone for a moment.
+// neighbours set out right behind a miss, no more than come in a round trip and a half: they are
+// here when the next one's bytes are. Beyond that one at a time for each host, which a reader who
+// comes meanwhile shares the link with: hot ones at once, cold ones when the host has been left
+// alone for a moment.
 
-import { neighbourPiece, roundTripBytes } from "../planner/link-facts.ts";
+import { freeBytes, neighbourPiece } from "../planner/link-facts.ts";
 import type { Neighbours } from "../planner/neighbourhood.ts";
 import { planAhead } from "../planner/plan-fill.ts";
 import type { Clock } from "../platform/clock.ts";
-import { type Extent, extentEnd } from "../units.ts";
+import { BLOCK_BYTES, type Extent, alignDown, extentEnd } from "../units.ts";
 import type { OpenObject } from "./open-object.ts";
 import type { StreamFlow } from "./stream-flow.ts";
 import { patienceMs } from "./stream.ts";
@@ -88,7 +89,7 @@ export class NeighbourFill {
         return;
       }
       const { flow, object } = one;
-      const spareBytes = roundTripBytes(flow.way.link) - flow.parts.queue.bytesComing(host);
+      const spareBytes = freeBytes(flow.way.link) - flow.parts.queue.bytesComing(host);
       const piece = object.closed ? undefined : nextPiece(one, spareBytes);
       if (piece === undefined) {
         const queue = fill.hot[0] === one ? fill.hot : fill.cold;
@@ -135,7 +136,15 @@ function nextPiece(one: Wanted, spareBytes: number): Extent | undefined {
   const { flow, object, extent, isBefore } = one;
   if (extent.length === 0) return undefined;
   const pieceMax = neighbourPiece(flow.way, flow.fetchMax, spareBytes);
-  return planAhead(extent, holdingsOf(flow, object), pieceMax).at(isBefore ? -1 : 0);
+  const planned = (part: Extent): Extent[] => planAhead(part, holdingsOf(flow, object), pieceMax);
+  if (!isBefore) return planned(extent).at(0);
+  const bytes = alignDown(
+    Math.max(BLOCK_BYTES, pieceMax.storedBytesMax * flow.expansion),
+    BLOCK_BYTES,
+  );
+  const length = Math.min(bytes, pieceMax.logicalBytesMax, extent.length);
+  // As much as one piece carries of what is nearest; all of that may be there.
+  return planned({ offset: extentEnd(extent) - length, length }).at(-1) ?? planned(extent).at(-1);
 }
 
 /** How long until the host has been left alone for long enough; 0: it has. */

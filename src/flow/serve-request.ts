@@ -11,7 +11,7 @@ import {
   demandBytes,
   fullBytes,
   orderedPiece,
-  roundTripBytes,
+  freeBytes,
   strayBytes,
 } from "../planner/link-facts.ts";
 import { minus, planAhead, planFill } from "../planner/plan-fill.ts";
@@ -127,7 +127,8 @@ function readAhead(
   const deadlineMs = clock.nowMs() + patienceMs(limits);
   for (const extent of [...restOfFirst(flow, track), ...verdict.ahead]) {
     for (const piece of planAhead(extent, holdingsOf(flow, object), pieceMax)) {
-      flow.launch(piece, { urgency: "ahead", deadlineMs, group: track, cause });
+      const isInOrder = track.kind === "sequential" && piece.length >= pieceMax.logicalBytesMax / 2;
+      flow.launch(piece, { urgency: "ahead", deadlineMs, group: track, cause, isInOrder });
     }
   }
 }
@@ -143,7 +144,7 @@ function fillNeighbours(flow: StreamFlow, object: OpenObject, { track }: Verdict
     );
   const isStray = track.kind === "random";
   const { windowBytesMax } = flow.parts.limits;
-  const reachBytes = Math.min(roundTripBytes(flow.way.link) * flow.expansion, windowBytesMax);
+  const reachBytes = Math.min(freeBytes(flow.way.link) * flow.expansion, windowBytesMax);
   const of = { isStray, reachBytes };
   const neighbours = object.neighbourhood.jumped(track.last, of, missingBytes);
   if (neighbours !== undefined) {

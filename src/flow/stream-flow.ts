@@ -6,23 +6,16 @@ import { BlockSet } from "../cache/block-set.ts";
 import { DaemonError } from "../errors.ts";
 import type { CutLimits } from "../image/chunk-map.ts";
 import type { KernelObject } from "../kernel/transport.ts";
-import { type Way, backgroundBytesMax } from "../planner/link-facts.ts";
+import { type Way, airBytes, longBytes } from "../planner/link-facts.ts";
 import { minus } from "../planner/plan-fill.ts";
 import { Neighbourhood } from "../planner/neighbourhood.ts";
 import { ReadPattern } from "../planner/read-pattern.ts";
-import {
-  BLOCK_BYTES,
-  type Extent,
-  MIB,
-  type Urgency,
-  alignDown,
-  alignUp,
-  overlaps,
-} from "../units.ts";
+import { BLOCK_BYTES, type Extent, type Urgency, alignDown, alignUp, overlaps } from "../units.ts";
 import { FailureMemory } from "./failure-memory.ts";
 import type { FetchQueue } from "./fetch-queue.ts";
 import { FillRecord } from "./fill-record.ts";
-import { type FetchRange, Flight } from "./flight.ts";
+import { Flight } from "./flight.ts";
+import type { FetchRange } from "./flight-parts.ts";
 import type { LinkMeter } from "./link-meter.ts";
 import type { NeighbourFill } from "./neighbour-fill.ts";
 import { OpenObject, type Waiter } from "./open-object.ts";
@@ -30,10 +23,6 @@ import type { SpareConnections } from "./spare-connections.ts";
 import { type HistorySpace, StreamHistory } from "./stream-history.ts";
 import { type FlowParts, type Stream, type StreamCounters, patienceMs } from "./stream.ts";
 import { WrongBytes, isWrongBytes } from "./wrong-bytes.ts";
-
-/** One fetch fills no more of the pool than one part in so many, unless one unit does. */
-const POOL_SHARES = 16;
-const ORDERED_BYTES_MAX = 4 * MIB;
 
 /** What all streams share: who fetches when, and how fast their hosts are. */
 export interface SharedParts extends FlowParts {
@@ -59,6 +48,8 @@ export interface Launch {
   readonly isSecondTry?: boolean;
   /** It goes on though readers turn out to jump about. */
   readonly isFirm?: boolean;
+  /** What lies behind it is likely to be fetched next. */
+  readonly isInOrder?: boolean;
   /** The READ it is made for. */
   readonly cause?: number;
   readonly watch?: FlightWatch;
@@ -97,8 +88,6 @@ export class StreamFlow {
   readonly expansion: number;
   /** What one fetch may carry. */
   readonly fetchMax: CutLimits;
-  /** What one fetch for a reader in order may carry. */
-  readonly orderedMax: CutLimits;
 
   readonly counters: StreamCounters;
   readonly history: StreamHistory;
@@ -120,12 +109,15 @@ export class StreamFlow {
     this.expansion = stored.length === 0 ? 1 : stream.map.sizeBytes / stored.length;
     const { slabBytes } = parts.slabs;
     this.fetchMax = { logicalBytesMax: slabBytes, storedBytesMax: slabBytes };
-    const share = Math.floor(parts.slabs.bytesMax / POOL_SHARES);
-    const orderedBytes = Math.max(
-      slabBytes,
-      Math.min(ORDERED_BYTES_MAX, alignDown(share, slabBytes)),
-    );
-    this.orderedMax = { logicalBytesMax: orderedBytes, storedBytesMax: orderedBytes };
+  }
+
+  /** What one fetch for a reader in order may carry. */
+  get orderedMax(): CutLimits {
+    const { queue, slabs } = this.parts;
+    // What is decoded takes room twice: as it is stored, and as it is read.
+    const bytes = this.expansion === 1 ? queue.orderedBytes : queue.orderedBytes / 2;
+    const most = Math.max(alignDown(bytes, slabs.slabBytes), slabs.slabBytes);
+    return { logicalBytesMax: most, storedBytesMax: most };
   }
 
   /** To its host, as it is known now. */
@@ -207,7 +199,7 @@ export class StreamFlow {
   /** Starts fetching `extent` for every open object that is ready; it joins `flights` until it ends. */
   launch(
     extent: Extent,
-    { watch, cause, isSecondTry = false, isFirm = false, ...by }: Launch,
+    { watch, cause, isSecondTry = false, isFirm = false, isInOrder = false, ...by }: Launch,
   ): Flight {
     const { map, fetch, host } = this.stream;
     const stored = map.stored(extent);
@@ -229,9 +221,10 @@ export class StreamFlow {
       queue: this.parts.queue,
       meter: this.parts.meter,
       clock,
-      backgroundBytesMax: backgroundBytesMax(this.way),
+      airBytes: () => airBytes(this.way),
       isSecondTry,
       isFirm,
+      next: isInOrder ? longBytes(this.way) : 0,
       verify: this.#verifyOf(extent),
       onUnjoinable: () => this.flights.delete(flight),
       onFailure: (rest, error, objects) => {
@@ -302,16 +295,19 @@ export class StreamFlow {
     if (isFinal || !this.#triesAgain(rest, error, of)) this.#fail(rest, error, objects);
   }
 
-  /** What was not fetched for a reader does not fail one; wrong bytes do when they stay wrong. */
+  /**
+   * What was not fetched for a reader does not fail one, nor does a fetch who came later and has more
+   * time than it had; wrong bytes do when they stay wrong.
+   */
   #triesAgain(rest: Extent, error: DaemonError, of: Flight): boolean {
     const isWrong = isWrongBytes(error);
-    const isLate = error.fault.code === "deadline_exceeded";
-    if (of.urgency === "demand" && !isWrong && !isLate) return false;
+    const isForGood = error.policy.retry === "never" && error.fault.code !== "deadline_exceeded";
+    if (of.by.urgency === "demand" && !isWrong && isForGood) return false;
     const [newest] = this.#waitersOf(rest);
-    if (newest === undefined) return of.urgency !== "demand" || isWrong;
+    if (newest === undefined) return of.by.urgency !== "demand" || isWrong;
     const refused = isWrong && this.#verifyOf(of.extent) !== undefined ? of.extent : undefined;
     const { sinceMs } = newest.waiter.request;
-    const pauseMs = of.urgency === "demand" ? this.#pauseMs(rest, { isWrong, of, sinceMs }) : 0;
+    const pauseMs = of.by.urgency === "demand" ? this.#pauseMs(rest, { isWrong, of, sinceMs }) : 0;
     if (pauseMs === undefined) return false;
     if (pauseMs === 0) {
       this.#refill(rest, refused);
@@ -328,16 +324,18 @@ export class StreamFlow {
 
   /**
    * When a fetch for readers is made again, the newest of whom waits since `sinceMs`; undefined: not
-   * at all. Who came late to a fetch that was too late for others may wait for another.
+   * at all. Who came late to a fetch that has failed for others may wait for another, which has more
+   * time.
    */
   #pauseMs(
     rest: Extent,
     { isWrong, of, sinceMs }: { isWrong: boolean; of: Flight; sinceMs: number },
   ): number | undefined {
-    const newest = { isSecondTry: of.isSecondTry, newestMs: sinceMs };
+    const newest = { isSecondTry: of.by.isSecondTry, newestMs: sinceMs };
     if (isWrong) return this.wrongBytes.noted(rest, newest);
     const { clock, limits } = this.parts;
-    return clock.nowMs() - sinceMs < limits.readTimeoutMs / 2 ? 0 : undefined;
+    const hasMoreTime = sinceMs + patienceMs(limits) > of.by.deadlineMs;
+    return hasMoreTime && clock.nowMs() - sinceMs < limits.readTimeoutMs / 2 ? 0 : undefined;
   }
 
   /** Nobody brings `rest` to these objects. */

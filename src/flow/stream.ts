@@ -9,7 +9,7 @@ import type { Log } from "../platform/log.ts";
 import type { SlabPool } from "../platform/slab-pool.ts";
 import type { SharedPieces } from "../planner/link-facts.ts";
 import type { Digest } from "../units.ts";
-import type { FetchRange } from "./flight.ts";
+import type { FetchRange } from "./flight-parts.ts";
 import type { FlowObserver } from "./flow-observer.ts";
 
 export interface FlowLimits {

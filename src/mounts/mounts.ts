@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mounts that the daemon makes and ends for whoever asks, and all that are there.
 //
-//   look at the mount point -> name the image -> prepare its files, where there are any
-//     -> mount, in a child -> mounted; what fails on the way leaves nothing behind
+//   look at the mount point, and meanwhile for the image -> name it -> prepare its files, where
+//     there are any -> mount, in a child -> mounted; what fails on the way leaves nothing behind
 //
 // Whoever asks may go away meanwhile: the work goes on, and ends by itself or when its mount
 // point is removed.
@@ -10,7 +10,7 @@
 import { resolve } from "node:path";
 import type { DoorWish } from "../config/config.ts";
 import { DaemonError } from "../errors.ts";
-import type { MountFiles } from "../file-mounts.ts";
+import type { PreparedFiles } from "../file-mounts.ts";
 import type { NameResolver } from "../flow/name-resolver.ts";
 import { cookieKeyProblem, volumePartProblem } from "../kernel/cachefiles/keys.ts";
 import type { MountChild } from "../kernel/mount-child.ts";
@@ -208,18 +208,17 @@ export class Mounts {
   }
 
   async #create(pending: UnderWay): Promise<MadeMount> {
-    const { doors, names, startChild, stopping, log } = this.#parts;
+    const { names, startChild, stopping, log } = this.#parts;
     const { wish, abort } = pending;
-    const signal = AbortSignal.any([abort.signal, stopping]);
+    const unready = new AbortController();
+    const signal = AbortSignal.any([abort.signal, stopping, unready.signal]);
     const child = startChild();
     try {
-      const look = { kind: "look", path: wish.mountPoint } as const;
-      const target = await child.carryOut(look, this.#limitMs, signal);
-      this.#claim(pending, target);
-      const way = await doors.pick(wish.door);
-      pending.door = way.kind;
-      this.#revision += 1;
-      const image = await names.prepare(wish.reference, { fsid: undefined, signal });
+      // A child takes as long to start as a registry to answer.
+      const ready = this.#ready(pending, child, signal);
+      ready.catch((error: unknown) => unready.abort(error));
+      const image = await names.prepare(wish.reference, { fsid: undefined, signal, ready });
+      const { target, way } = await ready;
       pending.image = image;
       this.#revision += 1;
       if (wish.fill !== undefined) {
@@ -237,6 +236,22 @@ export class Mounts {
     } finally {
       child.close();
     }
+  }
+
+  /** Where and how it is mounted. */
+  async #ready(
+    pending: UnderWay,
+    child: MountChild,
+    signal: AbortSignal,
+  ): Promise<{ target: string; way: MountWay }> {
+    const { wish } = pending;
+    const look = { kind: "look", path: wish.mountPoint } as const;
+    const target = await child.carryOut(look, this.#limitMs, signal);
+    this.#claim(pending, target);
+    const way = await this.#parts.doors.pick(wish.door);
+    pending.door = way.kind;
+    this.#revision += 1;
+    return { target, way };
   }
 
   #claim(pending: UnderWay, target: string): void {
@@ -303,17 +318,15 @@ export class Mounts {
       pending.progress = { doneBytes, totalBytes };
     };
     const { isWhole } = way;
-    const mount = async ({ primary, devices }: MountFiles): Promise<void> => {
-      const paths = { primary, devices: [...devices] };
-      await order({ kind: "mount-files", image: paths, target, mayLoop: isWhole });
-    };
-    const prepare = () => files.prepare(image, { signal, isWhole, onProgress });
+    let prepared: PreparedFiles | undefined;
     try {
-      await mount(await prepare());
+      prepared = await files.prepare(image, { signal, isWhole, onProgress });
+      const paths = { primary: prepared.primary, devices: [...prepared.devices] };
+      await order({ kind: "mount-files", image: paths, target, mayLoop: isWhole });
     } catch (error) {
-      // Files that were prepared go when another mount of them ends meanwhile.
-      if (errnoOf(error) !== "ENOENT") throw failed(error, target);
-      await mount(await prepare());
+      throw failed(error, target);
+    } finally {
+      prepared?.release(0);
     }
     return undefined;
   }

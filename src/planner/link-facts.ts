@@ -32,16 +32,24 @@ const PIECE_BYTES_MAX = MIB;
 const SPARE_BYTES_MIN = 64 * KIB;
 const ORDERED_MS = 50;
 const ORDERED_BYTES_MIN = MIB;
+/** 200 MB/s: 1 MiB takes 5 ms. */
+const FAST = 200_000;
+const LONG_BYTES = 64 * MIB;
 /** Passing over a gap as if it were wanted may cost this share of a round trip, and this much. */
 const GAP_RTT_SHARE = 1 / 4;
 const GAP_BYTES_MAX = 256 * KIB;
 /** What a reader who jumps about gets beyond its units: a quarter more than it waits anyhow. */
 const STRAY_RTT_SHARE = 1 / 4;
-/** Enough in the air for the link to be full, and a bit for its pauses; no more. */
+/** A reader in order has enough ahead of him for the link to be full through its pauses. */
 const AHEAD_MS = 50;
-const AIR_MS = 40;
-const AHEAD_BYTES_MIN = 2 * MIB;
-const AHEAD_BYTES_MAX = 16 * MIB;
+/** What sets out when a round trip and so much more is still to come finds the link busy. */
+const AIR_MS = 15;
+const AIR_BYTES_MIN = MIB;
+const AIR_BYTES_MAX = 16 * MIB;
+/** From a miss to the next, in round trips: its bytes are written, and the reader goes on. */
+const NEXT_MISS_RTTS = 3 / 2;
+/** Who comes meanwhile shares the link with what is for nobody yet for no longer. */
+const FREE_MS_MAX = 50;
 
 /** Stored bytes of one background request. Without facts: what a slow link carries quickly. */
 export function pieceBytes(link: LinkFacts | undefined): number {
@@ -89,6 +97,15 @@ export function orderedPiece(way: Way, most: CutLimits): PieceLimits {
   return { ...most, storedBytesMax, alignBytes: 1 };
 }
 
+/**
+ * Stored bytes that a request for somebody who goes on in order may bring beyond its own. Where a
+ * request is over in no time, what it costs at both ends is most of it; where it is not, what
+ * nobody asks for in the end would take the link.
+ */
+export function longBytes({ link, shared }: Way): number {
+  return link === undefined || shared !== undefined || link.bytesPerMs < FAST ? 0 : LONG_BYTES;
+}
+
 /** A gap up to this long is fetched along: one request is cheaper than two. */
 export function gapBytes(link: LinkFacts | undefined): number {
   if (link === undefined) return 0;
@@ -103,9 +120,10 @@ export function strayBytes(link: LinkFacts | undefined): number {
   return Math.max(BLOCK_BYTES, alignDown(bytes, BLOCK_BYTES));
 }
 
-/** Stored bytes that the link carries while a miss is on its way. */
-export function roundTripBytes(link: LinkFacts | undefined): number {
-  return link === undefined ? 0 : link.bytesPerMs * link.rttMs;
+/** Stored bytes that the link carries from one miss to the next, 50 ms of it at most. */
+export function freeBytes(link: LinkFacts | undefined): number {
+  if (link === undefined) return 0;
+  return link.bytesPerMs * Math.min(link.rttMs * NEXT_MISS_RTTS, FREE_MS_MAX);
 }
 
 /** Stored bytes to be ahead of a reader so that the link stays full. Peers are slow to begin. */
@@ -114,10 +132,14 @@ export function fullBytes({ link, shared }: Way): number {
   return link === undefined ? 0 : link.bytesPerMs * (2 * link.rttMs + AHEAD_MS);
 }
 
-/** Read-ahead and prefetch in the air to one host at most, stored bytes. */
-export function backgroundBytesMax({ link, shared }: Way): number {
-  if (shared !== undefined) return 2 * shared.preferBytes;
-  if (link === undefined) return AHEAD_BYTES_MIN;
+/**
+ * While no more stored bytes than this are to come from a host, another request of read-ahead or
+ * prefetch may set out: its first byte comes when the last of those before it does. Were
+ * more in the air, what is needed later would come in the place of what is needed now.
+ */
+export function airBytes({ link, shared }: Way): number {
+  if (shared !== undefined) return 2 * shared.preferBytes - shared.alignBytes;
+  if (link === undefined) return AIR_BYTES_MIN;
   const bytes = link.bytesPerMs * (link.rttMs + AIR_MS);
-  return Math.min(Math.max(bytes, AHEAD_BYTES_MIN), AHEAD_BYTES_MAX);
+  return Math.min(Math.max(bytes, AIR_BYTES_MIN), AIR_BYTES_MAX);
 }

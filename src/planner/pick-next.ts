@@ -22,11 +22,11 @@ export interface Candidate {
   /** For whom: its bytes in the air are counted together. */
   readonly group: object;
   /**
-   * Read-ahead and prefetch in the air to its host at most, stored bytes; one request always may be.
-   * Twice as much may be in the air or in memory: what is written slower than it comes, comes no
-   * faster for being in memory.
+   * Read-ahead or prefetch goes while no more stored bytes are to come from its host, and no more
+   * than four times as many of them are in memory or will be: what is written slower than it
+   * comes, comes no faster for being in memory.
    */
-  readonly backgroundBytesMax: number;
+  readonly airBytes: number;
 }
 
 export interface TurnLimits {
@@ -37,7 +37,7 @@ export interface TurnLimits {
 const RANK: Readonly<Record<Urgency, number>> = { demand: 0, ahead: 1, prefetch: 2 };
 /** Of a host's requests, kept free of read-ahead and prefetch. */
 const KEPT_FOR_DEMAND = 2;
-const HELD_FACTOR = 2;
+const HELD_FACTOR = 4;
 
 /**
  * Undefined: nobody may go now. `waiting` is in the order they came; `held` is what has a place at
@@ -65,11 +65,9 @@ function mayGo(one: Candidate, held: readonly Candidate[], limits: TurnLimits): 
   const requestsMax = Math.max(1, limits.requestsPerHost - KEPT_FOR_DEMAND);
   const requests = inAir.filter(isBackground);
   if (requests.length >= requestsMax) return false;
-  const stored = there
-    .filter(isBackground)
-    .reduce((sum, { storedBytes }) => sum + storedBytes, one.storedBytes);
-  if (stored > one.storedBytes && stored > HELD_FACTOR * one.backgroundBytesMax) return false;
-  return requests.length === 0 || sumOf(requests) + one.bytes <= one.backgroundBytesMax;
+  const stored = there.filter(isBackground).reduce((sum, { storedBytes }) => sum + storedBytes, 0);
+  if (stored > HELD_FACTOR * one.airBytes) return false;
+  return sumOf(inAir) <= one.airBytes;
 }
 
 function compare(a: Candidate, b: Candidate, held: readonly Candidate[]): number {

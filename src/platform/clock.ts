@@ -30,20 +30,33 @@ export const machineMs = (): number => Number(process.hrtime.bigint() / 1_000_00
 
 /** Settles after `delayMs`, or rejects with `cancelled` as soon as `signal` aborts. */
 export function sleep(clock: Clock, delayMs: number, signal: AbortSignal): Promise<void> {
+  return nap(clock, delayMs, signal).over;
+}
+
+/** A sleep that `wake` ends before its time. */
+export function nap(
+  clock: Clock,
+  delayMs: number,
+  signal: AbortSignal,
+): { readonly over: Promise<void>; readonly wake: () => void } {
   // As many as like may sleep by one signal.
   setMaxListeners(0, signal);
-  return new Promise((resolve, reject) => {
+  let wake = (): void => undefined;
+  const over = new Promise<void>((resolve, reject) => {
     const aborted = (): void => {
       cancel();
       reject(cancelledBy(signal));
     };
-    const cancel = clock.after(delayMs, () => {
+    wake = () => {
+      cancel();
       signal.removeEventListener("abort", aborted);
       resolve();
-    });
+    };
+    const cancel = clock.after(delayMs, wake);
     if (signal.aborted) aborted();
     else signal.addEventListener("abort", aborted, { once: true });
   });
+  return { over, wake };
 }
 
 /** Resolves when `work` has ended, or after `limitMs`. */

@@ -65,8 +65,10 @@ export interface FetchOptions {
   readonly signal: AbortSignal;
   /** Absolute time on the source's clock after which no further try is made; the fetch rejects by then. */
   readonly deadlineMs: number;
-  /** Tries in all, at most the configured number. 1 means: do not try again. */
+  /** Tries in all, at most; 1 means: do not try again. By default the configured number. */
   readonly attemptsMax?: number;
+  /** It is tried until its deadline, unless trying again cannot help: a reader waits for it. */
+  readonly isPatient?: boolean;
   /** Who waits for it when it begins; default `demand`. */
   readonly urgency?: Urgency;
   /**
@@ -74,6 +76,13 @@ export interface FetchOptions {
    * made as if for demand. (Peers may take seconds for what a registry gives in one round trip.)
    */
   readonly awaited?: AbortSignal;
+  /**
+   * So many stored bytes behind the range are likely to be asked for next, in order: one request may
+   * bring those too, which is cheaper than several. Only for what nobody waits for.
+   */
+  readonly next?: number;
+  /** Told before the first byte when it comes with a request that is under way already. */
+  readonly onJoined?: () => void;
   /** The READ and the fill that it is for: told in the log with each request, at level trace. */
   readonly traced?: TraceIds;
   /** These bytes came before and were bad: get them from the registry itself, past any peers. */

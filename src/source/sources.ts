@@ -47,7 +47,8 @@ export function createSources(
       await Promise.all([sourceOf("registry"), sourceOf("layout"), sourceOf("directory")]);
     },
     async close() {
-      for (const source of made.values()) await (await source).close();
+      // What could not be made is known by whoever asked for it.
+      for (const source of made.values()) await (await source.catch(() => undefined))?.close();
     },
   };
 }

@@ -21,7 +21,7 @@ import {
 import { OCI_INDEX, OCI_MANIFEST } from "../image/oci/media-types.ts";
 import { TRACE_BYTES_MAX } from "../image/trace-format.ts";
 import { type Digest, MIB } from "../units.ts";
-import type { RegistrySource } from "./registry/registry-source.ts";
+import type { RegistrySource } from "./registry/push.ts";
 import { type FetchOptions, type Origin, type Source, formatOrigin } from "./source.ts";
 
 export const TRACE_ARTIFACT = "application/vnd.erofsd.trace.v1";

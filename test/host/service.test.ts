@@ -3,14 +3,16 @@
 // is python3, which has the sockets that Node lacks; the real one is in scripts/test-package.
 
 import { type ChildProcess, spawn } from "node:child_process";
-import { stat, writeFile } from "node:fs/promises";
+import { copyFile, cp, readdir, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { ask } from "../../src/control/client.ts";
 import { statusAnswer } from "../../src/control/schema.ts";
+import { findPackageRoot } from "../../src/platform/package-root.ts";
 import { tempDir } from "../support/temp-dir.ts";
-import { program } from "./support/site.ts";
+import { end, program } from "./support/site.ts";
 
 const timeout = 60_000;
 const WATCHDOG_USEC = 600_000;
@@ -128,6 +130,27 @@ test(
     const said = await start("pipe");
     expect(await said.next("ended")).toEqual(["ended", "2"]);
     pid = 0;
+  },
+  timeout,
+);
+
+test(
+  "one whose program is damaged says so and ends, so that the manager hears of it",
+  async () => {
+    const root = fileURLToPath(findPackageRoot());
+    await copyFile(join(root, "package.json"), join(home, "package.json"));
+    for (const name of ["native", "node_modules"])
+      await symlink(join(root, name), join(home, name));
+    await cp(join(root, "dist"), join(home, "dist"), { recursive: true });
+    // Loaded when it serves already.
+    const commands = join(home, "dist/cli");
+    for (const name of await readdir(commands))
+      if (name.startsWith("registry-")) await rm(join(commands, name));
+    const words = ["serve", "--config", join(home, "config.toml")];
+    const ended = await end(process.execPath, [join(commands, "erofsd.js"), ...words]);
+    expect([ended.code, ended.stderr]).toEqual([1, expect.stringContaining("Cannot find module")]);
+    expect(ended.stdout).toContain('"msg":"ready"');
+    expect(ended.stdout).toContain('"msg":"stopped"');
   },
   timeout,
 );

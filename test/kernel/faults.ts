@@ -18,9 +18,9 @@ import { TIER, beyondSmoke, fullTest } from "./support/settings.ts";
 
 const isFull = TIER === "full";
 const OPEN_TIMEOUT_S = isFull ? 3 : 60;
-const READ_TIMEOUT_S = isFull ? 4 : 60;
+const READ_TIMEOUT_S = isFull ? 4 : 30;
 // Two tries that are not answered take longer than a deadline: what ends them is the deadline.
-const HEADERS_TIMEOUT_S = isFull ? 2 : 45;
+const HEADERS_TIMEOUT_S = isFull ? 2 : 25;
 const CONFIG = `[limits]
 open_timeout = "${OPEN_TIMEOUT_S}s"
 read_timeout = "${READ_TIMEOUT_S}s"

@@ -2,7 +2,7 @@
 // A registry client pointed at a scripted server: what the tests of its behaviour share.
 
 import type { Fault } from "../../src/errors.ts";
-import { type Clock, systemClock } from "../../src/platform/clock.ts";
+import { type Clock, type Random, systemClock } from "../../src/platform/clock.ts";
 import type { AccessBook } from "../../src/source/registry/access.ts";
 import type { RegistryOptions, RegistryParts } from "../../src/source/registry/options.ts";
 import { createRegistrySource } from "../../src/source/registry/registry-source.ts";
@@ -39,6 +39,8 @@ export interface ClientFixture extends AsyncDisposable {
 
 export interface FixtureOptions {
   readonly clock?: Clock;
+  /** Always 0 by default: backoff takes no time. */
+  readonly random?: Random;
   readonly options?: Partial<RegistryOptions>;
   /** Host to talk to instead of the scripted server's. */
   readonly host?: string;
@@ -64,7 +66,7 @@ export async function startClient(
   const logged: string[] = [];
   const source = createRegistrySource({
     clock,
-    random: () => 0,
+    random: given.random ?? (() => 0),
     // Only who tests hedges wants requests that nobody asked for.
     options: { hedgePercent: 0, ...options },
     ...(access === undefined ? {} : { access }),

@@ -312,7 +312,13 @@ export class Prefetcher {
         this.#pump();
       },
     };
-    fill.flow.launch(fill.extent, { urgency: "prefetch", deadlineMs, group: run, watch });
+    fill.flow.launch(fill.extent, {
+      urgency: "prefetch",
+      deadlineMs,
+      group: run,
+      watch,
+      isInOrder: true,
+    });
   }
 
   #ended(

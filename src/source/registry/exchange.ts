@@ -20,6 +20,12 @@ export type Method = "GET" | "POST" | "PUT";
 /** Takes the body's pieces; each is valid only during the call. */
 export type BodySink = (piece: Uint8Array) => void;
 
+/** Holds a body back: what has come stays in the connection, and the peer waits. */
+export interface BodyFlow {
+  pause(): void;
+  resume(): void;
+}
+
 export interface ExchangeRequest {
   readonly dispatcher: Dispatcher;
   /** Names the host in faults. */
@@ -35,7 +41,7 @@ export interface ExchangeRequest {
   readonly headersTimeoutMs: number;
   readonly stallTimeoutMs: number;
   /** Where the body goes; undefined: read and forget it, so that the connection can be used again. */
-  readonly onHead: (head: ResponseHead) => BodySink | undefined;
+  readonly onHead: (head: ResponseHead, flow: BodyFlow) => BodySink | undefined;
   readonly onBytes?: (count: number) => void;
 }
 
@@ -56,7 +62,7 @@ export function exchange(request: ExchangeRequest): Promise<ResponseHead> {
 /** waiting -> headers -> body -> done; any state -> done by a failure. */
 type State = "waiting" | "headers" | "body" | "done";
 
-class Exchange implements Dispatcher.DispatchHandler {
+class Exchange implements Dispatcher.DispatchHandler, BodyFlow {
   readonly #request: ExchangeRequest;
   readonly #host: string;
   readonly #resolve: (head: ResponseHead) => void;
@@ -67,6 +73,7 @@ class Exchange implements Dispatcher.DispatchHandler {
   #sink: BodySink | undefined;
   #discardedBytes = 0;
   #lastByteMs = 0;
+  #isPaused = false;
   #cancelTimer: () => void = () => undefined;
   readonly #onAbort = (): void => {
     this.#fail(cancelledBy(this.#request.signal));
@@ -127,7 +134,7 @@ class Exchange implements Dispatcher.DispatchHandler {
     const head = { host: this.#host, status, headers: headerMap(headers) };
     this.#head = head;
     this.#guarded(() => {
-      this.#sink = this.#request.onHead(head);
+      this.#sink = this.#request.onHead(head, this);
       this.#lastByteMs = this.#request.clock.nowMs();
       this.#watchStall(this.#request.stallTimeoutMs);
     });
@@ -141,6 +148,19 @@ class Exchange implements Dispatcher.DispatchHandler {
       if (this.#sink === undefined) this.#discard(piece);
       else this.#sink(piece);
     });
+  }
+
+  pause(): void {
+    if (this.#state !== "body" || this.#isPaused) return;
+    this.#isPaused = true;
+    this.#controller?.pause();
+  }
+
+  resume(): void {
+    if (this.#state !== "body" || !this.#isPaused) return;
+    this.#isPaused = false;
+    this.#lastByteMs = this.#request.clock.nowMs();
+    this.#controller?.resume();
   }
 
   /** body -> done */
@@ -179,7 +199,7 @@ class Exchange implements Dispatcher.DispatchHandler {
     if (this.#state === "done") return;
     const { clock, stallTimeoutMs } = this.#request;
     this.#cancelTimer = clock.after(delayMs, () => {
-      const quietMs = clock.nowMs() - this.#lastByteMs;
+      const quietMs = this.#isPaused ? 0 : clock.nowMs() - this.#lastByteMs;
       if (quietMs < stallTimeoutMs) {
         this.#watchStall(stallTimeoutMs - quietMs);
         return;

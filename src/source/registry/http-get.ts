@@ -9,7 +9,7 @@ import type { TraceIds } from "../source.ts";
 import type { Access, AccessProfile } from "./access.ts";
 import type { CredentialSource } from "./credentials/credential-source.ts";
 import type { DocumentAnswer, DocumentRequest } from "./credentials/token-service.ts";
-import type { BodySink, Method, ResponseHead } from "./exchange.ts";
+import type { BodyFlow, BodySink, Method, ResponseHead } from "./exchange.ts";
 import { statusFault } from "./faults.ts";
 import { type RetryHints, parseRetryAfter } from "./retry.ts";
 import { SignedURLs, refusesURL } from "./signed-urls.ts";
@@ -52,7 +52,7 @@ export interface GetRequest extends Try {
   /** The statuses that are what was asked for; default: 200 and 206. */
   readonly isDone?: (status: number) => boolean;
   /** For those: checks the head and says where the body goes; undefined: not wanted. */
-  readonly onHead: (head: ResponseHead) => BodySink | undefined;
+  readonly onHead: (head: ResponseHead, flow: BodyFlow) => BodySink | undefined;
   /** A fault for a status that means something of its own; undefined for the usual one. */
   readonly onStatus?: (head: ResponseHead) => DaemonError | undefined;
 }
@@ -163,10 +163,10 @@ export class HTTPClient {
       signal: request.signal,
       traced: request.traced,
       access: request.access(),
-      onHead: (head: ResponseHead) => {
+      onHead: (head: ResponseHead, flow: BodyFlow) => {
         if (!isServed(request, head.status)) return undefined;
         checkEncoding(head);
-        const sink = request.onHead(head);
+        const sink = request.onHead(head, flow);
         onStatus(head.status);
         return sink;
       },

@@ -30,6 +30,8 @@ export interface LanesParts {
   readonly hedges: HedgeBudget;
   readonly peers: Peers;
   readonly observe: RegistryObserver;
+  /** A request has failed while another one for the same bytes is under way. */
+  readonly onCovered: (attempt: StraightTry, error: DaemonError) => void;
 }
 
 /** What holds for all tries of one fetch. */
@@ -162,13 +164,14 @@ export class Lanes {
     terms: LaneTerms,
     spare: StraightTry,
   ): Promise<void> {
-    const { clock, hedges, history, observe } = this.#parts;
+    const { clock, hedges, history, observe, onCovered } = this.#parts;
     const first = this.#lane(attempt, range, terms, STRAIGHT);
     if (terms.urgency !== "demand") {
       await first(0, range.onPiece, attempt.signal);
       return;
     }
     hedges.earn();
+    const hedge = { ...spare, hints: freshHints() };
     const host = attempt.upstream.name;
     const link = linkOf(host, "direct");
     const lateMs = history.firstByteMs(link, 0.95);
@@ -176,13 +179,14 @@ export class Lanes {
       clock,
       signal: attempt.signal,
       first,
-      second: this.#lane({ ...spare, hints: freshHints() }, range, terms, STRAIGHT),
+      second: this.#lane(hedge, range, terms, STRAIGHT),
       delayMs: lateMs === undefined ? undefined : Math.max(HEDGE_DELAY_MIN_MS, lateMs),
       stallMs: stallAfterMs(lateMs),
       takesOver: false,
       mayStart: () => hedges.take(),
       onPiece: range.onPiece,
       onStart: () => observe.hedge?.(host, "started"),
+      onCovered: (error, lane) => onCovered(lane === 0 ? attempt : hedge, error),
       onLead: (lane) => {
         if (lane === 1) observe.hedge?.(host, "won");
       },
@@ -240,7 +244,7 @@ export class Lanes {
 
   #lane(attempt: StraightTry, range: RangeFetch, terms: LaneTerms, route: Route): Lane {
     const { http } = this.#parts;
-    const { blob, wanted } = range;
+    const { blob, wanted, onFlow } = range;
     const via = route.proxy === undefined ? "direct" : "peers";
     return async (skippedBytes, onPiece, signal) => {
       const offset = wanted.offset + skippedBytes;
@@ -255,7 +259,7 @@ export class Lanes {
         await fetchRange(
           http,
           { ...attempt, route, signal },
-          { blob, wanted: rest, onPiece: timed },
+          { blob, wanted: rest, onPiece: timed, ...(onFlow && { onFlow }) },
         );
         timing.end("done");
       } catch (error) {

@@ -4,12 +4,28 @@
 
 import { DaemonError } from "../../errors.ts";
 import type { Digest } from "../../units.ts";
+import type { FetchOptions, Origin, Source } from "../source.ts";
 import type { ResponseHead } from "./exchange.ts";
 import { type HTTPClient, type Try, protocolFault, redirectTarget } from "./http-get.ts";
 import { upstreamUrl } from "./upstream.ts";
 
 const ACCEPTED = 202;
 const CREATED = 201;
+
+/** A registry that can be written to as well. */
+export interface RegistrySource extends Required<Source> {
+  /** As putBlob() below. Faults also: deadline_exceeded, cancelled. */
+  putBlob(
+    origin: Origin,
+    blob: Parameters<typeof putBlob>[2],
+    options: FetchOptions,
+  ): Promise<void>;
+  putManifest(
+    origin: Origin,
+    manifest: Parameters<typeof putManifest>[2],
+    options: FetchOptions,
+  ): Promise<boolean>;
+}
 
 /** Resolves when the registry has it, under `digest`. Faults: registry_*. */
 export async function putBlob(

@@ -40,6 +40,8 @@ export interface RaceOptions {
   readonly mayStart: (reason: "late" | "stalled") => boolean;
   readonly onPiece: (piece: Uint8Array) => void;
   readonly onStart?: (reason: StartReason, lane: 0 | 1) => void;
+  /** This lane has failed while the other runs, which may yet deliver everything. */
+  readonly onCovered?: (error: DaemonError, lane: 0 | 1) => void;
   /** This lane delivers from here on. */
   readonly onLead?: (lane: 0 | 1) => void;
   /**
@@ -213,7 +215,7 @@ class Race {
     const other = this.#otherOf(runner);
     const isFinal = this.#options.authority === runner.index && error.policy.retry === "never";
     if (isFinal) this.#fail(error);
-    else if (isRunning(other)) return;
+    else if (isRunning(other)) this.#options.onCovered?.(error, runner.index);
     else if (other.error !== undefined) this.#fail(this.#moreTelling());
     else if (!this.#options.takesOver) this.#fail(error);
     else {

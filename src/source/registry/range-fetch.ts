@@ -5,7 +5,7 @@
 import type { DaemonError } from "../../errors.ts";
 import type { Extent } from "../../units.ts";
 import type { BlobLocation } from "../source.ts";
-import type { BodySink, ResponseHead } from "./exchange.ts";
+import type { BodyFlow, BodySink, ResponseHead } from "./exchange.ts";
 import { type HTTPClient, type Try, protocolFault } from "./http-get.ts";
 import { checkRangeAnswer, rangeHeader, storedSizeOf, unsatisfiedRange } from "./range-request.ts";
 import { upstreamUrl } from "./upstream.ts";
@@ -16,6 +16,8 @@ export interface RangeFetch {
   readonly wanted: Extent;
   /** Takes the bytes in order; each piece is valid only during the call. */
   readonly onPiece: (piece: Uint8Array) => void;
+  /** Its body is about to come, and may be held back by this. */
+  readonly onFlow?: (flow: BodyFlow) => void;
 }
 
 /**
@@ -29,7 +31,7 @@ export interface RangeFetch {
 export async function fetchRange(
   http: HTTPClient,
   attempt: Try,
-  { blob, wanted, onPiece }: RangeFetch,
+  { blob, wanted, onPiece, onFlow }: RangeFetch,
 ): Promise<void> {
   const { what, upstream } = attempt;
   let gotBytes = 0;
@@ -37,8 +39,9 @@ export async function fetchRange(
     ...attempt,
     ...blobRequest(attempt, blob, wanted),
     onStatus: (head) => (head.status === 416 ? unsatisfiedRange(head, blob) : undefined),
-    onHead: (head): BodySink => {
+    onHead: (head, flow): BodySink => {
       checkRangeAnswer(head, blob, wanted);
+      onFlow?.(flow);
       return (piece) => {
         const left = wanted.length - gotBytes;
         if (piece.length > left) {

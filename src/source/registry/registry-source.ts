@@ -7,21 +7,16 @@ import { DaemonError, invariant } from "../../errors.ts";
 import { isRepository, isTag } from "../../image/oci/reference.ts";
 import { type Digest, type Extent, extentEnd, isDigest } from "../../units.ts";
 import { withBounds } from "../deadline.ts";
-import type {
-  BlobLocation,
-  FetchedManifest,
-  FetchOptions,
-  Origin,
-  RangeHint,
-  Source,
-} from "../source.ts";
+import type { BlobLocation, FetchedManifest, FetchOptions, Origin, RangeHint } from "../source.ts";
 import { PROXY_PIECE_BYTES } from "./access.ts";
 import { BlobDoubts } from "./blob-doubts.ts";
+import { type BoundedTries, boundedTries } from "./bounded-tries.ts";
 import { EnvironmentProxies } from "./environment-proxies.ts";
 import { HedgeBudget } from "./hedge-budget.ts";
 import { HTTPClient, type Try } from "./http-get.ts";
 import { Lanes, type StraightTry } from "./lanes.ts";
 import { LatencyHistory } from "./latency-history.ts";
+import { LongRequests, type Prepared } from "./long-requests.ts";
 import { fetchManifest } from "./manifest-fetch.ts";
 import {
   REGISTRY_DEFAULTS,
@@ -32,10 +27,9 @@ import {
 } from "./options.ts";
 import { Peers } from "./peers.ts";
 import { Pools } from "./pools.ts";
-import { putBlob, putManifest } from "./push.ts";
+import { type RegistrySource, putBlob, putManifest } from "./push.ts";
 import { fetchSize } from "./range-fetch.ts";
 import { fetchReferrers } from "./referrers.ts";
-import { withRetries } from "./retry.ts";
 import { type RoundOptions, tryInOrder } from "./rounds.ts";
 import { readSystemRoots } from "./system-roots.ts";
 import { TLSLoader } from "./tls-options.ts";
@@ -46,21 +40,10 @@ import { type Purpose, planRound } from "./upstream-order.ts";
 
 /** Of Dragonfly, two requests at once: 48 MB/s by 4 MiB, 127 by 16 MiB, 154 by 64 MiB. */
 const PREFERRED_PIECES = 4;
-
-/** A registry that can be written to as well. */
-export interface RegistrySource extends Required<Source> {
-  /** As push.ts has them; one try each. Faults: registry_*, deadline_exceeded, cancelled. */
-  putBlob(
-    origin: Origin,
-    blob: Parameters<typeof putBlob>[2],
-    options: FetchOptions,
-  ): Promise<void>;
-  putManifest(
-    origin: Origin,
-    manifest: Parameters<typeof putManifest>[2],
-    options: FetchOptions,
-  ): Promise<boolean>;
-}
+/** Between two tries of what a reader waits for: a host that is back is not to be missed. */
+const READ_BACKOFF_CAP_MS = 1_000;
+/** Failed tries of one fetch that are in the log without being asked for. */
+const LOUD_TRIES = 3;
 
 export function createRegistrySource(parts: RegistryParts): RegistrySource {
   return new UpstreamsSource(parts);
@@ -87,6 +70,7 @@ class UpstreamsSource implements RegistrySource {
   readonly #lanes: Lanes;
   readonly #health: UpstreamHealth;
   readonly #doubts: BlobDoubts;
+  readonly #long: LongRequests;
   readonly #closing = new AbortController();
 
   constructor(parts: RegistryParts) {
@@ -131,6 +115,7 @@ class UpstreamsSource implements RegistrySource {
       ping: (upstream, access) => transport.pingUpstream(upstream, access),
     });
     this.#doubts = new BlobDoubts(clock);
+    this.#long = new LongRequests(clock, closing);
     this.#lanes = new Lanes({
       clock,
       http,
@@ -138,6 +123,12 @@ class UpstreamsSource implements RegistrySource {
       hedges: parts.hedges ?? new HedgeBudget({ percent: this.#options.hedgePercent }),
       peers: this.#peers,
       observe: this.#observe,
+      onCovered: ({ upstream, what, hints }, error) => {
+        const { code } = error.fault;
+        if (hints.retryAfterMs !== undefined) this.#health.waits(upstream, hints.retryAfterMs);
+        this.#observe.failure?.(upstream.name, code);
+        this.#log?.warn({ host: upstream.name, what, code }, `${error.message}; trying again`);
+      },
     });
   }
 
@@ -197,20 +188,49 @@ class UpstreamsSource implements RegistrySource {
       onPiece(piece);
     };
     const what = `blob ${digest}`;
-    const fetch = { origin, purpose: "pull", what, options } as const;
     const { urgency = "demand", deadlineMs, awaited, avoidPeers = false } = options;
+    const fetch = { origin, purpose: "pull", what, options } as const;
     if (avoidPeers) this.#peers.accuse(digest, extent);
     // Read-ahead may ask for whole pieces, of which some is here.
     if (urgency === "demand" || avoidPeers) this.#doubts.asked(what, extent, avoidPeers);
     const terms = { urgency, deadlineMs, awaited, avoidPeers };
-    await this.#fetch(fetch, async (attempt, spare) => {
+    const long =
+      urgency === "demand" || avoidPeers
+        ? undefined
+        : await this.#share(blob, extent, count, options);
+    if (offset === end) return;
+    const work = this.#fetch(fetch, async (attempt, spare) => {
       const wanted = { offset, length: end - offset };
       // All bytes are there, but the upstream's answer did not end well.
       if (wanted.length === 0) return;
-      await this.#lanes.fetch(attempt, { blob, wanted, onPiece: count }, terms, spare);
+      if (long?.request.isOver === false) {
+        long.request.isOfMirror = attempt.upstream.isMirror;
+        await this.#long.make(long, (range, signal) =>
+          this.#lanes.fetch({ ...attempt, signal }, { blob, ...range }, terms),
+        );
+      } else await this.#lanes.fetch(attempt, { blob, wanted, onPiece: count }, terms, spare);
       const mirrors = [attempt, spare].filter((each) => each?.upstream.isMirror === true);
       if (mirrors.length > 0) this.#doubts.served(what, extent);
     });
+    await work.catch((error: unknown) => {
+      long?.request.fail(error);
+      throw error;
+    });
+  }
+
+  /** As LongRequests.share(). */
+  async #share(
+    blob: BlobLocation,
+    wanted: Extent,
+    onPiece: (piece: Uint8Array) => void,
+    options: FetchOptions,
+  ): Promise<Prepared | undefined> {
+    // Peers share whole pieces instead.
+    const mayMake = this.rangeHint(blob.origin) === undefined;
+    const { joined, made } = this.#long.share({ blob, wanted, onPiece, mayMake }, options);
+    const request = await joined;
+    if (request?.isOfMirror === true) this.#doubts.served(`blob ${blob.digest}`, wanted);
+    return made;
   }
 
   async blobSize(blob: BlobLocation, options: FetchOptions): Promise<number> {
@@ -240,44 +260,45 @@ class UpstreamsSource implements RegistrySource {
     run: (attempt: StraightTry, spare: StraightTry | undefined) => Promise<T>,
   ): Promise<T> {
     const { origin, what, options } = fetch;
+    const { isPatient = false } = options;
     const { host } = origin;
     invariant(origin.kind === "registry" && isRepository(origin.repository), "a registry's origin");
     const { clock, random } = this.#parts;
-    const { deadlineMs } = options;
-    const signals = [options.signal, this.#closing.signal];
     const { attemptsMax, backoffBaseMs, backoffCapMs } = this.#options;
-    return withBounds({ clock, deadlineMs, signals, what }, (signal) =>
-      withRetries(
-        {
-          clock,
-          random,
-          attemptsMax: Math.min(attemptsMax, options.attemptsMax ?? attemptsMax),
-          backoffBaseMs,
-          backoffCapMs,
-          deadlineMs,
+    let upstreams: readonly Upstream[] = [];
+    const bounds: BoundedTries = {
+      clock,
+      random,
+      what,
+      deadlineMs: options.deadlineMs,
+      signals: [options.signal, this.#closing.signal],
+      attemptsMax: options.attemptsMax ?? (isPatient ? Number.POSITIVE_INFINITY : attemptsMax),
+      backoffBaseMs,
+      backoffCapMs: isPatient ? READ_BACKOFF_CAP_MS : backoffCapMs,
+      onFailure: (error, delayMs, tried) => {
+        if (delayMs === undefined) return;
+        const fields = { host, what, code: error.fault.code, delayMs };
+        const level = tried <= LOUD_TRIES ? "warn" : "debug";
+        this.#log?.[level](fields, `${error.message}; trying again`);
+      },
+      pause: (delayMs, signal) => this.#health.pause(upstreams, delayMs, signal),
+    };
+    return boundedTries(bounds, async ({ hints, signal, began }) => {
+      const round = await this.#round(fetch, signal);
+      ({ upstreams } = round);
+      return await tryInOrder(round, hints, (upstream, own) => {
+        began();
+        const next = this.#spare(round.upstreams, upstream, what);
+        const of = (whose: Upstream): StraightTry => ({
+          ...this.#whose(fetch, whose),
+          what,
           signal,
-          onFailure: (error, delayMs) => {
-            if (delayMs === undefined) return;
-            const fields = { host, what, code: error.fault.code, delayMs };
-            this.#log?.warn(fields, `${error.message}; trying again`);
-          },
-        },
-        async (hints) => {
-          const round = await this.#round(fetch, signal);
-          return await tryInOrder(round, hints, (upstream, own) => {
-            const next = this.#spare(round.upstreams, upstream, what);
-            const of = (whose: Upstream): StraightTry => ({
-              ...this.#whose(fetch, whose),
-              what,
-              signal,
-              traced: options.traced,
-              hints: own,
-            });
-            return run(of(upstream), next && of(next));
-          });
-        },
-      ),
-    );
+          traced: options.traced,
+          hints: own,
+        });
+        return run(of(upstream), next && of(next));
+      });
+    });
   }
 
   /** Once, at the registry itself. */

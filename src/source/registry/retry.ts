@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The one retry policy of the registry client: which faults are tried again is ERROR_POLICY's
 // answer, when is exponential backoff with full jitter, or what Retry-After asks
-// (RFC 9110, section 10.2.3). A try that could only begin after the deadline is not waited for.
+// (RFC 9110, section 10.2.3). The last tries before the deadline come sooner; one that the server
+// lets begin only after it is not waited for.
 
 import { DaemonError } from "../../errors.ts";
 import { type Clock, type Random, sleep } from "../../platform/clock.ts";
@@ -9,15 +10,17 @@ import { type Clock, type Random, sleep } from "../../platform/clock.ts";
 export interface RetryOptions {
   readonly clock: Clock;
   readonly random: Random;
-  /** Tries in all, 1 or more. */
+  /** Tries in all, 1 or more; Infinity: until the deadline. */
   readonly attemptsMax: number;
   readonly backoffBaseMs: number;
   readonly backoffCapMs: number;
   /** Absolute, on `clock`. */
   readonly deadlineMs: number;
   readonly signal: AbortSignal;
-  /** Told of every failed try. `delayMs` is undefined when there will be no other. */
-  readonly onFailure?: (error: DaemonError, delayMs: number | undefined) => void;
+  /** Told of every failed try, counted from 1. `delayMs` is undefined when there will be no other. */
+  readonly onFailure?: (error: DaemonError, delayMs: number | undefined, tried: number) => void;
+  /** Waits before the next try; may be over sooner. By default a sleep. */
+  readonly pause?: (delayMs: number) => Promise<void>;
 }
 
 /** What a failed try leaves for the next one. */
@@ -42,9 +45,9 @@ export async function withRetries<T>(
       if (!(error instanceof DaemonError)) throw error;
       const delayMs = nextDelay(options, error, tried, hints);
       // An abort is the caller's doing, not the registry's failure.
-      if (!signal.aborted) options.onFailure?.(error, delayMs);
+      if (!signal.aborted) options.onFailure?.(error, delayMs, tried);
       if (delayMs === undefined) throw error;
-      await sleep(clock, delayMs, signal);
+      await (options.pause?.(delayMs) ?? sleep(clock, delayMs, signal));
     }
   }
 }
@@ -58,9 +61,12 @@ function nextDelay(
   const { clock, random, attemptsMax, deadlineMs, signal } = options;
   if (hints.final || signal.aborted || tried >= attemptsMax) return undefined;
   if (error.policy.retry === "never") return undefined;
+  const leftMs = deadlineMs - clock.nowMs();
   const capMs = Math.min(options.backoffCapMs, options.backoffBaseMs * 2 ** (tried - 1));
-  const delayMs = Math.max(random() * capMs, hints.retryAfterMs ?? 0);
-  return clock.nowMs() + delayMs < deadlineMs ? delayMs : undefined;
+  const drawnMs = random() * capMs;
+  const backoffMs = drawnMs < leftMs || leftMs < options.backoffBaseMs ? drawnMs : leftMs / 2;
+  const delayMs = Math.max(backoffMs, hints.retryAfterMs ?? 0);
+  return delayMs < leftMs ? delayMs : undefined;
 }
 
 /**

@@ -6,7 +6,13 @@ import { DaemonError } from "../../errors.ts";
 import type { Clock } from "../../platform/clock.ts";
 import type { TraceIds } from "../source.ts";
 import type { Access, ProxyProfile } from "./access.ts";
-import { type BodySink, type Method, type ResponseHead, exchange } from "./exchange.ts";
+import {
+  type BodyFlow,
+  type BodySink,
+  type Method,
+  type ResponseHead,
+  exchange,
+} from "./exchange.ts";
 import { transportFault } from "./faults.ts";
 import type { RegistryLog, RegistryObserver, RegistryOptions } from "./options.ts";
 import type { Pools, Way } from "./pools.ts";
@@ -35,7 +41,7 @@ export interface Call {
   readonly signal: AbortSignal;
   readonly traced?: TraceIds | undefined;
   readonly access: Access | undefined;
-  readonly onHead: (head: ResponseHead) => BodySink | undefined;
+  readonly onHead: (head: ResponseHead, flow: BodyFlow) => BodySink | undefined;
 }
 
 export interface TransportParts {

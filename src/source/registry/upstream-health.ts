@@ -8,7 +8,7 @@
 
 import { LRUCache } from "lru-cache";
 import { type Code, DaemonError } from "../../errors.ts";
-import { type Clock, cancelledBy, sleep } from "../../platform/clock.ts";
+import { type Clock, cancelledBy, nap, sleep } from "../../platform/clock.ts";
 import type { Access } from "./access.ts";
 import { Breaker, type BreakerState } from "./breaker.ts";
 import type { RegistryLog } from "./options.ts";
@@ -63,6 +63,8 @@ export interface Entry {
 
 export class UpstreamHealth {
   readonly #parts: UpstreamHealthParts;
+  /** Those who would ask a host again in a while. */
+  readonly #pauses = new Map<() => void, readonly string[]>();
   readonly #hosts = new LRUCache<string, Host>({
     max: HOSTS_MAX,
     dispose: (host) => {
@@ -88,6 +90,20 @@ export class UpstreamHealth {
     const host = this.#host(upstream);
     const untilMs = this.#parts.clock.nowMs() + Math.min(durationMs, WAIT_MAX_MS);
     host.waitUntilMs = Math.max(host.waitUntilMs, untilMs);
+  }
+
+  /**
+   * Resolves after `delayMs`, or as soon as one of these upstreams that was given up answers again.
+   * Rejects when the signal aborts.
+   */
+  async pause(upstreams: readonly Upstream[], delayMs: number, signal: AbortSignal): Promise<void> {
+    const { over, wake } = nap(this.#parts.clock, delayMs, signal);
+    this.#pauses.set(wake, upstreams.map(keyOf));
+    try {
+      await over;
+    } finally {
+      this.#pauses.delete(wake);
+    }
   }
 
   /**
@@ -187,6 +203,7 @@ export class UpstreamHealth {
       host.cancelPing?.();
       host.cancelPing = undefined;
       if (before !== "closed") log?.warn(fields, "the host works again");
+      if (before !== "closed") this.#wake(upstream);
     } else if (breaker.state === "open" && host.cancelPing === undefined && !closing.aborted) {
       this.#pingLater(upstream, host);
     }
@@ -218,6 +235,12 @@ export class UpstreamHealth {
   #answered(upstream: Upstream, { breaker }: Host): void {
     breaker.answered();
     this.#parts.onBreaker(upstream.name, breaker.state);
+    this.#wake(upstream);
+  }
+
+  #wake(upstream: Upstream): void {
+    const key = keyOf(upstream);
+    for (const [wake, keys] of this.#pauses) if (keys.includes(key)) wake();
   }
 
   #restFault(upstream: Upstream, { breaker }: Host): DaemonError {

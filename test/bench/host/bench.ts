@@ -3,11 +3,13 @@
 // run a workload in.
 
 import { execFile } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { invariant } from "../../../src/errors.ts";
+import { findPackageRoot } from "../../../src/platform/package-root.ts";
 import { type RunningRegistry, startDockerRegistry } from "../../support/docker-registry.ts";
 import { type Link, UNSHAPED, startLink } from "../link/link.ts";
 import type { LinkShape } from "../link/wire.ts";
@@ -18,6 +20,7 @@ import { type Outcome, type Task, type Workload, outcomeSchema } from "./workloa
 
 const exec = promisify(execFile);
 const SUBJECT = fileURLToPath(new URL("subject.js", import.meta.url));
+const PROGRAM = fileURLToPath(new URL("dist/cli/erofsd.js", findPackageRoot()));
 const MESSAGE_BYTES_MAX = 64 * 1024 * 1024;
 
 export interface RunOptions {
@@ -87,7 +90,7 @@ export class HostBench {
     const task: Task = { home, registry, image, config, workload };
     try {
       const before = await this.#link.stats();
-      const args = ["--enable-source-maps", SUBJECT, JSON.stringify(task)];
+      const args = [...(await daemonFlags()), SUBJECT, JSON.stringify(task)];
       const { stdout, stderr } = await exec(process.execPath, args, {
         maxBuffer: MESSAGE_BYTES_MAX,
       }).catch((error: unknown) => {
@@ -121,4 +124,12 @@ export async function repeat<T>(times: number, measure: () => Promise<T>): Promi
   const results: T[] = [];
   for (let n = 0; n < times; n += 1) results.push(await measure());
   return results;
+}
+
+/** What the daemon has Node.js run with. */
+async function daemonFlags(): Promise<string[]> {
+  const [first = ""] = (await readFile(PROGRAM, "utf8")).split("\n");
+  const [, flags] = /^#!\/usr\/bin\/env -S node (.*)$/.exec(first) ?? [];
+  invariant(flags !== undefined, `${PROGRAM} names its interpreter`);
+  return flags.split(" ");
 }

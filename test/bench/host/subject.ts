@@ -4,6 +4,7 @@
 //   subject.js TASK-AS-JSON
 
 import { readFile } from "node:fs/promises";
+import { optimizeLater } from "../../../src/platform/optimize-later.ts";
 import { BLOCK_BYTES, KIB, MIB, alignDown } from "../../../src/units.ts";
 import { seededRandom } from "../../support/seeded-random.ts";
 import type { FileObject } from "./file-door.ts";
@@ -17,6 +18,7 @@ const CACHED_BYTES = 16 * MIB;
 const CACHED_READ_BYTES = 128 * KIB;
 
 const [, , argument = ""] = process.argv;
+optimizeLater();
 console.log(JSON.stringify(await run(taskSchema.parse(JSON.parse(argument)))));
 
 async function run(task: Task): Promise<Outcome> {

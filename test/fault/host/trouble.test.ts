@@ -43,7 +43,6 @@ const COLD_MS = Math.min(RUN_MS, RUN_MS - CALM_MS + 300_000);
 const IMAGES = Math.ceil((BYTES_PER_SECOND * COLD_MS) / 1000 / (TREE_MIB * MIB));
 const GROWTH_KIB_MAX = 48 * 1024;
 const LIMITS = `[registry]
-attempts = 20
 stall_timeout = "3s"
 headers_timeout = "3s"
 [limits]

@@ -305,12 +305,11 @@ ${engine}`,
     }
   }
 
-  /** A mount that came and went unseen is awaited for half a minute. */
   async untilIdle(): Promise<void> {
     const isIdle = async (): Promise<boolean> => {
       const { objects } = await this.daemon.status();
       return objects.length === 0;
     };
-    await this.until("nothing is open", isIdle, 40_000);
+    await this.until("nothing is open", isIdle);
   }
 }

@@ -48,11 +48,13 @@ export const READ_FAULTS: readonly ReadFault[] = [
     says: /has no blob sha256:.* in test\/broken/,
     answer: ({ socket }) => socket.write(response(404)),
   }),
-  fault("429 with Retry-After, once", {
+  fault("429 with Retry-After, for most of a second", {
     served: true,
     code: "registry_throttled",
     says: /429 Too Many Requests; trying again/,
-    answer: (asked) => firstly(1, asked, response(429, { "retry-after": "1" })),
+    answer: ({ sinceMs, socket, right }) => {
+      socket.write(sinceMs < 900 ? response(429, { "retry-after": "1" }) : right);
+    },
   }),
   fault("500 twice", {
     served: true,

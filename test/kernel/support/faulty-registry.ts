@@ -18,6 +18,8 @@ export interface FaultyAnswer {
   readonly socket: Socket;
   /** Of this kind of request, since the fault was set, from 0. */
   readonly index: number;
+  /** How long ago the first of this kind was; a client may send two for the same bytes. */
+  readonly sinceMs: number;
   /** What a healthy registry answers. */
   readonly right: Buffer;
   /** The blob's bytes; empty for a manifest. */
@@ -33,7 +35,7 @@ export class FaultyRegistry {
   readonly #images = new Map<string, BuiltImage>();
   readonly #blobs = new Map<string, Uint8Array>();
   #server: ScriptedServer | undefined;
-  #fault: (RegistryFault & { repository: string; count: number }) | undefined;
+  #fault: (RegistryFault & { repository: string; count: number; firstMs: number }) | undefined;
 
   static async start(): Promise<FaultyRegistry> {
     const registry = new FaultyRegistry();
@@ -62,7 +64,7 @@ export class FaultyRegistry {
 
   /** From now on requests of that kind to `repository` are answered by the fault. */
   break(repository: string, fault: RegistryFault): void {
-    this.#fault = { ...fault, repository, count: 0 };
+    this.#fault = { ...fault, repository, count: 0, firstMs: 0 };
   }
 
   heal(): void {
@@ -86,7 +88,9 @@ export class FaultyRegistry {
     }
     const index = fault.count;
     fault.count += 1;
-    fault.answer({ request, socket, index, right, content });
+    const nowMs = performance.now();
+    if (index === 0) fault.firstMs = nowMs;
+    fault.answer({ request, socket, index, sinceMs: nowMs - fault.firstMs, right, content });
   }
 
   #manifest(repository: string): Buffer {

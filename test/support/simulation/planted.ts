@@ -91,8 +91,8 @@ export const PLANTED: readonly PlantedFault[] = [
   {
     name: "read-ahead that fails fails readers",
     file: "flow/stream-flow.ts",
-    find: 'if (of.urgency === "demand" && !isWrong && !isLate) return false;',
-    replace: "if (!isWrong && !isLate) return false;",
+    find: 'if (of.by.urgency === "demand" && !isWrong && isForGood) return false;',
+    replace: "if (!isWrong) return false;",
     rule: 3,
     found: /failed with registry_\w+, which is not so/,
   },
@@ -179,8 +179,9 @@ export const PLANTED: readonly PlantedFault[] = [
   {
     name: "any gap is fetched along",
     file: "planner/link-facts.ts",
-    find: "if (link === undefined) return 0;",
-    replace: "if (link === undefined) return GAP_BYTES_MAX;",
+    find: "if (link === undefined) return 0;\n  const bytes = Math.min(link.bytesPerMs * link.rttMs * GAP_RTT",
+    replace:
+      "if (link === undefined) return GAP_BYTES_MAX;\n  const bytes = Math.min(link.bytesPerMs * link.rttMs * GAP_RTT",
     rule: 5,
     found: /blocks that are there/,
   },

@@ -21,19 +21,20 @@ import type { SeenTurn, Snapshot, Standing, TurnWatch } from "./turn-watch.ts";
 import type { World } from "./world.ts";
 
 const PIECE_MS = 50;
-const AIR_MS = 40;
+const AIR_MS = 15;
+const NEXT_MISS_RTTS = 3 / 2;
 const PIECE_BYTES_MIN = 256 * KIB;
-/** One fetch for a reader in order: so much, and no more than this part of the memory. */
+/** One fetch for a reader in order: so much, and no more than this part of the memory, half while others fetch. */
 const ORDERED_BYTES_MAX = 4 * MIB;
-const ORDERED_SHARE = 1 / 16;
+const ORDERED_SHARE = 1 / 8;
 /** Of what may be in the air, what may be in the air or not yet written. */
-const HELD_FACTOR = 2;
+const HELD_FACTOR = 4;
 /** Of the memory, what is not kept for demand. */
 const BACKGROUND_SHARE = 3 / 4;
 const KEPT_FOR_DEMAND = 2;
-/** So much in the air is never too much for one host, and so much always is. */
-const AHEAD_BYTES_SURE = 2 * MIB;
-const AHEAD_BYTES_MAX = 16 * MIB;
+/** While so much is to come from one host another may always set out, and while more is never. */
+const AIR_BYTES_SURE = MIB;
+const AIR_BYTES_MAX = 16 * MIB;
 const RANK = { demand: 0, ahead: 1, prefetch: 2 } as const;
 /** One unit at either end of what is planned may reach beyond it. */
 const UNIT_SLACK_BYTES = 10 * BLOCK_BYTES;
@@ -95,7 +96,7 @@ export class WireChecks {
     if (!isWholeAgain) this.#checkNeeded(stream, { what, parts, link });
     // What lies around jumps is a guess; it is watched, as prefetch is.
     const isGuess = urgency === "ahead" && by.watch !== undefined;
-    if (parts.length > 1) this.#checkLength(extent, { what, urgency, isGuess, link, stored });
+    if (parts.length > 1) this.#checkLength(extent, { ...by, what, isGuess, link, stored });
   }
 
   /** One fetch per unit: none of it is under way, but for what has come and was wrong. */
@@ -166,14 +167,17 @@ export class WireChecks {
     of: {
       what: string;
       urgency: string;
+      group: object;
       isGuess: boolean;
       link: LinkFacts | undefined;
       stored: Extent;
     },
   ): void {
     const { slabBytes, bytesMax } = this.#rig.slabs;
-    const share = Math.min(ORDERED_BYTES_MAX, bytesMax * ORDERED_SHARE);
-    const ahead = Math.max(slabBytes, share);
+    const live = [...this.watch.waiting, ...this.watch.held].map(({ turn }) => turn.group);
+    const isShared = new Set(live.filter((group) => group !== of.group)).size > 1;
+    const share = bytesMax * (isShared ? ORDERED_SHARE / 2 : ORDERED_SHARE);
+    const ahead = Math.max(slabBytes, Math.min(ORDERED_BYTES_MAX, share));
     const longest = of.urgency === "ahead" ? ahead : slabBytes;
     if (extent.length > longest) this.#say(`${of.what} is longer than ${longest} bytes`);
     if (of.urgency === "demand") return;
@@ -181,7 +185,8 @@ export class WireChecks {
     const ofLink = bytesPerMs * PIECE_MS;
     const piece = Math.min(Math.max(ofLink, PIECE_BYTES_MIN), MIB);
     // More than a quarter only of what the link has nothing else to do for.
-    const guess = Math.min(Math.max(piece / 4, rttMs * bytesPerMs), piece);
+    const freeMs = Math.min(rttMs * NEXT_MISS_RTTS, PIECE_MS);
+    const guess = Math.min(Math.max(piece / 4, freeMs * bytesPerMs), piece);
     const ordered = Math.min(Math.max(ofLink, MIB), Math.max(ahead, PIECE_BYTES_MIN));
     const max = of.urgency === "prefetch" ? MIB : of.isGuess ? guess : ordered;
     if (of.stored.length > max) this.#say(`${of.what} is ${of.stored.length} bytes, over ${max}`);
@@ -229,18 +234,17 @@ export class WireChecks {
     if (one.urgency === "demand") return true;
     const background = there.filter(({ urgency }) => urgency !== "demand");
     if (background.length >= Math.max(1, requestsPerHost - KEPT_FOR_DEMAND)) return false;
-    const max = this.#aheadMax(one.host);
+    const max = this.#airMax(one.host);
     const kept = held.filter(({ host, urgency }) => host === one.host && urgency !== "demand");
-    const stored = kept.reduce((sum, { storedBytes }) => sum + storedBytes, one.storedBytes);
-    if (kept.length > 0 && stored > HELD_FACTOR * max) return false;
-    return background.length === 0 || bytesOf(background) + one.bytes <= max;
+    const stored = kept.reduce((sum, { storedBytes }) => sum + storedBytes, 0);
+    return stored <= HELD_FACTOR * max && bytesOf(there) <= max;
   }
 
   /** Only what is never too much counts as able to go, and only what always is as not. */
-  #aheadMax(host: string): number {
+  #airMax(host: string): number {
     const { rttMs, bytesPerMs } = this.watch.factsOf(host) ?? { rttMs: 0, bytesPerMs: 0 };
     const bytes = bytesPerMs * (rttMs + AIR_MS);
-    return Math.min(Math.max(bytes, AHEAD_BYTES_SURE), AHEAD_BYTES_MAX);
+    return Math.min(Math.max(bytes, AIR_BYTES_SURE), AIR_BYTES_MAX);
   }
 
   /** A fetch goes out. */

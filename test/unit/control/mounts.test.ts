@@ -2,7 +2,7 @@
 // Mounts over the control socket: made, listed, ended, on a kernel whose tree a test scripts.
 
 import { request } from "node:http";
-import { beforeEach, describe, expect, test } from "vitest";
+import { beforeEach, describe, expect, test, vi } from "vitest";
 import { registeredImage } from "../../../src/control/schema.ts";
 import type { FileMounts } from "../../../src/file-mounts.ts";
 import { cacheFileName, openPath } from "../../../src/kernel/fanotify/names.ts";
@@ -109,8 +109,7 @@ describe("a mount", () => {
     });
   });
 
-  test("is not made where it will not do, and nothing is asked of a registry", async () => {
-    rig.names.resolved.length = 0;
+  test("is not made where it will not do, and nothing is kept of its image", async () => {
     for (const mountPoint of ["relative", "/none"]) {
       const reply = await mount({ mountPoint });
       expect(reply).toMatchObject({
@@ -118,6 +117,7 @@ describe("a mount", () => {
         json: { code: "request_invalid", field: "mountPoint" },
       });
     }
+    expect([...rig.names.bindings.all()]).toEqual([]);
     await mount();
     const again = await mount();
     expect(again).toMatchObject({
@@ -127,8 +127,28 @@ describe("a mount", () => {
         message: "mountPoint: /mnt/a is in use: erofs is mounted there",
       },
     });
-    expect(rig.names.resolved).toHaveLength(1);
     expect(rig.mounting.open).toBe(0);
+  });
+
+  test("whose image is looked for meanwhile is given up as soon as the place will not do", async () => {
+    rig.names.publish(TAG, "stall");
+    let tell: () => void = () => undefined;
+    rig.mounting.before = () =>
+      new Promise((resolve) => {
+        tell = resolve;
+      });
+    const mounting = mount({ mountPoint: "/none" });
+    await rig.names.until(() => rig.names.resolved.length === 1);
+    tell();
+    expect(await mounting).toMatchObject({ status: 400, json: { field: "mountPoint" } });
+    expect([await list(), rig.mounting.open]).toEqual([{ mounts: [] }, 0]);
+  });
+
+  test("whose image is not there is refused though the place is still looked at", async () => {
+    rig.mounting.before = () => new Promise(() => undefined);
+    const reply = await mount({ reference: "example.org/no:such" });
+    expect(reply).toMatchObject({ status: 502, json: { code: "manifest_not_found" } });
+    expect([await list(), rig.mounting.open]).toEqual([{ mounts: [] }, 0]);
   });
 
   test("by a door that the daemon has not is refused", async () => {
@@ -231,13 +251,14 @@ describe("a whole image", () => {
   test("is listed with how far it is, and mounted from its files", async () => {
     let goOn: () => void = () => undefined;
     let told: (done: number, total: number) => void = () => undefined;
+    const release = vi.fn<(mountWithinMs: number) => void>();
     const prepare: FileMounts["prepare"] = async (_, { onProgress, isWhole }) => {
       expect(isWhole).toBe(true);
       told = onProgress ?? told;
       await new Promise<void>((resolve) => {
         goOn = resolve;
       });
-      return { primary: "/c/p", devices: ["/c/d"] };
+      return { primary: "/c/p", devices: ["/c/d"], release };
     };
     const way = { kind: "full", files: { prepare }, isWhole: true } as const;
     await start({ pick: () => Promise.resolve(way) });
@@ -249,8 +270,14 @@ describe("a whole image", () => {
     expect(await list()).toMatchObject({
       mounts: [{ state: "preparing", door: "full", progress: { doneBytes: 10, totalBytes: 100 } }],
     });
+    // Until it is mounted its files are held.
+    rig.mounting.before = (order) => {
+      if (order.kind === "mount-files") expect(release).not.toHaveBeenCalled();
+    };
     goOn();
     expect(await mounting).toMatchObject({ status: 200, json: { door: "full" } });
+    // It is mounted: nobody has to be awaited.
+    expect(release.mock.calls).toEqual([[0]]);
     expect(rig.mounting.orders.at(-1)).toEqual({
       kind: "mount-files",
       image: { primary: "/c/p", devices: ["/c/d"] },

@@ -32,7 +32,7 @@ describe("a reader in order", () => {
     await rig.drain();
     rig.read(object, 13, 14);
     await turns();
-    expect(rig.asked.slice(2)).toEqual(["ahead 16-24", "ahead 24-32", "ahead 32-40"]);
+    expect(rig.asked.slice(2)).toEqual(["ahead 16-32", "ahead 32-40"]);
   });
 
   test("gets more in one request than others, where there is memory for it", async () => {
@@ -51,7 +51,7 @@ describe("a reader in order", () => {
     });
     for (const at of [0, 4]) expect(rig.read(object, at, at + 1).answer).toBe("complete");
     await turns();
-    expect(rig.asked).toEqual(["ahead 10-18", "ahead 18-21"]);
+    expect(rig.asked).toEqual(["ahead 10-21"]);
   });
 
   test("gets nothing again that is cached or in the air", async () => {
@@ -68,7 +68,7 @@ describe("a reader in order", () => {
   });
 
   test("is answered by read-ahead that it catches up with: it becomes demand", async () => {
-    const { rig, object } = await opened({ slabsMax: 16, limits: { requestsPerHost: 3 } });
+    const { rig, object } = await opened({ slabsMax: 8, limits: { requestsPerHost: 3 } });
     rig.read(object, 0, 1);
     rig.read(object, 8, 9);
     await turns();
@@ -146,7 +146,7 @@ describe("a reader that jumps about", () => {
   });
 
   test("makes the engine give up read-ahead that waits, and nothing that a reader waits for", async () => {
-    const { rig, object } = await opened({ slabsMax: 16, limits: { requestsPerHost: 3 } });
+    const { rig, object } = await opened({ slabsMax: 8, limits: { requestsPerHost: 3 } });
     rig.read(object, 0, 1);
     const joined = rig.read(object, 8, 9);
     await turns();
@@ -198,6 +198,15 @@ describe("a gap between two parts that a reader lacks", () => {
     expect(written).not.toContain(1_002);
     expect(new Set(written).size).toBe(written.length);
   });
+});
+
+test("what a reader waits for is tried until its deadline, what is read ahead is not", async () => {
+  const { rig, object } = await opened();
+  for (const at of [100, 105]) rig.read(object, at, at + 1);
+  await turns();
+  const asked = rig.source.fetches.map(({ options }) => [options.urgency, options.isPatient]);
+  expect(asked[0]).toEqual(["demand", true]);
+  expect(asked).toContainEqual(["ahead", false]);
 });
 
 test("a reader who joins read-ahead tells its source, for peers may be slow", async () => {

@@ -17,7 +17,7 @@ const noSpace = new DaemonError({ code: "cache_no_space", key: "k", detail: "ful
 
 describe("fairness", () => {
   test("a huge file's full window does not delay another object's first byte", async () => {
-    const rig = new FlowRig({ slabBlocks: 4, slabsMax: 16, limits: { requestsPerHost: 5 } });
+    const rig = new FlowRig({ slabBlocks: 4, slabsMax: 8, limits: { requestsPerHost: 5 } });
     const huge = await rig.open(rig.blob(patternBytes(200 * B)));
     const other = await rig.open(rig.blob(patternBytes(200 * B, 2)));
     for (const at of [0, 4]) rig.read(huge, at, at + 1);
@@ -331,12 +331,17 @@ test("two jobs of prefetch and a reader of each image: readers first, then the j
   expect(new Set(digests)).toEqual(new Set([blob.digest, second.digest]));
 });
 
-test("a reader who joins a fetch that ends too late for the one before him gets another", async () => {
+/** A fetch that a second reader joins when most of the first one's time is over. */
+async function oneLate() {
   const rig = new FlowRig();
   const object = await rig.open(rig.blob(patternBytes(100 * BLOCK_BYTES)));
   const first = rig.read(object, 0, 1);
   await rig.clock.advance(8_000);
-  const second = rig.read(object, 0, 1);
+  return { rig, object, first, second: rig.read(object, 0, 1) };
+}
+
+test("a reader who joins a fetch that ends too late for the one before him gets another", async () => {
+  const { rig, object, first, second } = await oneLate();
   const late = { code: "deadline_exceeded", what: "a fetch", timeoutMs: 9_500 } as const;
   rig.source.open[0]?.fail(new DaemonError(late));
   await turns();
@@ -345,6 +350,18 @@ test("a reader who joins a fetch that ends too late for the one before him gets 
   await turns();
   await rig.drain(object);
   expect([first.answer, second.answer]).toEqual(["complete", "complete"]);
+  expect(rig.source.fetches).toHaveLength(2);
+});
+
+test("a reader who joins a fetch late does not fail with what its last try met", async () => {
+  const { rig, first, second } = await oneLate();
+  const gone = { code: "registry_unreachable", host: "h", detail: "refused" } as const;
+  rig.source.open[0]?.fail(new DaemonError(gone));
+  await turns();
+  rig.source.open[0]?.fail(new DaemonError(gone));
+  await turns();
+  // The other fetch had all the time that the second reader has.
+  expect([first.answer, second.answer]).toEqual(["failed", "failed"]);
   expect(rig.source.fetches).toHaveLength(2);
 });
 

@@ -47,7 +47,7 @@ class Rig {
       bytes: 10,
       slabBytes: SLAB,
       group: { name },
-      backgroundBytesMax: 2 * MIB,
+      airBytes: () => 2 * MIB,
       ...more,
     });
     const controller = new AbortController();
@@ -118,6 +118,20 @@ describe("a turn", () => {
     await turns(1);
     expect(rig.granted).toEqual(["one", "elsewhere"]);
   });
+});
+
+test("who comes when more is known of the link does not overtake who waits", async () => {
+  const rig = new Rig();
+  let airBytes = 1;
+  const by = { bytes: MIB, airBytes: () => airBytes };
+  const first = rig.ask("first", "ahead", by);
+  rig.ask("early", "ahead", by);
+  await turns(1);
+  airBytes = 2 * MIB;
+  rig.ask("late", "ahead", by);
+  await turns(1);
+  expect(rig.granted).toEqual(["first", "early", "late"]);
+  await rig.end(first);
 });
 
 describe("promotion", () => {
@@ -239,4 +253,21 @@ describe("short memory", () => {
     await turns(1);
     expect([rig.granted.at(-1), rig.slabs.lentBytes]).toEqual(["again", 4 * SLAB]);
   });
+});
+
+test("who reads in order gets an eighth of the memory in one fetch, half of that while others fetch too", async () => {
+  const rig = new Rig({ slabsMax: 32 });
+  const { queue } = rig;
+  expect(queue.orderedBytes).toBe(4 * SLAB);
+  const group = { name: "one" };
+  const [one] = [rig.ask("one", "ahead", { group }), rig.ask("more of it", "ahead", { group })];
+  await turns(1);
+  expect(queue.orderedBytes).toBe(4 * SLAB);
+  rig.ask("another", "demand");
+  await turns(1);
+  expect(queue.orderedBytes).toBe(2 * SLAB);
+  await rig.end(one);
+  expect(queue.orderedBytes).toBe(2 * SLAB);
+  expect(new Rig({ slabsMax: 4 }).queue.orderedBytes).toBe(SLAB);
+  expect(new Rig({ slabsMax: 1 << 20 }).queue.orderedBytes).toBe(4 * MIB);
 });

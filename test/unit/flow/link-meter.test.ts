@@ -14,14 +14,31 @@ function fetchOnce(meter: LinkMeter, rttMs: number, bytes: number, host = "a"): 
 }
 
 describe("a link", () => {
-  test("is unknown until a fetch has brought enough after its first piece", () => {
+  test("is unknown until a fetch has brought enough after its first piece, and guessed for a while", () => {
     const meter = new LinkMeter();
     const measure = meter.began("a", 1_000);
     measure.took(50_000, 1_020);
-    measure.took(64 * KIB, 1_021);
+    measure.took(64 * KIB - 1, 1_021);
     expect(meter.facts("a")).toBeUndefined();
-    measure.took(1_000, 1_022);
-    expect(meter.facts("a")).toEqual({ rttMs: 20, bytesPerMs: (64 * KIB + 1_000) / 2 });
+    measure.took(1, 1_021);
+    // A burst may come at once: nothing is taken to have come in less than 2 ms.
+    expect(meter.facts("a")).toEqual({ rttMs: 20, bytesPerMs: 32 * KIB });
+    measure.took(64 * KIB, 1_060);
+    expect(meter.facts("a")).toEqual({ rttMs: 20, bytesPerMs: (128 * KIB) / 40 });
+    measure.took(72 * KIB, 1_070);
+    measure.took(50 * KIB, 1_071);
+    expect(meter.facts("a")).toEqual({ rttMs: 20, bytesPerMs: 4 * KIB });
+  });
+
+  test("of what comes with a request that is under way is measured from when it is joined", () => {
+    const meter = new LinkMeter();
+    fetchOnce(meter, 20, 100_000);
+    const joined = meter.began("a", 2_000);
+    joined.joined(2_000);
+    joined.took(1_000_000, 2_050);
+    joined.ended(2_050);
+    expect(meter.facts("a")).toMatchObject({ rttMs: 20 });
+    expect(meter.facts("a")?.bytesPerMs).toBeGreaterThan(1_000);
   });
 
   test("is measured over many short fetches, without the time between them", () => {

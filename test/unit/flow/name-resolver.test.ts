@@ -17,6 +17,22 @@ function prepare(
 }
 
 describe("a reference that is prepared", () => {
+  test("is kept nothing of before there is a place for it, nor taken in", async () => {
+    const rig = await NamesRig.make();
+    const blobs = { kind: "directory", host: "directory", repository: "/none" } as const;
+    rig.publish(TAG, { kind: "bootstrap", reference: TAG, path: "/none", blobs });
+    rig.publish("registry.example/raw:v1", rig.image());
+    for (const reference of [TAG, "registry.example/raw:v1"]) {
+      const fault = { code: "request_invalid", field: "mountPoint", detail: "gone" } as const;
+      const ready = Promise.reject(new DaemonError(fault));
+      const { signal } = new AbortController();
+      const work = rig.names.prepare(reference, { fsid: undefined, signal, ready });
+      // Taking a bootstrap in fails otherwise here.
+      expect(await rig.settled(rejectionOf(work))).toBe("request_invalid");
+    }
+    expect([[...rig.bindings.all()], rig.flow.source.fetches]).toEqual([[], []]);
+  });
+
   test("gets its layer's digest for a key, and its head is fetched once for both", async () => {
     const rig = await NamesRig.make();
     const image = rig.image();

@@ -78,22 +78,22 @@ describe("a miss that continues nothing", () => {
 });
 
 describe("over a link that is known", () => {
-  test("as much as it carries in a round trip sets out right behind a miss, the nearest first", async () => {
+  test("as much as it carries in a round trip and a half sets out right behind a miss, the nearest first", async () => {
     const { rig, object } = await opened();
     await rig.measureLink(10);
     rig.read(object, 500, 501);
     await turns();
     expect(rig.asked).toEqual(["demand 500-564"]);
-    // 63 blocks in 10 ms, twice as many in a round trip: 64 leave 62, after a bit more than 10 ms.
+    // 63 blocks in 10 ms, 189 in a round trip and a half: 64 leave 125, after a bit more than 10 ms.
     await rig.clock.advance(10);
     expect(rig.asked).toHaveLength(1);
     await rig.clock.advance(1);
-    expect(rig.asked.slice(1)).toEqual(["ahead 564-626"]);
+    expect(rig.asked.slice(1)).toEqual(["ahead 564-628", "ahead 628-629", "ahead 440-500"]);
   });
 
   test("nothing goes with a miss that fills the link for longer than that", async () => {
     const { rig, object } = await opened();
-    await rig.measureLink(3);
+    await rig.measureLink(2);
     rig.read(object, 500, 501);
     await rig.clock.advance(1_000);
     expect(rig.asked).toEqual(["demand 500-564"]);

@@ -3,10 +3,12 @@
 import { describe, expect, test } from "vitest";
 import {
   type LinkFacts,
-  backgroundBytesMax,
+  airBytes,
   backgroundPiece,
+  freeBytes,
   fullBytes,
   gapBytes,
+  longBytes,
   orderedPiece,
   pieceBytes,
   strayBytes,
@@ -21,10 +23,10 @@ const near: LinkFacts = { rttMs: 0.2, bytesPerMs: 1_000_000 };
 
 describe("before anything is known of a link", () => {
   test("background requests are what a slow one carries quickly, and little is in the air", () => {
-    expect([
-      pieceBytes(undefined),
-      backgroundBytesMax({ link: undefined, shared: undefined }),
-    ]).toEqual([256 * KIB, 2 * MIB]);
+    expect([pieceBytes(undefined), airBytes({ link: undefined, shared: undefined })]).toEqual([
+      256 * KIB,
+      MIB,
+    ]);
   });
 
   test("no gap is fetched along, and a stray gets its own block", () => {
@@ -60,10 +62,15 @@ test("a stray gets a quarter of a round trip of what follows it, a block at leas
   expect(strayBytes({ rttMs: 0.1, bytesPerMs: 100 })).toBe(BLOCK_BYTES);
 });
 
-test("enough is in the air to fill a round trip and 40 ms, within 2 and 16 MiB", () => {
-  const most = (link: LinkFacts): number => backgroundBytesMax({ link, shared: undefined });
-  expect([slow, middle, fast].map(most)).toEqual([2 * MIB, 2 * MIB, 6_000_000]);
+test("another request sets out when a round trip and 15 ms are still to come, within 1 and 16 MiB", () => {
+  const most = (link: LinkFacts): number => airBytes({ link, shared: undefined });
+  expect([slow, middle, fast].map(most)).toEqual([MIB, MIB, 3_500_000]);
   expect(most({ rttMs: 300, bytesPerMs: 100_000 })).toBe(16 * MIB);
+});
+
+test("what is free behind a miss is a round trip and a half of the link, 50 ms at most", () => {
+  expect([undefined, slow, fast].map(freeBytes)).toEqual([0, 30_000, 3_000_000]);
+  expect(freeBytes({ rttMs: 300, bytesPerMs: 1_000 })).toBe(50_000);
 });
 
 test("a reader in order is to have two round trips and 50 ms of the link ahead of him", () => {
@@ -93,6 +100,12 @@ test("what he gets in one request is 50 ms of the link, as far as memory allows,
   );
 });
 
+test("one request is for what several ask for where requests are most of the cost", () => {
+  const shared = { alignBytes: 4 * MIB, preferBytes: 16 * MIB };
+  const ways = [undefined, fast, near].map((link) => longBytes({ link, shared: undefined }));
+  expect([...ways, longBytes({ link: near, shared })]).toEqual([0, 0, 64 * MIB, 0]);
+});
+
 test("what peers share goes out in their pieces, more of it at once, and a reader in order gets as much", () => {
   const way = { link: fast, shared: { alignBytes: 4 * MIB, preferBytes: 16 * MIB } };
   const most = { logicalBytesMax: MIB, storedBytesMax: MIB };
@@ -101,7 +114,7 @@ test("what peers share goes out in their pieces, more of it at once, and a reade
     storedBytesMax: 4 * MIB,
     alignBytes: 4 * MIB,
   });
-  expect([backgroundBytesMax(way), fullBytes(way)]).toEqual([32 * MIB, 16 * MIB]);
+  expect([airBytes(way), fullBytes(way)]).toEqual([28 * MIB, 16 * MIB]);
   expect(backgroundPiece({ ...way, shared: undefined }, most)).toEqual({
     logicalBytesMax: MIB,
     storedBytesMax: MIB,

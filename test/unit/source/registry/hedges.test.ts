@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Requests that a reader waits for and that come late are made a second time. Sockets are real,
 // time passes when the test says so.
+import type { Socket } from "node:net";
 import { describe, expect, it } from "vitest";
 import { registryUpstream } from "../../../../src/source/registry/upstream.ts";
 import { sameBytes } from "../../../support/bytes.ts";
@@ -13,6 +14,7 @@ import {
 } from "../../../support/registry-client.ts";
 import {
   type Respond,
+  response,
   rightAnswer,
   startScriptedServer,
 } from "../../../support/scripted-server.ts";
@@ -82,6 +84,29 @@ describe("a late demand request", () => {
     expect(made.events).toEqual(["started", "won"]);
     await client.source.close();
     expect(clock.pendingCount).toBe(0);
+  });
+
+  it("hears what the host asks for by the one that is covered by the other", async () => {
+    const sockets: Socket[] = [];
+    let answerHedge = (): void => undefined;
+    await using made = await startHedged((request, socket) => {
+      sockets.push(socket);
+      answerHedge = () => right(request, socket);
+    });
+    const { client, clock } = made;
+    const reading = client.read(EXTENT);
+    await clock.timerSet((delayMs) => delayMs === LATE_MS);
+    while (sockets.length === 0) await turns(1);
+    await clock.advance(LATE_MS);
+    while (sockets.length === 1) await turns(1);
+    sockets[0]?.write(response(429, { "retry-after": "7" }));
+    while (client.observed.failures.length === 0) await turns(1);
+    answerHedge();
+    expect(sameBytes(await reading, WANTED)).toBe(true);
+    expect(client.logged.join("\n")).toContain("429 Too Many Requests; trying again");
+    // Seven seconds are longer than it has.
+    const { fault } = await client.readFault(EXTENT, { deadlineMs: clock.nowMs() + 6_000 });
+    expect(fault).toMatchObject({ code: "registry_throttled" });
   });
 
   it("goes to the next upstream, where there is one", async () => {

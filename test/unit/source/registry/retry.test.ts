@@ -94,6 +94,28 @@ describe("retrying", () => {
     expect(triedMs).toEqual([0]);
   });
 
+  it("tries sooner when there is less time than it would wait", async () => {
+    const clock = new FakeClock(0);
+    const { attempt, triedMs } = failing(
+      clock,
+      Array.from({ length: 9 }, () => UNREACHABLE),
+    );
+    const options = optionsOf(clock, { attemptsMax: Number.POSITIVE_INFINITY, deadlineMs: 1_000 });
+    expect(await clock.runUntil(faultFrom(withRetries(options, attempt)))).toEqual(UNREACHABLE);
+    expect(triedMs.map(Math.round)).toEqual([0, 100, 300, 700, 850, 925]);
+  });
+
+  it("waits as it is told", async () => {
+    const { attempt, triedMs } = failing(new FakeClock(), [UNREACHABLE, UNREACHABLE]);
+    const waited: number[] = [];
+    const pause = (delayMs: number): Promise<void> => {
+      waited.push(Math.round(delayMs));
+      return Promise.resolve();
+    };
+    await withRetries(optionsOf(new FakeClock(), { pause }), attempt);
+    expect([waited, triedMs.length]).toEqual([[100, 200], 3]);
+  });
+
   it("stops waiting when it is aborted", async () => {
     const clock = new FakeClock();
     const abort = new AbortController();

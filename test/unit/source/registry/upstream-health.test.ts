@@ -182,3 +182,34 @@ it("leaves no timer behind when the source is closed, or nobody uses it any more
   expect(unused.clock.pendingCount).toBe(0);
   expect(unused.health.standing(HOST)).toBe("trial");
 });
+
+it("wakes who would ask again later when a host that was given up answers", async () => {
+  const { health, fail, alive, clock } = start();
+  const signal = new AbortController().signal;
+  const over: string[] = [];
+  await fail(3);
+  void health.pause([OTHER, HOST], 60_000, signal).then(() => over.push("here"));
+  void health.pause([OTHER], 60_000, signal).then(() => over.push("elsewhere"));
+  await clock.advance(1_000);
+  expect(over).toEqual([]);
+  alive.is = true;
+  await clock.advance(2_000);
+  expect(over).toEqual(["here"]);
+  await clock.advance(57_000);
+  expect(over).toEqual(["here", "elsewhere"]);
+});
+
+it("wakes them too when a reader's own request is served, and never after an abort", async () => {
+  const { health, fail, clock, entry } = start();
+  const abort = new AbortController();
+  await fail(3);
+  const paused = health.pause([HOST], 60_000, new AbortController().signal);
+  const aborted = faultFrom(health.pause([HOST], 60_000, abort.signal));
+  abort.abort(new DaemonError({ code: "stopping" }));
+  expect(await aborted).toEqual({ code: "stopping" });
+  const leave = health.enter(HOST, entry());
+  await clock.advance(500);
+  (await leave)("served");
+  await paused;
+  expect(clock.pendingCount).toBe(0);
+});

@@ -161,6 +161,26 @@ it("waits, for all, when its only upstream asks to", async () => {
   expect(client.server.requests).toHaveLength(3);
 });
 
+it("tries until its deadline what a reader waits for, and says what it met", async () => {
+  const clock = new FakeClock();
+  await using client = await startClient(answer(500), { clock, random: () => 0.5 });
+  const read = { isOver: false };
+  const extent = { offset: 0, length: 100 };
+  const reading = client.readFault(extent, { isPatient: true }).finally(() => {
+    read.isOver = true;
+  });
+  while (!read.isOver) {
+    await nextTurn();
+    if (clock.pendingDelaysMs.length > 1) await clock.advance(50);
+  }
+  expect((await reading).fault).toMatchObject({ code: "registry_failed", status: 500 });
+  // For 20 s, with half a second between two.
+  expect(client.server.requests.length).toBeGreaterThan(20);
+  expect(client.server.requests.length).toBeLessThan(60);
+  const told = client.logged.filter((line) => line.includes("trying again"));
+  expect(told.length).toBeGreaterThan(20);
+});
+
 it("with its only upstream broken refuses prefetch at once, and lets readers try", async () => {
   const clock = new FakeClock();
   let works = false;
