@@ -8,6 +8,9 @@ import { parseArgs } from "node:util";
 import { DaemonError } from "../errors.ts";
 import { optimizeLater } from "../platform/optimize-later.ts";
 
+/** So long a file that is being written at the end has to get there. */
+const LEFT_OVER_MS = 2000;
+
 const [command, ...rest] = process.argv.slice(2);
 const wantsHelp = rest.some((word) => word === "--help" || word === "-h");
 
@@ -31,7 +34,7 @@ try {
   process.exitCode = reportError(error);
 }
 // It has ended, in order or not: whatever is left must not keep the service manager waiting.
-if (command === "serve") process.exit();
+if (command === "serve") setTimeout(() => process.exit(), LEFT_OVER_MS).unref();
 
 function serveOptions(words: string[]): { configPath: string | undefined } {
   try {

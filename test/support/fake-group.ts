@@ -17,6 +17,8 @@ export class FakeGroup {
   readonly mounted = new Set<bigint>();
   refusal: string | undefined;
   onMark: () => void = () => undefined;
+  /** A write into a file begins when it has resolved. */
+  beforeWrite: () => Promise<void> = () => Promise.resolve();
   readonly #real: Native;
   #onReady: (() => void) | undefined;
 
@@ -32,6 +34,10 @@ export class FakeGroup {
         this.onMark();
         if (flags === 1) this.marked.add(inode(fd));
         else this.marked.delete(inode(fd));
+      },
+      pwriteAligned: async (...of) => {
+        await this.beforeWrite();
+        await this.#real.pwriteAligned(...of);
       },
       readEvents: (_, buffer) => {
         const next = this.events.shift();

@@ -161,7 +161,7 @@ export class CacheFile {
   /** What it holds is wrong: it is deleted when it is closed, and nothing of it trusted after a crash. */
   async distrust(): Promise<void> {
     this.#isDistrusted = true;
-    await this.#saving;
+    await Promise.allSettled([this.#saving, this.#closing]);
     await rm(`${this.#parts.path}${RECORD_SUFFIX}`, { force: true });
   }
 

@@ -4,12 +4,15 @@
 import type { Clock } from "../../platform/clock.ts";
 import type { Log } from "../../platform/log.ts";
 import type { Native } from "../../platform/native.ts";
-import type { CacheFile } from "./cache-file.ts";
+import { DaemonError } from "../../errors.ts";
+import { CacheFile } from "./cache-file.ts";
 import type { FileLinks } from "./file-links.ts";
 import type { FileObject } from "./file-object.ts";
 import type { LeftFile } from "./left-files.ts";
 import type { KeyName } from "./names.ts";
+import type { OrphanFiles } from "./orphan-files.ts";
 import type { RoomLimits } from "./room.ts";
+import type { CacheFileParts } from "./stored-file.ts";
 
 export interface OpenFilesParts {
   readonly native: Native;
@@ -58,4 +61,18 @@ export interface OpenEntry {
 
 export function idOf({ volumeKey, cookieKey }: KeyName): string {
   return `${volumeKey}\0${cookieKey}`;
+}
+
+/** Takes the file over from `orphans`. Faults: key_refused, and as CacheFile.adopt. */
+export async function adoptFile(
+  parts: CacheFileParts,
+  { left, fd }: LeftOpen,
+  orphans: Pick<OrphanFiles, "take">,
+): Promise<CacheFile> {
+  if (left.sizeBytes !== parts.sizeBytes) {
+    const detail = `it is mounted with ${left.sizeBytes} bytes, and stands for ${parts.sizeBytes}`;
+    throw new DaemonError({ code: "key_refused", key: parts.key.cookieKey, detail });
+  }
+  orphans.take(fd);
+  return CacheFile.adopt(parts, fd);
 }

@@ -24,6 +24,7 @@ import {
   type OpenEntry,
   type OpenFilesParts,
   type OpenedFile,
+  adoptFile,
   idOf,
 } from "./open-entry.ts";
 import { type PendingOpen, type Told, requestOpen } from "./open-request.ts";
@@ -47,6 +48,7 @@ export class OpenFiles {
   /** By key: on its way, or open. */
   readonly #opening = new Map<string, Promise<OpenEntry>>();
   readonly #entries = new Map<string, OpenEntry>();
+  /** Those of them that are not about to be gone. */
   readonly #byId = new Map<string, OpenEntry>();
   readonly #opens = new Set<PendingOpen>();
   readonly #run = randomBytes(8).toString("hex");
@@ -99,7 +101,7 @@ export class OpenFiles {
 
   /** As it is now. What is complete and mounted needs nobody. */
   get isAnyMarkedMounted(): boolean {
-    const entries = [...this.#entries.values()];
+    const entries = [...this.#byId.values()];
     return (
       this.#orphans.count > 0 ||
       this.#unserved.count > 0 ||
@@ -107,7 +109,7 @@ export class OpenFiles {
     );
   }
 
-  readonly objects = () => [...this.#entries.values()].map(({ object }) => object);
+  readonly objects = () => [...this.#byId.values()].map(({ object }) => object);
 
   /**
    * Opens what a daemon before us left and is still mounted; nothing else is opened meanwhile.
@@ -221,17 +223,11 @@ export class OpenFiles {
     return object;
   }
 
-  async #openFile(key: KeyName, sizeBytes: number, left?: LeftOpen): Promise<CacheFile> {
+  #openFile(key: KeyName, sizeBytes: number, left?: LeftOpen): Promise<CacheFile> {
     const { native, clock, log } = this.#parts;
     const path = this.#pathOf(key, sizeBytes);
     const parts = { native, clock, log, room: this.room, path, key, sizeBytes };
-    if (left === undefined) return CacheFile.open(parts);
-    if (left.left.sizeBytes !== sizeBytes) {
-      const detail = `it is mounted with ${left.left.sizeBytes} bytes, and stands for ${sizeBytes}`;
-      throw new DaemonError({ code: "key_refused", key: key.cookieKey, detail });
-    }
-    this.#orphans.take(left.fd);
-    return CacheFile.adopt(parts, left.fd);
+    return left === undefined ? CacheFile.open(parts) : adoptFile(parts, left, this.#orphans);
   }
 
   #pathOf(key: KeyName, sizeBytes: number): string {
@@ -338,10 +334,11 @@ export class OpenFiles {
     const { object, file } = entry;
     this.#unmark(object);
     object.close(error);
-    this.#forget(entry);
+    this.#byId.delete(file.id);
     this.#parts.messages.close += 1;
     this.#handler?.closed(object);
-    await file.close();
+    // Not before: whoever opens it anew must find its record, and whoever stops waits for it.
+    await file.close().finally(() => this.#forget(entry));
   }
 
   #forget({ object, file }: OpenEntry): void {

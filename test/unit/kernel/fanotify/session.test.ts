@@ -10,6 +10,7 @@ import { DaemonError } from "../../../../src/errors.ts";
 import { encodeResponse } from "../../../../src/kernel/fanotify/codec.ts";
 import type { OpenedFile } from "../../../../src/kernel/fanotify/open-entry.ts";
 import { EventJournal } from "../../../../src/kernel/fanotify/journal.ts";
+import { streamsDirectory } from "../../../../src/kernel/fanotify/names.ts";
 import { FanotifySession } from "../../../../src/kernel/fanotify/session.ts";
 import type {
   KernelHandler,
@@ -100,6 +101,8 @@ function access(file: OpenedFile, of: { offset: number; count: number; pid?: num
 
 const answer = (fd: number, how: "allow" | "deny"): string =>
   Buffer.from(encodeResponse(fd, how)).toString("hex");
+
+const streams = (): string => streamsDirectory(cacheDir);
 
 const links = async (): Promise<string[]> =>
   (await readdir(join(cacheDir, "fanotify/open"))).filter((name) => !name.endsWith(".json"));
@@ -352,6 +355,40 @@ describe("stop", () => {
     expect(await opening).toBe("stopping");
     expect(handler.opens[0]?.accept(SIZE)).toBeUndefined();
   });
+
+  test("waits until what was let go before is recorded, as whoever opens it anew does", async () => {
+    const file = await session.open(KEY);
+    const [writing, goOn] = slowWrite(file, 4096);
+    file.release(0);
+    while (handler.closedObjects.length === 0) await clock.advance(100);
+    const opening = session.open(KEY);
+    await clock.advance(100);
+    expect(handler.opens).toHaveLength(1);
+    goOn();
+    await writing;
+    const again = await opening;
+    expect(await again.object.dataExtents(SIZE)).toEqual([{ offset: 4096, length: 4096 }]);
+
+    const [last, finish] = slowWrite(again, 8192);
+    again.release(0);
+    while (handler.closedObjects.length === 1) await clock.advance(100);
+    const stopping = session.stop(STOPPING).then(() => "stopped");
+    expect(await Promise.race([stopping, clock.advance(100)])).toBeUndefined();
+    finish();
+    await Promise.all([last, stopping]);
+    const [record] = (await readdir(streams())).filter((name) => name.endsWith(".record"));
+    expect(readFileSync(join(streams(), record ?? ""), "latin1")).toContain('"writtenNs"');
+  });
+
+  /** It reaches the disk when `goOn` is called. */
+  function slowWrite(file: OpenedFile, fileOffset: number): [Promise<void>, () => void] {
+    let goOn: () => void = () => undefined;
+    const disk = new Promise<void>((resolve) => {
+      goOn = resolve;
+    });
+    group.beforeWrite = () => disk;
+    return [write(file, fileOffset, 4096), goOn];
+  }
 
   test("says which mounted images are not complete", async () => {
     const file = await session.open(KEY);
