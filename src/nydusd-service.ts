@@ -14,12 +14,13 @@ import type { FdPassing, Keeper, ServiceOptions } from "./nydusd/rooms.ts";
 import type { BlobService, ImageBind, ImageCounters, InflightRead } from "./nydusd/service.ts";
 import { cullImage } from "./nydusd-cull.ts";
 import { type Serving, accessProfile, assemble, countersOf, originOf } from "./nydusd-serving.ts";
+import { optimizeLater } from "./platform/optimize-later.ts";
 import { systemClock as clock, sleep } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
 import { buildRooms } from "./rooms.ts";
 import type { BlobLocation } from "./source/source.ts";
-import type { CookieName } from "./state/bindings.ts";
+import type { CookieName, StreamRecord } from "./state/bindings.ts";
 
 /** How often a wait for the last answers looks whether they are given. */
 const DRAIN_POLL_MS = 5;
@@ -166,6 +167,13 @@ class RoomsBlobService implements BlobService {
     await names.bind(name, content);
     this.#images.set(image.fsid, { ...image, ...name });
     this.#prefetch({ ...image, ...name });
+    await this.#approach(content.devices);
+  }
+
+  /** A bootstrap is here already, so nothing has been asked of where the blobs are. */
+  async #approach(devices: readonly StreamRecord[]): Promise<void> {
+    const { streams, engine } = this.#served();
+    for (const device of devices) engine.approach(await streams.open(device));
   }
 
   async unbind({ domainId, fsid }: { domainId: string; fsid?: string }): Promise<number> {
@@ -251,7 +259,7 @@ class RoomsBlobService implements BlobService {
     };
     this.#serving = assemble(rooms, { ...parts, ...device, onObjects });
     // What a first request needs is loaded while nobody waits.
-    rooms.warmUp().catch((error: unknown) => {
+    rooms.warmUp().then(optimizeLater, (error: unknown) => {
       this.#onFatal(asDaemonError(error));
     });
   }

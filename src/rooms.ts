@@ -27,6 +27,7 @@ import { Metrics } from "./platform/metrics.ts";
 import type { Native } from "./platform/native.ts";
 import { SlabPool } from "./platform/slab-pool.ts";
 import { compileWasmOnce } from "./platform/wasm.ts";
+import { ignoreBecause } from "./source/ignore.ts";
 import { AccessBook } from "./source/registry/access.ts";
 import { takeEnvironment } from "./source/registry/credentials/environment.ts";
 import { PushedCredentials } from "./source/registry/credentials/pushed.ts";
@@ -83,7 +84,7 @@ export async function buildRooms(parts: RoomsParts, adopted = false) {
     await source.warmUp();
     await decoder();
     await tryDecoding(native);
-    await slabs.warmUp(nextTurn);
+    slabs.warmUp();
   };
   return {
     source,
@@ -197,6 +198,9 @@ function buildSlabs(config: Config, native: Native): SlabPool {
     slabBytes,
     slabsMax: Math.floor(config.limits.bytes_in_flight / slabBytes),
     allocate: (bytes) => native.allocateAligned(bytes),
+    populate: (bytes) => {
+      ignoreBecause("it is made as it is touched, then", native.populate(bytes));
+    },
   });
 }
 

@@ -47,6 +47,8 @@ class JobPool : public Napi::ObjectWrap<JobPool>, private PoolHandle::Owner {
   Napi::Value Seek(const Napi::CallbackInfo& info);
   // extents(fd, from, sizeBytes, maxExtents) -> job | -errno; ends with a Float64Array
   Napi::Value Extents(const Napi::CallbackInfo& info);
+  // populate(bytes) -> job | -errno; ends with 0
+  Napi::Value Populate(const Napi::CallbackInfo& info);
   // decode(codec, source, sourceOffset, sourceLength, decodedBytes, dictionary, bits, byte,
   //        target, pieces) -> job | -errno; ends with 0
   Napi::Value Decode(const Napi::CallbackInfo& info);
@@ -130,6 +132,17 @@ Napi::Value JobPool::Extents(const Napi::CallbackInfo& info) {
   job.extents_max = static_cast<size_t>(args.Integer(3, "maxExtents", 1, kExtentsMax));
   if (args.failed()) return info.Env().Undefined();
   return Result(info, Submit(std::move(job), {}));
+}
+
+Napi::Value JobPool::Populate(const Napi::CallbackInfo& info) {
+  Args args(info, "populate");
+  Job job;
+  job.kind = Job::Kind::kPopulate;
+  const Bytes bytes = args.Uint8Array(0, "bytes");
+  if (args.failed()) return info.Env().Undefined();
+  job.data = bytes.data;
+  job.length = bytes.length;
+  return Result(info, Submit(std::move(job), {bytes.value}));
 }
 
 // Numbers as JS gives them: triples of from, length, offset in the target.
@@ -250,6 +263,7 @@ void ExportJobPools(Napi::Env env, Napi::Object exports) {
                                     JobPool::InstanceMethod<&JobPool::Pwrite>("pwrite"),
                                     JobPool::InstanceMethod<&JobPool::Seek>("seek"),
                                     JobPool::InstanceMethod<&JobPool::Extents>("extents"),
+                                    JobPool::InstanceMethod<&JobPool::Populate>("populate"),
                                     JobPool::InstanceMethod<&JobPool::Destroy>("destroy")},
                                    const_cast<char*>(kWriter)));
   exports.Set("DecoderPool",

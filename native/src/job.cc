@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What pool threads do: pwrite(2), lseek(2), and decodes (decode.h). Runs on pool threads.
+// What pool threads do: pwrite(2), lseek(2), madvise(2), and decodes (decode.h). Runs on pool
+// threads.
 #include "job.h"
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -58,6 +60,17 @@ int64_t FindExtents(Job& job) {
   return static_cast<int64_t>(job.numbers.size() / 2);
 }
 
+// linux/mman.h, since 5.14; the C library's headers may be older than the kernel.
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+int64_t Populate(const Job& job) {
+  // madvise(2) takes whole pages and changes none of their bytes.
+  auto* data = const_cast<uint8_t*>(job.data);
+  return RetryEintr([&] { return ::madvise(data, job.length, MADV_POPULATE_WRITE); });
+}
+
 }  // namespace
 
 void Job::Run(Decoder& decoder) {
@@ -70,6 +83,9 @@ void Job::Run(Decoder& decoder) {
       return;
     case Kind::kExtents:
       result = FindExtents(*this);
+      return;
+    case Kind::kPopulate:
+      result = Populate(*this);
       return;
     case Kind::kDecode:
       result = decoder.Run(decode);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One piece of work for a pool: a positioned write, a seek, a walk over a file's extents, or a
-// decode. Run() is the only thing a pool thread does with it; it touches no JS.
+// One piece of work for a pool: a positioned write, a seek, a walk over a file's extents, memory
+// to be made, or a decode. Run() is the only thing a pool thread does with it; it touches no JS.
 #pragma once
 
 #include <node_api.h>
@@ -16,7 +16,7 @@
 namespace erofsd {
 
 struct Job {
-  enum class Kind { kWrite, kSeek, kExtents, kDecode, kDecodeMany };
+  enum class Kind { kWrite, kSeek, kExtents, kPopulate, kDecode, kDecodeMany };
 
   Kind kind = Kind::kWrite;
   int64_t id = 0;
@@ -27,7 +27,7 @@ struct Job {
   int fd = -1;
   int64_t offset = 0;  // in the file
 
-  // kWrite
+  // kWrite, kPopulate
   const uint8_t* data = nullptr;
   size_t length = 0;
   size_t granule = 1;  // a short write is continued at a multiple of this

@@ -134,6 +134,12 @@ export class Engine {
     }
   }
 
+  /** Makes connections to the stream's host, before its first reader needs them. */
+  approach(stream: Stream): void {
+    const { clock, limits, spares } = this.#parts;
+    if (limits.opensSpares) spares.openAhead(stream, clock.nowMs() + limits.readTimeoutMs);
+  }
+
   /** Starts serving an object that the kernel has just opened. */
   serve(stream: Stream, kernel: KernelObject): void {
     const flow = this.flowOf(stream);

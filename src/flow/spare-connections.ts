@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A host that was left alone has one connection at best when a reader asks for the first byte, and
 // that reader's next bytes would wait for another to be made. So one more is made meanwhile: names
-// are resolved, a token is fetched, and what comes next finds the way there.
+// are resolved, a token is fetched, and what comes next finds the way there. A host that nobody has
+// asked for anything has none: where readers are known to come, two are made before they do.
 
 import { LRUCache } from "lru-cache";
 import type { Clock } from "../platform/clock.ts";
@@ -27,17 +28,28 @@ export class SpareConnections {
 
   /** A reader is about to ask for something of `stream`, until `deadlineMs`. */
   openBeside(stream: Stream, deadlineMs: number): void {
-    const { clock, queue } = this.#parts;
-    const { host, map } = stream;
-    const nowMs = clock.nowMs();
-    const lastMs = Math.max(queue.lastTurnMs(host), this.#madeMs.get(host) ?? -KNOWN_MS);
-    if (queue.isBusy(host) || nowMs - lastMs < KNOWN_MS || map.sizeBytes === 0) return;
-    this.#madeMs.set(host, nowMs);
+    const { clock } = this.#parts;
+    if (this.#isKnown(stream)) return;
+    this.#madeMs.set(stream.host, clock.nowMs());
     const cancel = clock.after(BEHIND_MS, () => {
       this.#stopping.signal.removeEventListener("abort", cancel);
       this.#open(stream, deadlineMs);
     });
     this.#stopping.signal.addEventListener("abort", cancel, { once: true });
+  }
+
+  /** Readers of `stream` will come, and nobody has asked its host for anything yet. */
+  openAhead(stream: Stream, deadlineMs: number): void {
+    if (this.#isKnown(stream)) return;
+    this.#madeMs.set(stream.host, this.#parts.clock.nowMs());
+    // The first reader's, and the one beside it.
+    for (let count = 0; count < 2; count += 1) this.#open(stream, deadlineMs);
+  }
+
+  #isKnown({ host, map }: Stream): boolean {
+    const { clock, queue } = this.#parts;
+    const lastMs = Math.max(queue.lastTurnMs(host), this.#madeMs.get(host) ?? -KNOWN_MS);
+    return queue.isBusy(host) || clock.nowMs() - lastMs < KNOWN_MS || map.sizeBytes === 0;
   }
 
   stop(): void {

@@ -15,8 +15,24 @@ export interface Clock {
 /** A number in [0, 1). */
 export type Random = () => number;
 
+const settled = Promise.resolve();
+let turnMs: number | undefined;
+const forgetTurn = (): void => {
+  turnMs = undefined;
+};
+
+/**
+ * Time stands still until what runs has ended or awaits: the kernel is asked once a turn, as asking
+ * is a system call where the kernel does not map its clock (some virtual machines, UML).
+ */
 export const systemClock: Clock = {
-  nowMs: () => performance.now(),
+  nowMs() {
+    if (turnMs === undefined) {
+      turnMs = performance.now();
+      void settled.then(forgetTurn);
+    }
+    return turnMs;
+  },
   after(delayMs, run) {
     const timer = setTimeout(run, delayMs);
     return () => {

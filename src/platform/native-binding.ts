@@ -78,6 +78,7 @@ export interface WriterPool extends BindingPool {
   ): number;
   seek(fd: number, offset: number, whence: number): number;
   extents(fd: number, from: number, sizeBytes: number, extentsMax: number): number;
+  populate(bytes: Uint8Array): number;
 }
 
 export interface DecoderPool extends BindingPool {

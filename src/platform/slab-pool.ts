@@ -5,19 +5,18 @@
 //
 //   arena  |slab |slab       |.....|slab |...........|   in slots of `slabBytes`
 //
-// Fresh memory is dear (38 ms a MiB in a slow guest, and much of it at once makes V8 collect
-// garbage), so slabs are cut from one arena that is never given back, each where the lowest room
-// is: what has been touched is used again.
+// Fresh memory is dear (20 ms a MiB in a slow guest when it is touched page by page, and much of it
+// at once makes V8 collect garbage), so slabs are cut from one arena that is never given back, each
+// where the lowest room is: what has been touched is used again. What has not is made at once, while
+// the bytes that it is for are on their way.
 
 import { invariant } from "../errors.ts";
-import { GIB, KIB, alignUp } from "../units.ts";
+import { GIB, alignUp } from "../units.ts";
 
 export interface Slab {
   readonly bytes: Uint8Array;
 }
 
-/** 2 ms of a slow guest at a time. */
-const WARM_STEP_BYTES = 64 * KIB;
 /** What one allocation gives everywhere. */
 const ARENA_BYTES_MAX = GIB;
 
@@ -28,12 +27,16 @@ export interface SlabPoolOptions {
   readonly slabsMax: number;
   /** Page-aligned memory, zeroed. */
   readonly allocate: (bytes: number) => Uint8Array;
+  /** Told of memory that is about to be used for the first time. */
+  readonly populate?: (bytes: Uint8Array) => void;
 }
 
 interface Arena {
   readonly bytes: Uint8Array;
   /** Of each slot: 1 when it is lent. */
   readonly lent: Uint8Array;
+  /** Of each slot: bytes from its start that have been populated. */
+  readonly populated: Uint32Array;
 }
 
 interface Place {
@@ -48,6 +51,7 @@ export class SlabPool {
   readonly slabsMax: number;
   readonly #bytesMax: number;
   readonly #allocate: (bytes: number) => Uint8Array;
+  readonly #populate: ((bytes: Uint8Array) => void) | undefined;
   readonly #arenas: Arena[] = [];
   readonly #lent = new Map<Slab, Place>();
   #slotsMade = 0;
@@ -59,6 +63,7 @@ export class SlabPool {
     this.slabsMax = options.slabsMax;
     this.#bytesMax = options.slabsMax * options.slabBytes;
     this.#allocate = options.allocate;
+    this.#populate = options.populate;
   }
 
   get lentCount(): number {
@@ -102,19 +107,15 @@ export class SlabPool {
     if (room === undefined) return undefined;
     const arena = room.arena ?? this.#makeArena();
     arena.lent.fill(1, room.slot, room.slot + slots);
+    this.#prepare(arena, room.slot, bytes);
     const from = room.slot * this.slabBytes;
     return this.#lend(arena.bytes.subarray(from, from + size), { arena, slot: room.slot, slots });
   }
 
   /** Makes the slab of a first fetch, in memory that is there: the first reader waits for none. */
-  async warmUp(nextTurn: () => Promise<void>): Promise<void> {
+  warmUp(): void {
     const slab = this.tryAcquire(2 * this.slabBytes);
-    if (slab === undefined) return;
-    for (let at = 0; at < slab.bytes.length; at += WARM_STEP_BYTES) {
-      slab.bytes.fill(0, at, at + WARM_STEP_BYTES);
-      await nextTurn();
-    }
-    this.release(slab);
+    if (slab !== undefined) this.release(slab);
   }
 
   /** Gives a slab back. Nothing may still read or write it. */
@@ -131,6 +132,18 @@ export class SlabPool {
     this.#lent.set(slab, place);
     this.#lentBytes += bytes.length;
     return slab;
+  }
+
+  #prepare({ bytes, populated }: Arena, slot: number, needed: number): void {
+    let [from, end] = [0, 0];
+    for (let at = slot, left = needed; left > 0; at += 1, left -= this.slabBytes) {
+      const length = Math.min(left, this.slabBytes);
+      if ((populated[at] ?? 0) >= length) continue;
+      populated[at] = length;
+      if (end === 0) from = at * this.slabBytes;
+      end = at * this.slabBytes + length;
+    }
+    if (end > 0) this.#populate?.(bytes.subarray(from, end));
   }
 
   /** The lowest free slots in a row; without an arena: in one that is yet to be made. */
@@ -155,7 +168,7 @@ export class SlabPool {
   #makeArena(): Arena {
     const slots = this.#nextArenaSlots;
     const bytes = this.#allocate(slots * this.slabBytes);
-    const arena = { bytes, lent: new Uint8Array(slots) };
+    const arena = { bytes, lent: new Uint8Array(slots), populated: new Uint32Array(slots) };
     this.#arenas.push(arena);
     this.#slotsMade += slots;
     return arena;

@@ -49,6 +49,10 @@ export class ScriptedNative implements Native {
     return Promise.reject(new Error("nothing is decoded at the kernel's door"));
   }
 
+  populate(): Promise<void> {
+    return Promise.reject(new Error("no memory is made at the kernel's door"));
+  }
+
   setAttribute(): Promise<void> {
     return Promise.reject(new Error("no file is touched by name at the kernel's door"));
   }

@@ -33,7 +33,7 @@ const BALLAST_MIB = 1400;
 
 const DAEMONS = {
   nydusd: [join(peers, "nydusd")],
-  ours: [process.execPath, join(ROOT, "dist/cli/erofsd-nydusd.js")],
+  ours: [join(ROOT, "dist/cli/erofsd-nydusd.js")],
 } as const;
 type DaemonName = keyof typeof DAEMONS;
 

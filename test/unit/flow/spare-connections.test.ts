@@ -51,6 +51,22 @@ test("is made anew when the host has been left alone for longer than connections
   }
 });
 
+test("is made in advance where readers will come, with the first one's own, and not again", async () => {
+  const rig = rigWithSpares();
+  const blob = rig.blob(patternBytes(400 * B));
+  rig.engine.approach(rig.stream(blob));
+  rig.engine.approach(rig.stream(blob));
+  await turns();
+  expect(spares(rig)).toBe(2);
+  for (const fetch of rig.source.fetches) fetch.finish();
+  const object = await rig.open(blob);
+  rig.read(object, 0, 1);
+  await turns();
+  await rig.clock.advance(2);
+  expect(spares(rig)).toBe(2);
+  await rig.drain(object);
+});
+
 test("that fails is nobody's concern", async () => {
   const rig = rigWithSpares();
   const object = await rig.open(rig.blob(patternBytes(400 * B)));

@@ -3,7 +3,7 @@
 
 import { describe, expect, test } from "vitest";
 import { DaemonError } from "../../../src/errors.ts";
-import { cancelledBy, sleep } from "../../../src/platform/clock.ts";
+import { cancelledBy, sleep, systemClock } from "../../../src/platform/clock.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 import { codeOf, rejectionOf } from "../../support/fault-code.ts";
 
@@ -32,6 +32,21 @@ describe("sleep", () => {
     const clock = new FakeClock();
     expect(await rejectionOf(sleep(clock, 100, AbortSignal.abort()))).toBe("cancelled");
     expect(clock.pendingCount).toBe(0);
+  });
+});
+
+describe("the system's clock", () => {
+  test("stands still until what runs has ended or awaits, and goes on then", async () => {
+    const began = performance.now();
+    const nowMs = systemClock.nowMs();
+    expect(nowMs).toBeGreaterThanOrEqual(began);
+    while (performance.now() < began + 5) continue;
+    expect(systemClock.nowMs()).toBe(nowMs);
+    await Promise.resolve();
+    expect(systemClock.nowMs()).toBeGreaterThanOrEqual(nowMs + 5);
+    const waited = performance.now();
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(systemClock.nowMs()).toBeGreaterThanOrEqual(waited);
   });
 });
 

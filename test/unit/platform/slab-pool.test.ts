@@ -57,6 +57,27 @@ describe("a slab pool", () => {
     expect(slabs.hasRoom(2 * SLAB)).toBe(true);
   });
 
+  test("has memory made before it is first used, as much as is asked for, and no more than once", () => {
+    const made: [number, number][] = [];
+    const slabs = new SlabPool({
+      slabBytes: SLAB,
+      slabsMax: 6,
+      allocate: (bytes) => new Uint8Array(bytes),
+      populate: ({ byteOffset, length }) => {
+        made.push([byteOffset, length]);
+      },
+    });
+    slabs.release(lend(slabs, SLAB + 100));
+    slabs.release(lend(slabs, SLAB + 100));
+    expect(made).toEqual([[0, SLAB + 100]]);
+    slabs.release(lend(slabs, 3 * SLAB));
+    expect(made.slice(1)).toEqual([[SLAB, 2 * SLAB]]);
+    slabs.warmUp();
+    lend(slabs, 3 * SLAB);
+    lend(slabs, 1);
+    expect(made.slice(2)).toEqual([[3 * SLAB, 1]]);
+  });
+
   test("lends what is larger than all of it when nothing else is lent, in memory of its own", () => {
     const { pool: slabs, made } = pool(2);
     const large = lend(slabs, 10_000);
