@@ -14,11 +14,12 @@ import type { FdPassing, Keeper, ServiceOptions } from "./nydusd/rooms.ts";
 import type { BlobService, ImageBind, ImageCounters, InflightRead } from "./nydusd/service.ts";
 import { cullImage } from "./nydusd-cull.ts";
 import { type Serving, accessProfile, assemble, countersOf, originOf } from "./nydusd-serving.ts";
-import { optimizeLater } from "./platform/optimize-later.ts";
 import { systemClock as clock, sleep } from "./platform/clock.ts";
 import type { Log } from "./platform/log.ts";
 import { type Native, loadNative } from "./platform/native.ts";
+import { optimizeLater } from "./platform/optimize-later.ts";
 import { buildRooms } from "./rooms.ts";
+import { ignoreBecause } from "./source/ignore.ts";
 import type { BlobLocation } from "./source/source.ts";
 import type { CookieName, StreamRecord } from "./state/bindings.ts";
 
@@ -167,13 +168,14 @@ class RoomsBlobService implements BlobService {
     await names.bind(name, content);
     this.#images.set(image.fsid, { ...image, ...name });
     this.#prefetch({ ...image, ...name });
-    await this.#approach(content.devices);
+    ignoreBecause("a reader will meet the same fault and tell it", this.#approach(content.devices));
   }
 
-  /** A bootstrap is here already, so nothing has been asked of where the blobs are. */
+  /** A bootstrap is here already, so nothing has been asked of where the blobs are, which is one place. */
   async #approach(devices: readonly StreamRecord[]): Promise<void> {
+    const device = devices.find(({ size }) => size > 0);
     const { streams, engine } = this.#served();
-    for (const device of devices) engine.approach(await streams.open(device));
+    if (device !== undefined) engine.approach(await streams.open(device));
   }
 
   async unbind({ domainId, fsid }: { domainId: string; fsid?: string }): Promise<number> {

@@ -28,10 +28,8 @@ export class SpareConnections {
 
   /** A reader is about to ask for something of `stream`, until `deadlineMs`. */
   openBeside(stream: Stream, deadlineMs: number): void {
-    const { clock } = this.#parts;
-    if (this.#isKnown(stream)) return;
-    this.#madeMs.set(stream.host, clock.nowMs());
-    const cancel = clock.after(BEHIND_MS, () => {
+    if (!this.#isNewlyNeeded(stream)) return;
+    const cancel = this.#parts.clock.after(BEHIND_MS, () => {
       this.#stopping.signal.removeEventListener("abort", cancel);
       this.#open(stream, deadlineMs);
     });
@@ -40,16 +38,19 @@ export class SpareConnections {
 
   /** Readers of `stream` will come, and nobody has asked its host for anything yet. */
   openAhead(stream: Stream, deadlineMs: number): void {
-    if (this.#isKnown(stream)) return;
-    this.#madeMs.set(stream.host, this.#parts.clock.nowMs());
+    if (!this.#isNewlyNeeded(stream)) return;
     // The first reader's, and the one beside it.
     for (let count = 0; count < 2; count += 1) this.#open(stream, deadlineMs);
   }
 
-  #isKnown({ host, map }: Stream): boolean {
+  /** From now on it is not, for as long as connections live. */
+  #isNewlyNeeded({ host, map }: Stream): boolean {
     const { clock, queue } = this.#parts;
+    const nowMs = clock.nowMs();
     const lastMs = Math.max(queue.lastTurnMs(host), this.#madeMs.get(host) ?? -KNOWN_MS);
-    return queue.isBusy(host) || clock.nowMs() - lastMs < KNOWN_MS || map.sizeBytes === 0;
+    if (queue.isBusy(host) || nowMs - lastMs < KNOWN_MS || map.sizeBytes === 0) return false;
+    this.#madeMs.set(host, nowMs);
+    return true;
   }
 
   stop(): void {

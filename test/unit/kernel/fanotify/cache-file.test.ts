@@ -5,6 +5,7 @@
 import {
   mkdir,
   open,
+  readdir,
   readFile,
   rename,
   rm,
@@ -14,8 +15,8 @@ import {
   utimes,
   writeFile,
 } from "node:fs/promises";
-import { join } from "node:path";
-import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import { basename, dirname, join } from "node:path";
+import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { CacheRoom } from "../../../../src/kernel/fanotify/room.ts";
 import { CacheFile } from "../../../../src/kernel/fanotify/cache-file.ts";
 import {
@@ -77,6 +78,20 @@ async function written(): Promise<void> {
 const CACHED = [{ offset: 8192, length: 16_384 }];
 
 describe("a cache file", () => {
+  test("found to be wrong while it is recorded for the last time leaves no record", async () => {
+    const file = await opened();
+    await file.write(bytes, { bytesOffset: 0, length: 4096, fileOffset: 0 });
+    let distrusting: Promise<void> | undefined;
+    vi.spyOn(parts.room, "record").mockImplementation(async (save) => {
+      const saving = save();
+      distrusting = file.distrust();
+      await saving;
+    });
+    await file.close();
+    await distrusting;
+    expect(await readdir(dirname(parts.path))).toEqual([basename(parts.path)]);
+  });
+
   test("is sparse, private, of the stream's size in whole blocks, and holds nothing yet", async () => {
     const file = await opened();
     const { size, blocks, mode } = await stat(parts.path);
